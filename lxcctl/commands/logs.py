@@ -1,0 +1,61 @@
+"""`logs`: what a container wrote, byte for byte."""
+
+from __future__ import annotations
+
+from lxcctl import arguments, output
+from lxcctl.channel import LOOK_SECONDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from lxcctl.arguments import Parser
+    from lxcctl.channel import Session
+    from lxcd.v1.console_pb2 import ReadConsoleLogResponse
+
+
+def _logs_options(parser: Parser) -> None:
+    arguments.add_name(parser)
+    parser.add_argument("--follow", action="store_true", help="go on until the container stops")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--tail", metavar="N", type=arguments.count, help="only the last N lines")
+    size.add_argument("--bytes", metavar="N", type=arguments.count, help="only the last N bytes")
+    parser.add_argument(
+        "--stream",
+        metavar="S",
+        default="",
+        help="console (the default), tty1 ..., stdout, stderr, output",
+    )
+
+
+def _logs(session: Session, args: Namespace) -> int:
+    from lxcctl.commands.follow import read_log
+    from lxcd.v1.console_pb2 import ReadConsoleLogRequest
+    from lxcd.v1.container_pb2 import Container, GetContainerRequest
+
+    request = ReadConsoleLogRequest(
+        name=args.name, lxcpath=session.lxcpath, stream=args.stream, follow=args.follow
+    )
+    if args.tail is not None:
+        request.tail_lines = args.tail
+    elif args.bytes is not None:
+        request.tail_bytes = args.bytes
+    if args.follow:
+        # Which life is followed, in case the daemon goes away before the first byte; and a daemon
+        # that is not there at all is told at once rather than waited for.
+        look = GetContainerRequest(name=args.name, lxcpath=session.lxcpath)
+        container = session.channel.call(
+            "ContainerService/GetContainer", look, Container, LOOK_SECONDS
+        )
+        request.generation = container.generation
+    read_log(session, request, _show)
+    return 0
+
+
+def _show(message: ReadConsoleLogResponse) -> None:
+    if message.gap_bytes:
+        output.note(f"{message.gap_bytes} bytes are lost")
+    output.write_stdout(message.data)
+
+
+VERBS = {"logs": (_logs_options, _logs)}

@@ -1,0 +1,76 @@
+"""`start`."""
+
+from __future__ import annotations
+
+import argparse
+
+from lxcctl import arguments
+from lxcctl.commands.several import each, note_problems, show_replies
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+    from lxcctl.arguments import Parser
+    from lxcctl.channel import Session
+    from lxcd.v1.container_pb2 import StartContainerResponse
+
+
+def _start_options(parser: Parser) -> None:
+    parser.command_style = "dashes"
+    arguments.add_names(parser)
+    parser.add_argument(
+        "--wait",
+        metavar="WHAT",
+        type=_wait_for,
+        default="running",
+        help="until it is `running`: init has been exec'ed (the default, and all there is)",
+    )
+    arguments.add_define(parser)
+    parser.add_argument("--ephemeral", action="store_true", help="delete it when it stops")
+    parser.add_argument(
+        "--system",
+        action="store_true",
+        help="exec CMD as init itself, as lxc-start does (default: below lxcd's own PID 1)",
+    )
+
+
+def _wait_for(text: str) -> str:
+    if text in {"booted", "network"}:
+        raise argparse.ArgumentTypeError(f"{text} is not yet available, only running")
+    if text != "running":
+        raise argparse.ArgumentTypeError(f"not running, booted or network: {text!r}")
+    return text
+
+
+def _start(session: Session, args: Namespace) -> int:
+    # A `running` container is what StartContainer returns; there is nothing more to wait for.
+    from lxcd.v1.container_pb2 import StartContainerRequest, StartContainerResponse
+
+    replies: list[tuple[str, StartContainerResponse]] = []
+
+    def begin(name: str) -> Callable[[], StartContainerResponse]:
+        request = StartContainerRequest(
+            name=name,
+            lxcpath=session.lxcpath,
+            command=args.command or (),
+            system=args.system,
+            ephemeral=args.ephemeral,
+        )
+        for key, value in args.define:
+            request.define.add(key=key, value=value)
+        return session.channel.begin(
+            "ContainerService/StartContainer", request, StartContainerResponse
+        )
+
+    def done(name: str, reply: StartContainerResponse) -> None:
+        note_problems(reply.problems, name)
+        replies.append((name, reply))
+
+    status = each(args.names, begin, done)
+    show_replies(session, args.names, replies)
+    return status
+
+
+VERBS = {"start": (_start_options, _start)}

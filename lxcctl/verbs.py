@@ -1,0 +1,114 @@
+"""The table of verbs: in which module a verb lives, how it is written, what it does in one line."""
+
+from __future__ import annotations
+
+# verb -> (module in lxcctl.commands, what follows the verb, one line of help)
+VERBS: dict[str, tuple[str, str, str]] = {
+    "create": (
+        "create",
+        "NAME [--image I] [--config FILE] [-s KEY=VALUE]...",
+        "define a container",
+    ),
+    "start": (
+        "start",
+        "NAME... [--wait running] [-s KEY=VALUE]... [--ephemeral] [--system] [-- CMD...]",
+        "start containers",
+    ),
+    "stop": (
+        "lifecycle",
+        "NAME... [--timeout S] [--kill | --no-kill]",
+        "shut containers down",
+    ),
+    "restart": ("lifecycle", "NAME... [--timeout S] [--kill]", "stop and start again"),
+    "freeze": ("lifecycle", "NAME...", "suspend every process of containers"),
+    "thaw": ("lifecycle", "NAME...", "let frozen containers go on"),
+    "signal": ("lifecycle", "NAME SIGNAL", "send a signal to the container's init"),
+    "wait": (
+        "wait",
+        "NAME --for STATE[,STATE]...|exit [--timeout S]",
+        "wait for a state or an end",
+    ),
+    "delete": ("lifecycle", "NAME... [--force]", "remove containers and their root file systems"),
+    "rename": ("lifecycle", "NAME NEW", "give a stopped container another name"),
+    "run": (
+        "run",
+        "IMAGE [--name N] [--rm] [-s KEY=VALUE]... [--config FILE] -- CMD...",
+        "create, start CMD as an application, exit with its status",
+    ),
+    "exec": (
+        "exec",
+        "NAME [--user U] [--cwd D] [--env K=V]... [--timeout S] [--] CMD...",
+        "run a command in a running container",
+    ),
+    "list": ("look", "[--state S]... [-1]", "list containers"),
+    "info": ("look", "NAME...", "show all about containers"),
+    "ps": (
+        "processes",
+        "[NAME...] [--all] [-- PS-OPTIONS...]",
+        "list processes, with the container of each",
+    ),
+    "logs": (
+        "logs",
+        "NAME [--follow] [--tail N | --bytes N] [--stream S]",
+        "show what a container wrote",
+    ),
+    "events": (
+        "events",
+        "[NAME...] [--since S] [--after N] [--follow] [--type T]...",
+        "show what happened",
+    ),
+    "plan": ("plan", "NAME [-- CMD...]", "show what a start would do, step by step"),
+    "config": (
+        "config",
+        "get|set|unset|show|edit|check ...",
+        "show and change a container's configuration",
+    ),
+    "checkconfig": ("host", "", "show what this kernel offers to containers"),
+    "host": ("host", "", "show the daemon and its host"),
+    "version": ("", "", "print the version of lxcctl"),
+    "help": ("", "[VERB]", "print this, or the help of a verb"),
+}
+
+# The verbs below `config`; the same triples.
+CONFIG_VERBS: dict[str, tuple[str, str, str]] = {
+    "get": ("config", "NAME KEY", "print the values of a key"),
+    "set": ("config", "NAME KEY VALUE...", "set a key; several values make a list"),
+    "unset": ("config", "NAME KEY", "remove a key"),
+    "show": ("config", "NAME [--resolved]", "print the configuration"),
+    "edit": ("config_edit", "NAME", "edit the configuration with $VISUAL or $EDITOR"),
+    "check": (
+        "config_check",
+        "[NAME...] [--file FILE...] [--strict]",
+        "print every problem of a configuration",
+    ),
+}
+
+USAGE = """\
+usage: lxcctl [--address A] [--lxcpath P] [--format table|json|yaml|csv] VERB ...
+"""
+
+_GLOBALS = """\
+options, before the verb or after it:
+  --address A    socket of the daemon: unix:PATH or a path
+                 (default: $LXCD_ADDRESS, else unix:/run/lxcd/lxcd.sock)
+  --lxcpath P    where the containers are (default: the daemon's)
+  --format F     table, json, yaml or csv
+  -h, --help     this; after a verb, its help
+  --version      print the version
+
+exit status: 0 done, 1 failed, 2 usage, 3 no such thing, 4 wrong state, 5 refused, 69 no daemon
+"""
+
+
+def _listing(verbs: dict[str, tuple[str, str, str]]) -> str:
+    return "".join(f"  {verb:<12} {line}\n" for verb, (_, _, line) in verbs.items())
+
+
+def overview() -> str:
+    """The text of `lxcctl help`."""
+    return f"{USAGE}\nverbs:\n{_listing(VERBS)}\n{_GLOBALS}"
+
+
+def config_overview() -> str:
+    """The text of `lxcctl config --help`."""
+    return f"usage: lxcctl config VERB ...\n\nverbs:\n{_listing(CONFIG_VERBS)}"

@@ -1,0 +1,95 @@
+"""`lxcd`: the daemon's command line. `lxcd shutdown` asks a running one to stop everything and leave."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from dataclasses import replace
+
+from lxcd import __version__, errors, log, paths
+from lxcd.config import daemon as settings_file
+
+_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lxcd", description="Container supervisor.")
+    parser.add_argument("verb", nargs="?", choices=["shutdown"], help="stop all containers, then lxcd")
+    parser.add_argument("--config", metavar="FILE", help=f"settings (default {paths.SETTINGS})")
+    parser.add_argument("--lxcpath", metavar="DIR", help=f"containers (default {paths.LXCPATH})")
+    parser.add_argument(
+        "--runtime-dir", metavar="DIR", help=f"sockets, runtime state (default {paths.RUNTIME_DIR})"
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help=f"images, snapshots (default {paths.STATE_DIR})"
+    )
+    parser.add_argument(
+        "--listen", metavar="ADDRESS", action="append", help="unix:PATH; may be given several times"
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"
+    )
+    parser.add_argument("--version", action="version", version=f"lxcd {__version__}")
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> settings_file.Settings:
+    """Settings file, LXC's own system configuration, command line: the last one counts."""
+    settings = settings_file.Settings()
+    path = options.config or paths.SETTINGS
+    try:
+        with open(path, "rb") as file:
+            settings, problems = settings_file.load_settings(file.read(), path)
+        for problem in problems:
+            print(f"lxcd: {problem.origin}: {problem.message}", file=sys.stderr)
+    except OSError as error:
+        if options.config:
+            raise errors.InvalidArgument(f"{path}: {error.strerror}") from None
+    if settings.lxcpath == paths.LXCPATH:
+        settings = _with_system_config(settings)
+    for name in ("lxcpath", "runtime_dir", "state_dir"):
+        value = getattr(options, name)
+        if value:
+            settings = replace(settings, **{name: os.path.abspath(value)})
+    if options.listen:
+        settings = replace(settings, listen=tuple(options.listen))
+    return settings
+
+
+def _with_system_config(settings: settings_file.Settings) -> settings_file.Settings:
+    try:
+        with open(paths.SYSTEM_CONFIG, "rb") as file:
+            system, _ = settings_file.load_system(file.read(), paths.SYSTEM_CONFIG)
+    except OSError:
+        return settings
+    return replace(settings, lxcpath=system.lxcpath or settings.lxcpath)
+
+
+def main() -> int:
+    """Entry of the command `lxcd`."""
+    options = _parser().parse_args()
+    try:
+        settings = settings_of(options)
+        if options.verb == "shutdown":
+            from lxcd.rpc import shutdown  # noqa: PLC0415 - the daemon does not need a client
+
+            return shutdown.shut_down(settings)
+        if os.geteuid() != 0:
+            raise errors.PermissionDenied("lxcd has to be started by root")
+        log.set_up(options.log_level)
+        import uvloop  # noqa: PLC0415 - what is imported here, --help does not wait for
+
+        from lxcd import daemon  # noqa: PLC0415
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(daemon.run(settings))
+    except errors.LxcdError as error:
+        print(f"lxcd: {error.text}", file=sys.stderr)
+        return _UNAVAILABLE if isinstance(error, errors.Unavailable) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

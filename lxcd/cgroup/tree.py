@@ -1,0 +1,279 @@
+"""Cgroup trees of the host, and one container's directories in them: cgroups(7).
+
+Calls here touch cgroupfs only; they may wait for the kernel's cgroup lock, so not on the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from lxcd.errors import FailedPrecondition
+from lxcd.kernel import procfs
+
+ROOT = "/sys/fs/cgroup"
+_RETRIES = 1000  # LXC's CGROUP_CREATE_RETRY
+# Files that go with a delegated directory of version 2: /sys/kernel/cgroup/delegate, cgroups(7).
+_DELEGATED_V2 = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+_DELEGATED_V1 = ("cgroup.procs", "tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted tree."""
+
+    mountpoint: str
+    version: int
+    options: str  # of version 1: `cpu,cpuacct`, `name=systemd`; empty for version 2
+
+    @property
+    def directory(self) -> str:
+        """Its place below /sys/fs/cgroup; empty when it is mounted there itself."""
+        return os.path.relpath(self.mountpoint, ROOT).removeprefix(".")
+
+    @property
+    def key(self) -> str:
+        """As /proc/PID/cgroup names it."""
+        return self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """All trees of the host."""
+
+    hierarchies: tuple[Hierarchy, ...]
+
+    @property
+    def layout(self) -> str:
+        """`v1`, `hybrid`, `v2`, or `none`."""
+        versions = {hierarchy.version for hierarchy in self.hierarchies}
+        return {(): "none", (1,): "v1", (2,): "v2"}.get(tuple(sorted(versions)), "hybrid")
+
+    @property
+    def unified(self) -> Hierarchy | None:
+        """The tree of version 2."""
+        return next((tree for tree in self.hierarchies if tree.version == 2), None)  # noqa: PLR2004
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One container's directories: hierarchy key -> directory, and what was made, parents first."""
+
+    directories: dict[str, str]
+    made: tuple[str, ...]
+
+
+def find_trees() -> Trees:
+    """Look at what is mounted below /sys/fs/cgroup."""
+    found: dict[str, Hierarchy] = {}
+    for mount in procfs.mounts():
+        if not mount.target.startswith(ROOT) or mount.root not in ("/", ""):
+            continue
+        if mount.fstype == "cgroup2":
+            found[mount.target] = Hierarchy(mount.target, 2, "")
+        elif mount.fstype == "cgroup":
+            words = [
+                word
+                for word in mount.super_options
+                if word not in ("rw", "ro", "xattr", "noprefix", "clone_children")
+                and not word.startswith("release_agent=")
+            ]
+            found[mount.target] = Hierarchy(mount.target, 1, ",".join(words))
+    # The same tree mounted twice counts once.
+    unique = {(tree.version, tree.options): tree for tree in reversed(found.values())}
+    return Trees(tuple(sorted(unique.values(), key=lambda tree: tree.mountpoint)))
+
+
+def choose(trees: Trees, wanted: str, *, relative: bool) -> list[str]:
+    """Names that a container's directory may get, best first; `wanted` may have several components.
+
+    With `relative` they are below lxcd's own cgroups.
+    """
+    own = procfs.cgroups("self") if relative else {}
+    candidates = []
+    for number in range(_RETRIES):
+        name = wanted if number == 0 else f"{wanted}-{number}"
+        paths = [_path(tree, name, own) for tree in trees.hierarchies]
+        if not any(os.path.lexists(path) for path in paths):
+            candidates.append(name)
+            break
+    if not candidates:
+        raise FailedPrecondition(
+            f"cgroup {wanted} and {_RETRIES} more like it are taken", "CGROUP_TAKEN"
+        )
+    return candidates
+
+
+def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
+    """Which directories `make` will make: to be written down before it does."""
+    own = procfs.cgroups("self") if relative else {}
+    name = choose(trees, wanted, relative=relative)[0]
+    directories = {tree.key: _path(tree, name, own) for tree in trees.hierarchies}
+    made = []
+    for tree in trees.hierarchies:
+        path = directories[tree.key]
+        missing = []
+        while path != tree.mountpoint and not os.path.lexists(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        made.extend(reversed(missing))
+    return Payload(directories, tuple(made))
+
+
+def make(trees: Trees, payload: Payload) -> None:
+    """Make the directories. Raises OSError; FileExistsError if another was quicker."""
+    for tree in trees.hierarchies:
+        for path in payload.made:
+            if path.startswith(tree.mountpoint + "/"):
+                if tree.version == 2:  # noqa: PLR2004
+                    _enable_controllers(os.path.dirname(path))
+                os.mkdir(path, 0o755)
+                if "cpuset" in tree.options.split(","):
+                    _inherit_cpuset(path)
+
+
+def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
+    """Give the container's root what it may manage itself: version 2 and version 1's `name=systemd`.
+
+    Not the directory's limits: those stay the host's (cgroups(7), delegation).
+    """
+    for tree in trees.hierarchies:
+        if tree.version == 1 and "name=" not in tree.options:
+            continue
+        directory = payload.directories[tree.key]
+        os.chown(directory, uid, gid)
+        for name in _DELEGATED_V2 if tree.version == 2 else _DELEGATED_V1:  # noqa: PLR2004
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(f"{directory}/{name}", uid, gid)
+
+
+def open_for_spawn(trees: Trees, payload: Payload) -> tuple[int, list[int]]:
+    """Descriptors for the keeper, owned by the caller: the version 2 directory (or -1), and the
+    cgroup.procs files of version 1."""
+    directory, procs = -1, []
+    for tree in trees.hierarchies:
+        path = payload.directories[tree.key]
+        if tree.version == 2:  # noqa: PLR2004
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            procs.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+    return directory, procs
+
+
+def open_for_join(trees: Trees, payload: Payload, pid: int) -> tuple[int, list[int]]:
+    """The same for a command that joins the container of init `pid`.
+
+    On version 2 init's own cgroup: systemd inside leaves the container's topmost one, and enables
+    controllers below, after which no process may sit there ("no internal processes", cgroups(7)).
+    """
+    directory, procs = open_for_spawn(trees, payload)
+    unified = trees.unified
+    if unified is not None:
+        inside = procfs.cgroups(pid).get("", "")
+        own = unified.mountpoint + inside
+        if own.startswith(payload.directories[unified.key]):
+            os.close(directory)
+            directory = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return directory, procs
+
+
+def pids(directory: str) -> list[int]:
+    """Every process in a directory and below."""
+    found = []
+    for path, _, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            with contextlib.suppress(OSError), open(f"{path}/cgroup.procs", encoding="ascii") as file:
+                found.extend(int(line) for line in file)
+    return found
+
+
+def oom_kills(payload: Payload) -> int:
+    """How many processes of the container the OOM killer has killed; 0 if that is not known."""
+    for key, directory in payload.directories.items():
+        controllers = key.split(",")
+        name = "memory.oom_control" if "memory" in controllers else "memory.events"
+        with contextlib.suppress(OSError), open(f"{directory}/{name}", encoding="ascii") as file:
+            for line in file:
+                word, _, number = line.partition(" ")
+                if word == "oom_kill":
+                    return int(number)
+    return 0
+
+
+def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
+    """Remove the container's directories with what is below them, and parents that were made for
+    them and are empty; which of the container's own are left.
+
+    Processes that still sit there are killed: this is done after init has ended, and whoever is left
+    was part of the container.
+    """
+    end = time.monotonic() + deadline_seconds
+    left = [path for path in payload.directories.values() if path in payload.made]
+    pause = 0.001
+    while True:
+        left = [path for path in left if not _remove_tree(path)]
+        if not left or time.monotonic() > end:
+            break
+        for path in left:
+            for pid in pids(path):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+    own = set(payload.directories.values())
+    for path in reversed(payload.made):
+        if path not in own:
+            # A parent (`lxc.cgroup.dir`) may be another container's too by now.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+    return left
+
+
+def _remove_tree(top: str) -> bool:
+    """Try once. True: it is gone."""
+    for path, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                return False
+            raise
+    return True
+
+
+def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
+    below = own.get(tree.key, "").strip("/")
+    return "/".join(part for part in (tree.mountpoint, below, name) if part)
+
+
+def _enable_controllers(directory: str) -> None:
+    """Let children of a version 2 directory have its controllers; one that cannot be is left out."""
+    try:
+        with open(f"{directory}/cgroup.controllers", encoding="ascii") as file:
+            controllers = file.read().split()
+    except OSError:
+        return
+    for controller in controllers:
+        with (
+            contextlib.suppress(OSError),
+            open(f"{directory}/cgroup.subtree_control", "w", encoding="ascii") as file,
+        ):
+            file.write(f"+{controller}")
+
+
+def _inherit_cpuset(directory: str) -> None:
+    """A new cpuset of version 1 is empty, and takes no process before it has cpus and mems: cpuset(7)."""
+    above = os.path.dirname(directory)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        with open(f"{above}/{name}", encoding="ascii") as file:
+            value = file.read()
+        with open(f"{directory}/{name}", "w", encoding="ascii") as file:
+            file.write(value)
+    with open(f"{directory}/cgroup.clone_children", "w", encoding="ascii") as file:
+        file.write("1")

@@ -1,0 +1,212 @@
+"""Settings beside LXC's container texts: `lxcd.toml`, LXC's `lxc.conf`, a container's `lxcd.toml`.
+
+Not in it: which of them counts more than which (the composition root), and finding the files.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from lxcd.config.characters import forbidden, printable, quoted
+from lxcd.config.model import Problem
+from lxcd.config.reader import HostFiles, RawLine, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAXIMUM_BYTES = 1 << 20
+_LONGEST_SECONDS = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `lxcd.toml` says; the names are the file's."""
+
+    lxcpath: str = "/var/lib/lxc"
+    runtime_dir: str = "/run/lxcd"
+    state_dir: str = "/var/lib/lxcd"
+    default_config: str = "/etc/lxc/default.conf"
+    listen: tuple[str, ...] = ()  # empty: the socket in runtime_dir
+    shutdown_timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemConfig:
+    """What LXC's `lxc.conf` says that matters here. Empty: nothing."""
+
+    lxcpath: str = ""
+    default_config: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """What a container's own `lxcd.toml` says: things for which LXC has no key."""
+
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+# lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
+_SYSTEM_IGNORED = (
+    "lxc.bdev.lvm.vg",
+    "lxc.bdev.lvm.thin_pool",
+    "lxc.bdev.zfs.root",
+    "lxc.bdev.rbd.rbdpool",
+    "lxc.bdev.rbd.rbduser",
+    "lxc.cgroup.use",
+    "lxc.cgroup.pattern",
+)
+_LATER = ("restart", "health")
+
+
+def load_settings(data: bytes, origin: str) -> tuple[Settings, tuple[Problem, ...]]:
+    """Read the daemon's `lxcd.toml`. What is wrong or missing has its default."""
+    table, problems = _toml(data, origin)
+    found = Settings()
+    for key, value in table.items():
+        try:
+            found = _with(found, key, value)
+        except KeyError:
+            problems.append(
+                _problem("warning", data, origin, key, "not a setting of lxcd: ignored")
+            )
+        except ValueError as error:
+            problems.append(_problem("error", data, origin, key, str(error)))
+    return found, tuple(problems)
+
+
+def load_system(data: bytes, origin: str) -> tuple[SystemConfig, tuple[Problem, ...]]:
+    """Read LXC's `lxc.conf` (lxc.system.conf(5))."""
+    reading = Reading(HostFiles(), follow=False)
+    reading.text(data, origin)
+    problems = list(reading.problems)
+    found = SystemConfig()
+    for line in reading.lines:
+        if not line.usable or line.key in _SYSTEM_IGNORED:
+            continue
+        if line.key not in ("lxc.lxcpath", "lxc.default_config"):
+            problems.append(
+                Problem("warning", line.origin, line.key, "not a key of lxc.conf: ignored")
+            )
+        elif line.value and not line.value.startswith("/"):
+            problems.append(_not_absolute(line))
+        elif line.key == "lxc.lxcpath":
+            found = replace(found, lxcpath=line.value)
+        else:
+            found = replace(found, default_config=line.value)
+    return found, tuple(problems)
+
+
+def load_container_settings(
+    data: bytes, origin: str
+) -> tuple[ContainerSettings, tuple[Problem, ...]]:
+    """Read the `lxcd.toml` beside a container's configuration."""
+    table, problems = _toml(data, origin)
+    labels: dict[str, str] = {}
+    for key, value in table.items():
+        if key in _LATER:
+            text = "understood, but lxcd does not act on it yet"
+            problems.append(_problem("warning", data, origin, key, text))
+        elif key != "labels":
+            problems.append(_problem("warning", data, origin, key, "not a setting: ignored"))
+        elif not isinstance(value, dict):
+            problems.append(_problem("error", data, origin, key, "must be a table"))
+        else:
+            for name, text in value.items():
+                why = _label_problem(name, text)
+                if why:
+                    problems.append(_problem("error", data, origin, name, why))
+                else:
+                    labels[name] = str(text)
+    return ContainerSettings(MappingProxyType(labels)), tuple(problems)
+
+
+def _with(settings: Settings, key: str, value: object) -> Settings:
+    """Return the settings with one more. Raises KeyError, ValueError."""
+    match key:
+        case "lxcpath":
+            return replace(settings, lxcpath=_absolute(value))
+        case "runtime_dir":
+            return replace(settings, runtime_dir=_absolute(value))
+        case "state_dir":
+            return replace(settings, state_dir=_absolute(value))
+        case "default_config":
+            return replace(settings, default_config=_absolute(value))
+        case "listen":
+            return replace(settings, listen=_addresses(value))
+        case "shutdown_timeout_seconds":
+            return replace(settings, shutdown_timeout_seconds=_seconds(value))
+        case _:
+            raise KeyError(key)
+
+
+def _absolute(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/"):
+        raise ValueError(f"{quoted(text)} must begin with a slash")
+    return text
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of texts")  # noqa: TRY004
+    texts = tuple(_text(one) for one in value)
+    for text in texts:
+        if not re.match(r"(unix:/.|tcp:.+:[0-9]{1,5}\Z)", text, re.ASCII):
+            raise ValueError(f"{quoted(text)} is neither unix:/PATH nor tcp:HOST:PORT")
+    return texts
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("must be a number of seconds")  # noqa: TRY004
+    if not 0 <= value <= _LONGEST_SECONDS:
+        raise ValueError(f"must be between 0 and {_LONGEST_SECONDS} seconds")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text")  # noqa: TRY004
+    why = forbidden(value)
+    if why:
+        raise ValueError(f"the text holds {why}")
+    return value
+
+
+def _label_problem(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        return "a label must be a text"
+    why = forbidden(name) or forbidden(value)
+    return f"a label holds {why}" if why else "" if name else "a label needs a name"
+
+
+def _toml(data: bytes, origin: str) -> tuple[dict[str, object], list[Problem]]:
+    if len(data) > _MAXIMUM_BYTES:
+        return {}, [Problem("error", printable(origin), "", f"larger than {_MAXIMUM_BYTES} bytes")]
+    try:
+        return tomllib.loads(data.decode()), []
+    except UnicodeDecodeError:
+        text = "not UTF-8"
+    except RecursionError:
+        text = "too deep"
+    except ValueError as error:  # TOMLDecodeError; a number of 5000 digits
+        text = str(error)
+    return {}, [Problem("error", printable(origin), "", text)]
+
+
+def _problem(severity: str, data: bytes, origin: str, key: str, message: str) -> Problem:
+    where = printable(origin)
+    # tomllib does not say where a key stood; its name at the beginning of a line nearly always
+    # does.
+    found = re.search(rb"(?m)^[ \t]*[\"'\[]*" + re.escape(key.encode()) + rb"\b", data)
+    if found:
+        where += f":{data.count(bytes([10]), 0, found.start()) + 1}"
+    return Problem("error" if severity == "error" else "warning", where, printable(key), message)
+
+
+def _not_absolute(line: RawLine) -> Problem:
+    return Problem("error", line.origin, line.key, f"{quoted(line.value)} must begin with a slash")

@@ -1,0 +1,98 @@
+"""One terminal or pipe of a child, as lxcd sees it: the keeper's ring, and who waits for it to grow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from lxcd.keeper.ring import Piece, Ring
+from lxcd.kernel.fd import Fd
+
+CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Stream:
+    """Owned by the keeper's client. `ring` appears with the first output; `closed`: no more comes."""
+
+    name: str
+    fd: Fd | None = None  # a copy of the master or read end
+    ring: Ring | None = None
+    closed: bool = False
+    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def head(self) -> int:
+        """Offset behind the newest byte."""
+        return self.ring.head if self.ring is not None else 0
+
+    @property
+    def tail(self) -> int:
+        """Offset of the oldest byte that is left."""
+        return self.ring.tail if self.ring is not None else 0
+
+    def wake(self) -> None:
+        """Somebody has written, or the stream has ended."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits for it to grow."""
+        return bool(self._waiters)
+
+    async def grown(self, offset: int) -> bool:
+        """Wait until there is something behind `offset` (True), or nothing will come (False)."""
+        while self.head <= offset:
+            if self.closed:
+                return False
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return True
+
+    def read(self, offset: int, limit: int = CHUNK_BYTES) -> Piece:
+        """At most `limit` bytes from `offset` on; nothing if there is nothing."""
+        if self.ring is None:
+            return Piece(0, b"", 0)
+        return self.ring.read(offset, limit)
+
+    def close(self) -> None:
+        """Let go of the descriptors; the keeper has its own."""
+        self.closed = True
+        if self.fd is not None:
+            self.fd.close()
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+        self.wake()
+
+
+async def follow(stream: Stream, offset: int, *, until_head: bool) -> AsyncIterator[Piece]:
+    """Pieces from `offset` on; with `until_head` only what is there now."""
+    end = stream.head if until_head else None
+    while end is None or offset < end:
+        if not await stream.grown(offset):
+            return
+        limit = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - offset)
+        piece = stream.read(offset, limit)
+        if not piece.data and not piece.gap_bytes:
+            return
+        yield piece
+        offset = piece.offset + len(piece.data)
+
+
+def offset_of_lines(stream: Stream, lines: int) -> int:
+    """Offset at which the last `lines` lines begin."""
+    piece = stream.read(stream.tail, stream.head - stream.tail)
+    data = piece.data
+    end = len(data) - 1 if data.endswith(b"\n") else len(data)
+    place = end
+    for _ in range(lines):
+        place = data.rfind(b"\n", 0, place)
+        if place < 0:
+            return piece.offset
+    return piece.offset + place + 1

@@ -1,0 +1,121 @@
+"""What lxcd and a child of the keeper say to each other while the child becomes a container: the closed list.
+
+One SOCK_SEQPACKET pair per child, made by lxcd. The child owns nothing but its end: when lxcd is gone it reads EOF and
+ends, so a start never goes on half decided.
+
+    lxcd → child    SPEC (memfd)   the steps; its descriptors follow in FDS messages, `fds` of them in all
+                    FDS            a batch of descriptors (scm(7): at most 253)
+                    GO             walk on behind the barrier
+    child → lxcd    REACHED        stands at a barrier
+                    FAILED         a step failed: index, step, system call, errno, text
+                    EXECUTING      all steps are done, exec(2) is next; if that fails FAILED follows, else EOF
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+
+from lxcd.kernel import fd as kernel_fd
+
+MESSAGE_LIMIT = 64 * 1024
+SPEC_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The child stands at a barrier and waits for GO."""
+
+    barrier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step failed; the child ends. `index` is -1 for a failure outside of the steps."""
+
+    index: int
+    step: str
+    syscall: str
+    errno: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Every step is done; what follows is exec(2) and, if that worked, EOF."""
+
+
+Report = Reached | Failed | Executing
+_REPORTS: dict[str, type[Report]] = {kind.__name__: kind for kind in (Reached, Failed, Executing)}
+
+
+def encode(report: Report) -> bytes:
+    """One report as a message."""
+    return json.dumps([type(report).__name__, asdict(report)]).encode()
+
+
+def decode(data: bytes) -> Report:
+    """A message as a report. ValueError for what no child of ours says."""
+    try:
+        name, fields = json.loads(data)
+        return _REPORTS[name](**fields)
+    except (TypeError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a report: {data[:100]!r}") from error
+
+
+def send_spec(channel: socket.socket, memfd: int, fds: list[int]) -> None:
+    """lxcd's side: hand the Spec and its descriptors over. The caller keeps its own copies."""
+    kernel_fd.send(channel, json.dumps(["SPEC", len(fds)]).encode(), [memfd])
+    for first in range(0, len(fds), kernel_fd.MAX_FDS):
+        kernel_fd.send(channel, b'["FDS"]', fds[first : first + kernel_fd.MAX_FDS])
+
+
+def send_go(channel: socket.socket) -> None:
+    """lxcd's side: let the child walk on."""
+    kernel_fd.send(channel, b'["GO"]')
+
+
+class ChildEnd:
+    """The child's side. Every method ends the process when lxcd has gone: there is nobody to tell."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+
+    def receive_spec(self) -> tuple[bytes, list[int]]:
+        """Wait for SPEC and FDS: the Spec's text and the descriptors, owned by the caller."""
+        words, fds = self._receive()
+        if words[0] != "SPEC" or len(fds) != 1:
+            os._exit(1)
+        text = kernel_fd.read_all(fds[0], SPEC_LIMIT)
+        os.close(fds[0])
+        handed: list[int] = []
+        while len(handed) < int(words[1]):
+            _, more = self._receive()
+            handed.extend(more)
+        return text, handed
+
+    def wait_at(self, barrier: str) -> None:
+        """Report the barrier and wait for GO."""
+        self.say(Reached(barrier))
+        words, _ = self._receive()
+        if words[0] != "GO":
+            os._exit(1)
+
+    def say(self, report: Report) -> None:
+        """Send one report."""
+        try:
+            kernel_fd.send(self._channel, encode(report))
+        except OSError:
+            os._exit(1)
+
+    def _receive(self) -> tuple[list[str], list[int]]:
+        try:
+            data, fds = kernel_fd.receive(self._channel, MESSAGE_LIMIT)
+        except OSError:
+            os._exit(1)
+        if not data:
+            os._exit(1)
+        words: list[str] = json.loads(data)
+        return words, fds

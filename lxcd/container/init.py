@@ -1,0 +1,64 @@
+"""The life of a child of the keeper, from the fork to exec: prepare, wait for the Spec, walk it.
+
+Runs in the keeper's forked image, single-threaded, as root of the host or of a new user namespace. It takes no lock,
+logs nothing, imports nothing: what goes wrong is told to lxcd as (step, system call, errno, text) and ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import NoReturn
+
+from lxcd.container import credentials, devices, mounts, namespaces, program, rootfs, spec
+from lxcd.container.channel import ChildEnd, Failed
+from lxcd.container.join import Join
+from lxcd.container.walk import Walk
+from lxcd.kernel import libc
+
+# Importing them makes their steps known to `spec.decode`.
+STEP_ROOMS = (namespaces, rootfs, mounts, devices, credentials)
+
+_FAILED = 125
+
+
+def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
+    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs files to move into."""
+    end = ChildEnd(channel)
+    # A module that were imported from now on would come out of the container's tree.
+    sys.path.clear()
+    sys.meta_path.clear()
+    index, name = -1, "enter_cgroups"
+    try:
+        for procs in cgroups:
+            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait for an RCU grace period.
+            _write(procs, b"0")
+            os.close(procs)
+        name = "receive_spec"
+        text, fds = end.receive_spec()
+        name = "decode_spec"
+        steps = spec.decode(text).steps
+        walk = Walk(end, keeper, fds)
+        for index, step in enumerate(steps):
+            name = step.name
+            if isinstance(step, credentials.Execute):
+                program.become(walk, step, channel.fileno())
+            if isinstance(step, Join):
+                walk.joined = True
+            step.apply(walk)
+        raise ValueError("the spec ends without a program")
+    except OSError as error:
+        path = f": {error.filename}" if isinstance(error.filename, str) and error.filename else ""
+        text_of = f"{os.strerror(error.errno or 0)}{path}"
+        end.say(Failed(index, name, libc.syscall_of(error), error.errno or 0, text_of))
+    except Exception as error:  # noqa: BLE001 - there is nobody else to tell it to
+        end.say(Failed(index, name, "", 0, f"{type(error).__name__}: {error}"))
+    os._exit(_FAILED)
+
+
+def _write(fd: int, data: bytes) -> None:
+    try:
+        os.write(fd, data)
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "write", os.readlink(f"/proc/self/fd/{fd}")) from None

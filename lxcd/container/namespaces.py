@@ -1,0 +1,159 @@
+"""Steps in the child's own namespaces that are no mounts: identity, names, clocks, loopback, barriers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxcd.container.spec import Step
+from lxcd.kernel import identity, libc, process
+
+if TYPE_CHECKING:
+    from lxcd.container.walk import Walk
+
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier(Step):
+    """The child waits here until lxcd has done its part from outside."""
+
+    barrier: str
+    why: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"wait for lxcd: {self.why}"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        walk.channel.wait_at(self.barrier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecomeRoot(Step):
+    """Take user and group 0 of the new user namespace; before, the ids of the host stand there unmapped."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "become root of the user namespace"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        identity.set_user(0, 0, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnshareCgroups(Step):
+    """Make the cgroups that the child sits in the roots of what it sees: cgroup_namespaces(7)."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "new cgroup namespace, rooted in the container's cgroups"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        process.unshare(process.CLONE_NEWCGROUP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetClocks(Step):
+    """A time namespace with its own offsets: time_namespaces(7). They can only be set before anybody is in it."""
+
+    monotonic_ns: int
+    boot_ns: int
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"new time namespace: monotonic {self.monotonic_ns:+} ns, boottime {self.boot_ns:+} ns"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        process.unshare(process.CLONE_NEWTIME)
+        lines = []
+        for clock, offset in (("monotonic", self.monotonic_ns), ("boottime", self.boot_ns)):
+            seconds, nanoseconds = divmod(offset, 1_000_000_000)
+            lines.append(f"{clock} {seconds} {nanoseconds}\n")
+        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, "".join(lines).encode())
+        except OSError as error:
+            raise libc.oserror(error.errno or 0, "write", "/proc/self/timens_offsets") from None
+        finally:
+            os.close(fd)
+        # unshare(CLONE_NEWTIME) is for children; a process with one thread may follow them.
+        namespace = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            process.setns(namespace, process.CLONE_NEWTIME)
+        finally:
+            os.close(namespace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetHostname(Step):
+    """sethostname(2)."""
+
+    hostname: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"hostname {self.hostname}"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        try:
+            socket.sethostname(self.hostname)
+        except OSError as error:
+            raise libc.oserror(error.errno or 0, "sethostname", self.hostname) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKeyring(Step):
+    """A session keyring of its own, so that the host's keys cannot be read: keyrings(7)."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "new session keyring"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        process.new_session_keyring()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCoreCookie(Step):
+    """Core scheduling: no other container on the same core's threads at the same time."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "new core scheduling cookie"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        process.new_core_cookie()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackUp(Step):
+    """Set `lo` up in the new network namespace: netdevice(7)."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "set lo up"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+            request = struct.pack("16sH22x", b"lo", 0)
+            try:
+                answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+                (flags,) = struct.unpack_from("H", answer, 16)
+                fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+            except OSError as error:
+                raise libc.oserror(error.errno or 0, "ioctl SIOCSIFFLAGS", "lo") from None

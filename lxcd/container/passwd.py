@@ -1,0 +1,91 @@
+"""Users of a container, out of its own passwd(5) and group(5): pure code for texts that are hostile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# (uid_t) -1 means "no change" to setresuid(2).
+_MAXIMUM_ID = 2**32 - 2
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a command runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+
+def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
+    """`NAME`, `NAME:GROUP`, `UID`, `UID:GID` …; empty is root, who needs no entry.
+
+    A text that looks like a number is one and nothing else: what does not fit 32 bits is refused, never
+    looked up as a name (CVE-2026-46680). ValueError says what is wrong.
+    """
+    who, colon, group_name = wanted.partition(":")
+    if colon and not group_name:
+        raise ValueError(f"no group behind the colon in {wanted!r}")
+    entries = _entries(passwd, 7)
+    groups = _entries(group, 4)
+    if not who and wanted:
+        raise ValueError(f"no user in front of the colon in {wanted!r}")
+    who = who or "0"
+    number = _number(who)
+    found = next(
+        (e for e in entries if (e[0] == who if number is None else _number(e[2]) == number)), None
+    )
+    if found is None and number is None:
+        raise ValueError(f"the container has no user {who!r}")
+    if found is None:
+        uid = number or 0
+        user = User("root" if uid == 0 else str(uid), uid, 0, (), "/root" if uid == 0 else "/", "/bin/sh")
+    else:
+        uid_, gid_ = _number(found[2]), _number(found[3])
+        if uid_ is None or gid_ is None:
+            raise ValueError(f"the container's entry for {who!r} has no proper ids")
+        home = found[5] if found[5].startswith("/") else "/"
+        user = User(found[0], uid_, gid_, _memberships(found[0], gid_, groups), home, found[6] or "/bin/sh")
+    if not colon:
+        return user
+    gid = _number(group_name)
+    if gid is None:
+        match = next((e for e in groups if e[0] == group_name), None)
+        gid = _number(match[2]) if match is not None else None
+    if gid is None:
+        raise ValueError(f"the container has no group {group_name!r}")
+    return User(user.name, user.uid, gid, (), user.home, user.shell)
+
+
+def _number(text: str) -> int | None:
+    """A decimal id; None for a name. ValueError for a number that is no id."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) > 10 or int(text) > _MAXIMUM_ID:  # noqa: PLR2004
+        raise ValueError(f"{text[:20]} is no user or group id")
+    return int(text)
+
+
+def _entries(data: bytes, fields: int) -> list[list[str]]:
+    found = []
+    for line in data.split(b"\n"):
+        words = line.decode(errors="surrogateescape").split(":")
+        if len(words) == fields and words[0] and "\0" not in line.decode(errors="replace"):
+            try:
+                _number(words[2])
+            except ValueError:
+                continue
+            found.append(words)
+    return found
+
+
+def _memberships(name: str, gid: int, groups: list[list[str]]) -> tuple[int, ...]:
+    found = [gid]
+    for entry in groups:
+        number = _number(entry[2])
+        if number is not None and name in entry[3].split(",") and number not in found:
+            found.append(number)
+    return tuple(found[:65536])

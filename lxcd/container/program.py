@@ -1,0 +1,103 @@
+"""The end of a walk: the child becomes the program, or the PID 1 above it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from lxcd.container import reaper
+from lxcd.container.channel import Executing
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import identity, libc, process, tty
+
+if TYPE_CHECKING:
+    from lxcd.container.credentials import Execute
+    from lxcd.container.walk import Walk
+
+# What a shell says of a command that it cannot run: POSIX, 2.8.2.
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
+    """Run `step`. Raises OSError for what must not fail before the exec, and for an init that cannot be exec'ed."""
+    _take_streams(walk, channel_fd)
+    _enter(step.cwd)
+    os.umask(step.umask)
+    if step.reaper:
+        # Everything is blocked before the fork, so that no signal falls between the two.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid, pidfd = process.clone3(0)
+        if pid != 0:
+            os.close(pidfd)
+            kernel_fd.close_range(0)
+            if walk.capabilities is not None:
+                identity.limit_permitted(walk.capabilities)
+            reaper.reap(pid)
+    os.setsid()
+    if walk.controlling:
+        tty.set_controlling(0)
+    identity.set_user(step.uid, step.gid, step.groups)
+    walk.channel.say(Executing())
+    environment = {**dict(step.environment), **walk.environment}
+    kernel_fd.close_range(3, flags=kernel_fd.CLOSE_RANGE_CLOEXEC)
+    reset_signals()
+    try:
+        search_and_exec(step.argv, environment)
+    except OSError as error:
+        if not (step.reaper or walk.joined):
+            raise
+        # The container, or the exec, did start: that its command is missing is its exit status, in-band.
+        message = f"lxcd: {step.argv[0]}: {os.strerror(error.errno or 0)}\n"
+        os.write(2, message.encode(errors="surrogateescape"))
+        os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
+
+
+def _take_streams(walk: Walk, channel_fd: int) -> None:
+    """Make `walk.stdio` 0, 1, 2 and close all else but the channel: before the cwd is taken, so that no descriptor of
+    the host's is a way out (CVE-2024-21626)."""
+    streams = [os.dup(number) for number in walk.stdio] or [os.open("/dev/null", os.O_RDWR)]
+    for number in range(3):
+        os.dup2(streams[min(number, len(streams) - 1)], number, inheritable=True)
+    kernel_fd.close_all_but([0, 1, 2, channel_fd])
+
+
+def _enter(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+        here = os.getcwd()
+    except OSError as error:
+        raise libc.oserror(error.errno or errno.EIO, "chdir", cwd) from None
+    if not here.startswith("/"):
+        raise libc.oserror(errno.EXDEV, "getcwd", cwd)
+
+
+def reset_signals() -> None:
+    """As a program expects them: none blocked, none ignored (Python ignores SIGPIPE, and that survives an exec)."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def search_and_exec(argv: tuple[str, ...], environment: dict[str, str]) -> NoReturn:
+    """execvpe(3) with the given environment's PATH: EACCES is remembered while a later directory may do."""
+    if "/" in argv[0]:
+        candidates = [argv[0]]
+    else:
+        directories = environment.get("PATH", _DEFAULT_PATH).split(":")
+        candidates = [f"{directory or '.'}/{argv[0]}" for directory in directories]
+    failure = errno.ENOENT
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if number not in (errno.ENOENT, errno.ENOTDIR):
+                failure = number
+                if number != errno.EACCES:
+                    break
+    raise libc.oserror(failure, "execve", argv[0])

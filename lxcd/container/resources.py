@@ -1,0 +1,160 @@
+"""What lxcd opens on the host's side before a child walks: mounts that hang nowhere, handed over as descriptors.
+
+The child's mount namespace has none of the host's paths, so whatever comes from the host is taken here, in the host's
+mount namespace, by `open_tree` or `fsmount`, and lives as long as a descriptor or the container does. Nothing is ever
+mounted on the host. These calls may block (network file systems): never on the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+
+from lxcd.container.mounts import Options, describe_attributes
+from lxcd.kernel import libc, mount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One descriptor that the Spec names by its index."""
+
+    origin: str
+    step: str  # name for messages: what it is for
+    optional: bool = False
+    idmap: str = ""  # `container`, or the path of a user namespace: ids are mapped by it
+
+    def describe(self) -> str:
+        """In words, for `lxcctl plan`."""
+        raise NotImplementedError
+
+    def open(self) -> int:
+        """Open it; the caller owns the descriptor. Raises OSError."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeTree(Resource):
+    """A bind mount of a path of the host."""
+
+    path: str
+    recursive: bool = False
+    set_: int = 0
+    clear: int = 0
+
+    def describe(self) -> str:
+        """See Resource."""
+        below = " with all below" if self.recursive else ""
+        mapped = f", ids mapped by {self.idmap}" if self.idmap else ""
+        return f"take {self.path}{below}{describe_attributes(self.set_)}{mapped}"
+
+    def open(self) -> int:
+        """See Resource."""
+        flags = mount.OPEN_TREE_CLONE | (mount.AT_RECURSIVE if self.recursive else 0)
+        fd = mount.open_tree(mount.AT_FDCWD, self.path, flags)
+        if self.set_ or self.clear:
+            _set(fd, self.set_, self.clear, recursive=self.recursive)
+        return fd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeDirectory(TakeTree):
+    """The same, for a root file system: it must be a directory."""
+
+    def open(self) -> int:
+        """See Resource."""
+        # Not by os.open and fstat: an automount or a network file system is to be reached once.
+        fd = TakeTree.open(self)
+        try:
+            os.close(os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd))
+        except OSError as error:
+            os.close(fd)
+            raise libc.oserror(error.errno or errno.ENOTDIR, "open_tree", self.path) from None
+        return fd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOverlay(Resource):
+    """An overlay file system. Its upper and work directory are made where they are missing and their parent is not."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    options: Options = ()
+    set_: int = 0
+
+    def describe(self) -> str:
+        """See Resource."""
+        upper = f" under {self.upper}" if self.upper else ""
+        return f"overlay of {' over '.join(self.lower)}{upper}{describe_attributes(self.set_)}"
+
+    def open(self) -> int:
+        """See Resource."""
+        for path in (self.upper, self.work):
+            if path:
+                with contextlib.suppress(FileExistsError):
+                    _make(path)
+        with mount.FsContext("overlay") as context:
+            # A colon separates layers; one in a path is escaped (Documentation/filesystems/overlayfs.rst).
+            context.string("lowerdir", ":".join(_escape(path) for path in self.lower))
+            if self.upper:
+                context.string("upperdir", self.upper)
+                context.string("workdir", self.work)
+            for key, value in self.options:
+                if value is None:
+                    context.flag(key)
+                else:
+                    context.string(key, value)
+            context.create()
+            return context.mount(self.set_)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountDevice(Resource):
+    """A file system that needs a device or a server."""
+
+    fstype: str
+    source: str
+    options: Options = ()
+    set_: int = 0
+
+    def describe(self) -> str:
+        """See Resource."""
+        return f"{self.fstype} of {self.source}{describe_attributes(self.set_)}"
+
+    def open(self) -> int:
+        """See Resource."""
+        with mount.FsContext(self.fstype) as context:
+            context.string("source", self.source)
+            if self.set_ & mount.MOUNT_ATTR_RDONLY:
+                # Of the superblock too: without it a journal would be replayed onto the device.
+                context.flag("ro")
+            for key, value in self.options:
+                if value is None:
+                    context.flag(key)
+                else:
+                    context.string(key, value)
+            context.create()
+            return context.mount(self.set_)
+
+
+def _make(path: str) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise libc.oserror(error.errno or errno.EIO, "mkdir", path) from None
+
+
+def _escape(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def _set(fd: int, set_: int, clear: int, *, recursive: bool) -> None:
+    try:
+        mount.mount_setattr(fd, set_=set_, clear=clear, recursive=recursive)
+    except OSError:
+        os.close(fd)
+        raise

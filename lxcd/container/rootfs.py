@@ -1,0 +1,64 @@
+"""Steps that give the child its root."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxcd.container.spec import Step
+from lxcd.container.walk import ROOTFS_PLACE
+from lxcd.kernel import mount
+
+if TYPE_CHECKING:
+    from lxcd.container.walk import Walk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachRootfs(Step):
+    """Hang the root file system, which lxcd opened on the host's side, into the child's mount namespace."""
+
+    fd: int
+    source: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"root file system {self.source}"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        rootfs = walk.fds[self.fd]
+        mount.move_mount(rootfs, mount.AT_FDCWD, ROOTFS_PLACE)
+        # What happens in the container's mounts stays there, and nothing of the host comes in later.
+        mount.mount_setattr(rootfs, propagation=mount.MS_PRIVATE, recursive=True)
+        walk.root = rootfs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PivotRoot(Step):
+    """Make it the root directory, and let go of the keeper's tree: pivot_root(2), the `pivot_root(".", ".")` form."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "pivot_root, then unmount the old root"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        os.fchdir(walk.root)
+        mount.pivot_root(".", ".")
+        # The old root now lies over the new one at `.`; this takes it away.
+        mount.umount2(".")
+        os.chdir("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareMounts(Step):
+    """A peer group of its own for every mount: systemd expects a container's manager to have made `/` shared."""
+
+    def describe(self) -> str:
+        """See Step."""
+        return "make all mounts shared inside"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        mount.mount_setattr(walk.root, propagation=mount.MS_SHARED, recursive=True)

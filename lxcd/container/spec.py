@@ -1,0 +1,72 @@
+"""`Spec`: the flat list of steps that lxcd compiles and a child walks, and how it travels.
+
+It travels as JSON: readable in a debugger, and a keeper of another version names a step that it does not know instead
+of misreading it. Text that is no UTF-8 (paths, environment) survives as surrogate escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from lxcd.container.walk import Walk
+
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_STEPS: dict[str, type[Step]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that the child does. `origin` is the line of the configuration that asks for it, or `default`."""
+
+    origin: str
+    name: ClassVar[str] = "step"
+
+    def __init_subclass__(cls) -> None:
+        # dataclass(slots=True) makes each class twice; the second one, which counts, comes last.
+        cls.name = _WORD.sub("_", cls.__name__).lower()
+        _STEPS[cls.name] = cls
+
+    def describe(self) -> str:
+        """The step in words, for `lxcctl plan`."""
+        raise NotImplementedError
+
+    def apply(self, walk: Walk) -> None:
+        """Do it. Raises OSError."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """All that a child needs besides descriptors. Steps name descriptors by their place among those handed over."""
+
+    container: str
+    steps: tuple[Step, ...]
+
+    def encode(self) -> bytes:
+        """The text that travels."""
+        steps = [[step.name, {name: getattr(step, name) for name in _fields(type(step))}] for step in self.steps]
+        return json.dumps({"container": self.container, "steps": steps}).encode()
+
+
+def decode(text: bytes) -> Spec:
+    """Read the text back. ValueError names a step that this version does not know."""
+    data = json.loads(text)
+    steps = []
+    for name, values in data["steps"]:
+        kind = _STEPS.get(name)
+        if kind is None:
+            raise ValueError(f"this keeper does not know the step {name}")
+        steps.append(kind(**{key: _tuples(value) for key, value in values.items()}))
+    return Spec(container=data["container"], steps=tuple(steps))
+
+
+def _fields(kind: type[Step]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON held
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,151 @@
+"""The composition root: builds every object once, wires them, runs, ends. No logic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import signal
+
+from lxcd import __version__, errors
+from lxcd.cgroup import tree
+from lxcd.config.daemon import Settings
+from lxcd.kernel import process
+from lxcd.paths import Paths
+from lxcd.rpc.consoles import Consoles
+from lxcd.rpc.containers import Containers
+from lxcd.rpc.events import Events as EventServicer
+from lxcd.rpc.execs import Execs
+from lxcd.rpc.hosts import Hosts
+from lxcd.rpc.replay import Replays
+from lxcd.rpc.server import Server
+from lxcd.supervisor import host
+from lxcd.supervisor.events import Events
+from lxcd.supervisor.house import House
+from lxcd.supervisor.keeper import Keeper
+from lxcd.supervisor.records import Records
+from lxcd.supervisor.registry import Registry
+from lxcd.supervisor.shutdown import stop_all
+
+_log = logging.getLogger(__name__)
+_GRACE_SECONDS = 2.0
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT (containers go on), or until a Drain that leaves."""
+    paths = Paths(settings.lxcpath, settings.runtime_dir, settings.state_dir)
+    host.require()
+    for missing in host.missing_capabilities():
+        _log.warning("%s is missing: what needs it is done without, or fails by name", missing)
+    _make_directories(paths)
+    with contextlib.closing(_Lock(paths.lock)):
+        _prepare_process()
+        keeper = Keeper(paths, __version__)
+        events = Events(paths.events)
+        try:
+            await keeper.connect()
+            await _serve(settings, paths, keeper, events)
+        finally:
+            keeper.close()
+            events.close()
+
+
+async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Events) -> None:
+    loop = asyncio.get_running_loop()
+    leave = asyncio.Event()
+    trees = await asyncio.to_thread(tree.find_trees)
+    async with asyncio.TaskGroup() as tasks:
+        house = House(
+            paths=paths,
+            keeper=keeper,
+            records=Records(paths.records),
+            events=events,
+            trees=trees,
+            host=host.facts(trees),
+            tasks=tasks,
+        )
+        registry = Registry(house)
+
+        async def drain(leaving: bool) -> tuple[list[str], list[str]]:  # noqa: FBT001
+            await server.not_serving()
+            result = await stop_all(registry, settings.shutdown_timeout_seconds)
+            if leaving:
+                keeper.leave()
+                # Behind the reply.
+                loop.call_later(0.1, leave.set)
+            return result
+
+        replays = Replays()
+        server = Server(
+            Containers(house, registry, replays),
+            Execs(house, registry),
+            Consoles(house, registry),
+            EventServicer(house),
+            Hosts(house, registry, replays, drain),
+        )
+        await registry.recover()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, leave.set)
+        await server.listen(settings.listen or (f"unix:{paths.socket}",))
+        events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
+        _log.info("lxcd %s serves %s", __version__, paths.socket)
+        watch = tasks.create_task(_watch_keeper(keeper, leave))
+        await leave.wait()
+        await server.stop(_GRACE_SECONDS)
+        watch.cancel()
+        registry.close()
+
+
+async def _watch_keeper(keeper: Keeper, leave: asyncio.Event) -> None:
+    """Without its keeper lxcd can start nothing; a service manager starts both again."""
+    await keeper.lost.wait()
+    if not leave.is_set():
+        _log.error("no keeper any more: lxcd leaves; containers go on")
+        leave.set()
+
+
+def _make_directories(paths: Paths) -> None:
+    """The runtime directory 0711, its private part and the state directory 0700 (I13)."""
+    try:
+        for path, mode in (
+            (paths.runtime_dir, 0o711),
+            (paths.private, 0o700),
+            (paths.records, 0o700),
+            (paths.state_dir, 0o700),
+        ):
+            os.makedirs(path, mode=mode, exist_ok=True)
+        for path, mode in ((paths.runtime_dir, 0o711), (paths.private, 0o700)):
+            os.chmod(path, mode)
+    except OSError as error:
+        raise errors.from_oserror(error, "making lxcd's directories") from None
+
+
+class _Lock:
+    """One lxcd for each runtime directory. The kernel lets go of it when the process ends."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise errors.AlreadyExists(
+                f"another lxcd (pid {pid}) has this runtime directory: {os.path.dirname(path)}",
+                "ALREADY_RUNNING",
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._fd)
+
+
+def _prepare_process() -> None:
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

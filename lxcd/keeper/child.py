@@ -1,0 +1,102 @@
+"""One child of the keeper and the streams that it writes to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from dataclasses import dataclass, field
+
+from lxcd.keeper.ring import CHUNK_BYTES, Ring
+from lxcd.kernel import tty
+
+
+@dataclass(slots=True)
+class Stream:
+    """A terminal's master or a pipe's read end, and the ring that it is drained into."""
+
+    child: Child
+    name: str
+    fd: int  # -1 once it has ended
+    ring: Ring | None = None  # made on first output
+    peer: int = -1  # of a terminal: a slave of our own, so that the master never hangs up
+    is_tty: bool = False
+    at_end: bool = False  # the other side has closed it for good
+    paused: bool = False  # the ring is full and held: not read until lxcd says so
+
+    def open_peer(self) -> None:
+        """Hold the terminal open: without any slave its master reads EIO and polls as hung up, without end.
+
+        vhangup(2), which a getty calls, takes our slave too; then this is done again.
+        """
+        if self.peer >= 0:
+            os.close(self.peer)
+            self.peer = -1
+        self.peer = tty.open_peer(self.fd)
+
+    def drain(self) -> bool:
+        """Read once. True: something came, there may be more. False: nothing more for now, or `paused`, or `at_end`."""
+        if self.ring is not None and self.ring.room() <= 0:
+            self.paused = True
+            return False
+        try:
+            count = self._read()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EIO and self.is_tty and not self.child.ended:
+                with contextlib.suppress(OSError):
+                    self.open_peer()
+                    return False
+            self.at_end = True
+            return False
+        self.at_end = count == 0
+        return count > 0
+
+    def _read(self) -> int:
+        if self.ring is not None:
+            return self.ring.read_from(self.fd)
+        # A terminal that nobody ever writes to costs no pages.
+        data = os.read(self.fd, CHUNK_BYTES)
+        if data:
+            self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.child.kind == "exec")
+            self.ring.append(data)
+        return len(data)
+
+    def end(self) -> None:
+        """Close it; what is in the ring stays. No epoll may know the descriptor any more: lxcd holds a copy of it, so
+        closing ours would not take it out."""
+        for number in (self.fd, self.peer):
+            if number >= 0:
+                os.close(number)
+        self.fd = self.peer = -1
+        self.paused = False
+        if self.ring is not None:
+            self.ring.finish()
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that this keeper forked, or that joined a container on behalf of one (`joined`)."""
+
+    id: str
+    kind: str
+    pid: int
+    pidfd: int  # -1 once it was reaped
+    control: socket.socket | None  # the child's way to hand over streams; None once it has exec'ed
+    joined: bool = False
+    ended: bool = False
+    streams: dict[str, Stream] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Let go of every descriptor."""
+        for stream in self.streams.values():
+            if stream.fd >= 0:
+                stream.end()
+            if stream.ring is not None:
+                stream.ring.close()
+        self.streams.clear()
+        if self.control is not None:
+            self.control.close()
+            self.control = None

@@ -1,0 +1,149 @@
+"""One stream's history: a ring in a memfd, written by the keeper, read by lxcd, addressed by absolute offsets.
+
+An offset counts bytes since the stream began and never wraps. The writer moves `tail` past what it is about to
+overwrite, then writes, then moves `head`; a reader copies and looks at `tail` again: what is still in front of it was
+intact. No lock, nobody waits for a reader. Words are read and written as aligned native 64-bit words through a
+memoryview (`struct` would write them byte by byte).
+
+With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops reading its pipe and
+the process behind it waits. That is for data (an exec without a terminal); a terminal always skips ahead.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+
+HEADER_BYTES = 4096
+CAPACITY_BYTES = 256 * 1024
+# The writer reads at most this much at once, straight into the ring; so much of the oldest history is given up for it.
+CHUNK_BYTES = 64 * 1024
+
+_MAGIC = int.from_bytes(b"LXCDRNG1", "little")
+# Words of the header.
+_WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _WORD_CLOSED = 0, 1, 8, 9, 10, 11, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a reader got: `data` begins at `offset`; `gap_bytes` in front of it were lost to this reader."""
+
+    offset: int
+    data: bytes
+    gap_bytes: int
+
+
+class Ring:
+    """The shared pages. One side writes (`read_from`), the other reads (`read`); both may look at the words."""
+
+    def __init__(self, memfd: int) -> None:
+        """Map `memfd`, which this object owns from now on. ValueError if it is no ring."""
+        self.memfd = memfd
+        size = os.fstat(memfd).st_size
+        if size <= HEADER_BYTES:
+            raise ValueError("not a ring: too small")
+        self._map = mmap.mmap(memfd, size)
+        self._view = memoryview(self._map)
+        self._words = self._view[:HEADER_BYTES].cast("Q")
+        self.capacity = size - HEADER_BYTES
+        if self._words[_WORD_MAGIC] != _MAGIC or self._words[_WORD_CAPACITY] != self.capacity:
+            self.close()
+            raise ValueError("not a ring: wrong header")
+
+    @classmethod
+    def create(cls, name: str, *, hold: bool, capacity: int = CAPACITY_BYTES) -> Ring:
+        """A new, empty ring. Pages are backed as they are written."""
+        memfd = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(memfd, HEADER_BYTES + capacity)
+        with mmap.mmap(memfd, HEADER_BYTES) as header, memoryview(header) as view, view.cast("Q") as words:
+            words[_WORD_CAPACITY] = capacity
+            words[_WORD_HOLD] = int(hold)
+            words[_WORD_MAGIC] = _MAGIC
+        return cls(memfd)
+
+    def close(self) -> None:
+        """Unmap and close; the other side's mapping lives on."""
+        self._words.release()
+        self._view.release()
+        self._map.close()
+        os.close(self.memfd)
+
+    @property
+    def head(self) -> int:
+        """Offset behind the newest byte."""
+        return self._words[_WORD_HEAD]
+
+    @property
+    def tail(self) -> int:
+        """Offset of the oldest byte that is still there."""
+        return self._words[_WORD_TAIL]
+
+    @property
+    def closed(self) -> bool:
+        """Nothing will be added any more."""
+        return bool(self._words[_WORD_CLOSED])
+
+    @property
+    def hold(self) -> bool:
+        """The writer waits for `acknowledge` instead of overwriting."""
+        return bool(self._words[_WORD_HOLD])
+
+    def set_hold(self, hold: bool) -> None:  # noqa: FBT001
+        """Reader's side: begin (from the present head's history on) or cease to be waited for."""
+        self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], self.tail)
+        self._words[_WORD_HOLD] = int(hold)
+
+    def acknowledge(self, offset: int) -> None:
+        """Reader's side: all before `offset` was consumed and may be overwritten."""
+        self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], min(offset, self.head))
+
+    def room(self) -> int:
+        """How much may be written now; 0: the writer has to wait for the reader."""
+        if not self.hold:
+            return CHUNK_BYTES
+        return min(CHUNK_BYTES, self.capacity - (self.head - self._words[_WORD_ACKED]))
+
+    def read_from(self, fd: int) -> int:
+        """Writer's side: read once from `fd` into the ring, at most `room()` bytes; how many came.
+
+        Raises OSError as read(2) does: BlockingIOError when there is nothing, EIO from a terminal without a peer.
+        """
+        head = self.head
+        room = self.room()
+        self._words[_WORD_TAIL] = max(self.tail, head + room - self.capacity)
+        first, second = self._slices(head, room)
+        count = os.readv(fd, [first, second] if second else [first])
+        self._words[_WORD_HEAD] = head + count
+        return count
+
+    def append(self, data: bytes) -> None:
+        """Writer's side: add bytes that were read already; at most `room()` of them."""
+        head = self.head
+        self._words[_WORD_TAIL] = max(self.tail, head + len(data) - self.capacity)
+        first, second = self._slices(head, len(data))
+        first[:] = data[: len(first)]
+        second[:] = data[len(first) :]
+        self._words[_WORD_HEAD] = head + len(data)
+
+    def finish(self) -> None:
+        """Writer's side: nothing will be added any more."""
+        self._words[_WORD_CLOSED] = 1
+
+    def read(self, offset: int, limit: int) -> Piece:
+        """Reader's side: at most `limit` bytes from `offset` on; what is lost by now is told as a gap."""
+        while True:
+            head, tail = self.head, self.tail
+            start = min(max(offset, tail), head)
+            first, second = self._slices(start, min(limit, head - start))
+            data = bytes(first) + bytes(second)
+            lost = self.tail - start
+            if lost <= 0:
+                return Piece(start, data, max(0, start - offset))
+            # Overwritten while it was copied: once more, from the new tail.
+
+    def _slices(self, offset: int, count: int) -> tuple[memoryview, memoryview]:
+        at = offset % self.capacity
+        first = min(count, self.capacity - at)
+        start = HEADER_BYTES + at
+        return self._view[start : start + first], self._view[HEADER_BYTES : HEADER_BYTES + count - first]

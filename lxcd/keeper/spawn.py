@@ -1,0 +1,70 @@
+"""The fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import socket
+from typing import NoReturn
+
+from lxcd.container import init
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import process
+
+# Before the keeper raised its own: what its children get back.
+_INHERITED_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def prepare(flags: int, channel: int, cgroup: int, cgroups: list[int]) -> tuple[int, int, socket.socket]:
+    """The first half of a spawn: a child in its namespaces and cgroups, waiting for its Spec on `channel`.
+
+    Returns its pid, its pidfd and our end of its way to us; the caller owns both, and still owns what it gave.
+    Raises OSError from clone3(2).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        pid, pidfd = process.clone3(flags, cgroup)
+        if pid == 0:
+            _child(channel, theirs.detach(), cgroups)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return pid, pidfd, ours
+
+
+def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
+    """The child's first acts, in the keeper's image: nothing of the keeper's or of another container stays open."""
+    try:
+        gc.disable()
+        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
+        _set_oom_score(0)
+        # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
+        resource.setrlimit(resource.RLIMIT_NOFILE, _INHERITED_NOFILE)
+        init.live(socket.socket(fileno=channel), socket.socket(fileno=control), cgroups)
+    finally:
+        os._exit(125)
+
+
+def _set_oom_score(score: int) -> None:
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read()) != score:
+            file.write(str(score).encode())
+
+
+def raise_own_limits() -> list[str]:
+    """For the keeper itself: as many descriptors as it may have, and the last to be killed for want of memory.
+
+    Returns what could not be had, by the capability that it wants.
+    """
+    missing = []
+    _, hard = _INHERITED_NOFILE
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        _set_oom_score(-999)
+    except OSError:
+        missing.append("CAP_SYS_RESOURCE: the keeper has no protection from the OOM killer")
+    return missing

@@ -1,0 +1,184 @@
+"""Processes: making them, naming them by pidfd, joining namespaces, prctl.
+
+Waiting and signals need no wrapper: os.waitid(P_PIDFD), os.pidfd_open and signal.pidfd_send_signal are in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+from ctypes import c_uint64
+from dataclasses import dataclass
+
+from lxcd.kernel import libc
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+# LXC's words for `lxc.namespace.*`, which are the names under /proc/PID/ns too.
+NAMESPACES = {
+    "cgroup": CLONE_NEWCGROUP,
+    "ipc": CLONE_NEWIPC,
+    "mnt": CLONE_NEWNS,
+    "net": CLONE_NEWNET,
+    "pid": CLONE_NEWPID,
+    "time": CLONE_NEWTIME,
+    "user": CLONE_NEWUSER,
+    "uts": CLONE_NEWUTS,
+}
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_SCHED_CORE = 62
+PR_SCHED_CORE_CREATE = 1
+
+# linux/pidfd.h; the first layout of the structure, 64 bytes.
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 8
+_PIDFD_INFO = struct.Struct("=QQ11Ii")
+
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+
+class _CloneArgs(ctypes.Structure):
+    """struct clone_args of linux/sched.h, up to `cgroup` (Linux 5.7)."""
+
+    _fields_ = (
+        ("flags", c_uint64),
+        ("pidfd", c_uint64),
+        ("child_tid", c_uint64),
+        ("parent_tid", c_uint64),
+        ("exit_signal", c_uint64),
+        ("stack", c_uint64),
+        ("stack_size", c_uint64),
+        ("tls", c_uint64),
+        ("set_tid", c_uint64),
+        ("set_tid_size", c_uint64),
+        ("cgroup", c_uint64),
+    )
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+    """clone3(2) as a fork with namespaces: (pid, pidfd) in the parent, who owns the pidfd; (0, -1) in the child.
+
+    `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup_fd` is a directory of cgroup v2 for the child to be born in.
+    Only for a process with one thread: Python's own fork hooks do not run, and need not then.
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = _CloneArgs(
+        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0),
+        pidfd=ctypes.addressof(pidfd),
+        # With CLONE_PARENT the parent's own exit signal is used, and the kernel wants zero here.
+        exit_signal=0 if flags & CLONE_PARENT else int(signal.SIGCHLD),
+        cgroup=max(cgroup_fd, 0),
+    )
+    pid = libc.syscall_with_gil(
+        libc.SYS_CLONE3, ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
+    )
+    if pid == 0:
+        return 0, -1
+    libc.check(pid, "clone3")
+    return pid, pidfd.value
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2): into one namespace by its descriptor, or into several of a process by its pidfd (Linux 5.8)."""
+    libc.check(libc.setns(fd, flags), "setns")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    libc.check(libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def prctl(option: int, argument: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
+    """prctl(2)."""
+    return libc.check(libc.prctl(option, argument, third, fourth, fifth), "prctl")
+
+
+def set_name(name: str) -> None:
+    """PR_SET_NAME: what ps calls `comm`; cut at 15 bytes."""
+    buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def personality(persona: int) -> None:
+    """personality(2)."""
+    libc.check(libc.personality(persona), "personality")
+
+
+def new_session_keyring() -> None:
+    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: a new anonymous session keyring instead of the inherited one."""
+    libc.check(
+        libc.syscall(libc.SYS_KEYCTL, libc.Long(_KEYCTL_JOIN_SESSION_KEYRING), libc.Long(0)), "keyctl"
+    )
+
+
+def new_core_cookie() -> None:
+    """PR_SCHED_CORE: this process and its children never share a core with others at the same time."""
+    prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, 0, 0)
+
+
+def signalfd(signals: list[int]) -> int:
+    """signalfd(2), non-blocking. Block the signals first. The caller owns the descriptor."""
+    mask = sum(1 << (number - 1) for number in signals)
+    buffer = ctypes.create_string_buffer(struct.pack("=Q", mask), 128)
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    return libc.check(libc.signalfd(-1, ctypes.addressof(buffer), flags), "signalfd")
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """pidfd_getfd(2): a copy of another process's descriptor; the caller owns it."""
+    return libc.check(
+        libc.syscall(libc.SYS_PIDFD_GETFD, libc.Long(pidfd), libc.Long(number), libc.Long(0)), "pidfd_getfd"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PidfdInfo:
+    """What PIDFD_GET_INFO tells. `status` is a wait status, or None while the process is not reaped."""
+
+    pid: int
+    status: int | None
+
+
+def pidfd_get_info(pidfd: int) -> PidfdInfo:
+    """ioctl PIDFD_GET_INFO (Linux 6.13, exit status 6.15).
+
+    Raises OSError: ENOTTY from a kernel without it; ESRCH for a process that ended unseen.
+    """
+    buffer = ctypes.create_string_buffer(_PIDFD_INFO.size)
+    _PIDFD_INFO.pack_into(buffer, 0, 1 | _PIDFD_INFO_EXIT, *([0] * 13))
+    libc.check(libc.ioctl(pidfd, _PIDFD_GET_INFO, ctypes.addressof(buffer)), "ioctl PIDFD_GET_INFO")
+    values = _PIDFD_INFO.unpack(buffer.raw)
+    known = values[0] & _PIDFD_INFO_EXIT
+    return PidfdInfo(pid=values[2], status=values[13] if known else None)
+
+
+def pidfd_pid(pidfd: int) -> int:
+    """The pid behind a pidfd, as this process's own pid namespace sees it (/proc/self/fdinfo).
+
+    Raises ProcessLookupError once it is reaped.
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                pid = int(line[4:])
+                if pid > 0:
+                    return pid
+    raise libc.oserror(errno.ESRCH, "pidfd")

@@ -1,0 +1,56 @@
+"""Every path of the daemon, as a function of three roots, so that tests and a second daemon move the roots."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+LXCPATH = "/var/lib/lxc"
+RUNTIME_DIR = "/run/lxcd"
+STATE_DIR = "/var/lib/lxcd"
+SETTINGS = "/etc/lxcd/lxcd.toml"
+SYSTEM_CONFIG = "/etc/lxc/lxc.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The three roots and what hangs off them."""
+
+    lxcpath: str = LXCPATH
+    runtime_dir: str = RUNTIME_DIR
+    state_dir: str = STATE_DIR
+
+    @property
+    def socket(self) -> str:
+        """The local API."""
+        return os.path.join(self.runtime_dir, "lxcd.sock")
+
+    @property
+    def private(self) -> str:
+        """What nobody but root may look into: keeper socket, journals, records."""
+        return os.path.join(self.runtime_dir, "private")
+
+    @property
+    def keeper_socket(self) -> str:
+        """The keeper's."""
+        return os.path.join(self.private, "keeper.sock")
+
+    @property
+    def lock(self) -> str:
+        """Held by the one lxcd of this runtime directory."""
+        return os.path.join(self.private, "lock")
+
+    @property
+    def records(self) -> str:
+        """One file for each container that was ever started since the host came up."""
+        return os.path.join(self.private, "containers")
+
+    @property
+    def events(self) -> str:
+        """The numbered events."""
+        return os.path.join(self.private, "events")
+
+    @property
+    def transient(self) -> str:
+        """Root file systems of containers that are not defined; each goes with its container."""
+        return os.path.join(self.state_dir, "transient")

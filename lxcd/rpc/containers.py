@@ -1,0 +1,516 @@
+"""ContainerService. A method is: convert, call, convert."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from lxcd import errors
+from lxcd.config import writer
+from lxcd.rpc import convert
+from lxcd.rpc.replay import Replays
+from lxcd.rpc.status import Context, stream, unary
+from lxcd.supervisor import processes
+from lxcd.supervisor.container import Container
+from lxcd.supervisor.definition import CONFIG_LIMIT_BYTES, Definition, read_text
+from lxcd.supervisor.house import House
+from lxcd.supervisor.records import Request
+from lxcd.supervisor.registry import Registry
+from lxcd.supervisor.state import State
+from lxcd.v1 import container_pb2 as pb
+from lxcd.v1 import container_pb2_grpc
+
+_STOP_SECONDS = 60.0
+_PAGE = 100
+_LARGEST_PAGE = 1000
+
+
+class Containers(container_pb2_grpc.ContainerServiceServicer):
+    """The life cycle."""
+
+    def __init__(self, house: House, registry: Registry, replays: Replays) -> None:
+        self._house = house
+        self._registry = registry
+        self._replays = replays
+
+    # ---- what there is
+
+    @unary
+    async def GetContainer(self, request: pb.GetContainerRequest, context: Context) -> pb.Container:
+        """See container.proto."""
+        del context
+        actor = self._registry.get(request.lxcpath, request.name)
+        full = request.view != pb.VIEW_BASIC
+        return await asyncio.to_thread(convert.container, actor, full=full)
+
+    @unary
+    async def ListContainers(
+        self, request: pb.ListContainersRequest, context: Context
+    ) -> pb.ListContainersResponse:
+        """See container.proto."""
+        del context
+        if request.page_size < 0:
+            raise errors.InvalidArgument("page_size is negative", "INVALID_PAGE_SIZE")
+        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        after = _read_token(request.page_token)
+        wanted = convert.states(request.states)
+        full = request.view == pb.VIEW_FULL
+        actors = await asyncio.to_thread(self._registry.list, request.lxcpath)
+        rest = [
+            actor
+            for actor in actors
+            if actor.name > after and (not wanted or actor.state in wanted)
+        ]
+        page = rest[:size]
+        messages = await asyncio.to_thread(
+            lambda: [convert.container(actor, full=full) for actor in page]
+        )
+        token = _write_token(page[-1].name) if len(rest) > size else ""
+        return pb.ListContainersResponse(containers=messages, next_page_token=token)
+
+    @stream
+    async def WatchContainers(
+        self, request: pb.WatchContainersRequest, context: Context
+    ) -> AsyncIterator[pb.WatchContainersResponse]:
+        """See container.proto."""
+        del context
+        answer = pb.WatchContainersResponse
+        lxcpath = self._registry.lxcpath(request.lxcpath)
+        names = frozenset(request.names)
+        # Before the first picture: what happens while it is drawn comes behind it.
+        last = self._house.events.last
+        for actor in await asyncio.to_thread(self._registry.list, lxcpath):
+            if not names or actor.name in names:
+                yield answer(kind=answer.KIND_PRESENT, container=convert.container(actor))
+        yield answer(kind=answer.KIND_SYNCED)
+        async for event in self._house.events.follow(last):
+            if event.lxcpath != lxcpath or (names and event.container not in names):
+                continue
+            try:
+                actor = self._registry.get(lxcpath, event.container)
+            except errors.NotFound:
+                gone = pb.Container(name=convert.text_of(event.container), lxcpath=lxcpath)
+                yield answer(kind=answer.KIND_REMOVED, container=gone)
+                continue
+            yield answer(kind=answer.KIND_CHANGED, container=convert.container(actor))
+
+    @unary
+    async def ListProcesses(
+        self, request: pb.ListProcessesRequest, context: Context
+    ) -> pb.ListProcessesResponse:
+        """See container.proto."""
+        del context
+        if request.names:
+            actors = [self._registry.get(request.lxcpath, name) for name in request.names]
+            for actor in actors:
+                actor.require_running()
+        else:
+            actors = self._registry.running()
+        found = await asyncio.to_thread(
+            lambda: processes.list_processes(
+                self._house.trees, actors, include_host=request.include_host
+            )
+        )
+        return pb.ListProcessesResponse(processes=[convert.process(value) for value in found])
+
+    # ---- defining
+
+    @stream
+    async def CreateContainer(
+        self, request: pb.CreateContainerRequest, context: Context
+    ) -> AsyncIterator[pb.CreateContainerResponse]:
+        """See container.proto."""
+        del context
+        text = _text(request.config_text)
+        defines = convert.defines(request.define)
+        yield pb.CreateContainerResponse(progress=f"making {request.name}")
+
+        async def work() -> Container | Definition:
+            return await self._registry.create(
+                request.lxcpath,
+                request.name,
+                text,
+                request.config_origin,
+                defines,
+                request.image,
+                validate_only=request.validate_only,
+            )
+
+        made = await self._replays.once(request, work)
+        if isinstance(made, Definition):
+            message = convert.definition_only(request.name, made)
+        else:
+            message = await asyncio.to_thread(convert.container, made, full=True)
+        yield pb.CreateContainerResponse(container=message)
+
+    @unary
+    async def UpdateContainer(
+        self, request: pb.UpdateContainerRequest, context: Context
+    ) -> pb.Container:
+        """See container.proto."""
+        del context
+        wanted = request.container
+        paths = list(request.update_mask.paths)
+        if any(path != "config_text" for path in paths):
+            raise errors.InvalidArgument(f"cannot update {', '.join(paths)}", "INVALID_MASK")
+        actor = self._registry.get(wanted.lxcpath, wanted.name)
+
+        async def work() -> pb.Container:
+            async with actor.lock:
+                return await asyncio.to_thread(self._update, actor, request, bool(paths))
+
+        return await self._replays.once(request, work)
+
+    def _update(
+        self, actor: Container, request: pb.UpdateContainerRequest, whole: bool  # noqa: FBT001
+    ) -> pb.Container:
+        if not actor.defined:
+            raise errors.FailedPrecondition(
+                f"container {actor.name} has no configuration file", "CONTAINER_NOT_DEFINED"
+            )
+        before = actor.definition()
+        if request.container.etag and request.container.etag != before.etag:
+            raise errors.Aborted(
+                f"the configuration of {actor.name} was changed meanwhile", "ETAG_MISMATCH"
+            )
+        text = _text(request.container.config_text) if whole else before.text
+        for change in request.changes:
+            if change.values:
+                text = writer.set_key(text, change.key, list(change.values))
+            else:
+                text = writer.unset_key(text, change.key)
+        after = read_text(text, actor.file.path)
+        # What was wrong before may stay so; a change must not make it worse.
+        known = {(problem.key, problem.message) for problem in before.problems}
+        fresh = [
+            problem
+            for problem in after.problems
+            if problem.severity == "error" and (problem.key, problem.message) not in known
+        ]
+        if fresh:
+            raise errors.InvalidArgument(
+                "; ".join(f"{problem.origin}: {problem.message}" for problem in fresh[:20]),
+                "INVALID_CONFIG",
+                key=fresh[0].key,
+            )
+        if request.validate_only:
+            return convert.definition_only(actor.name, after)
+        actor.file.write(text)
+        actor.tell("container.updated")
+        return convert.container(actor, full=True)
+
+    @unary
+    async def DeleteContainer(
+        self, request: pb.DeleteContainerRequest, context: Context
+    ) -> pb.DeleteContainerResponse:
+        """See container.proto."""
+        del context
+
+        async def work() -> pb.DeleteContainerResponse:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                await actor.settled()
+                if request.etag and request.etag != actor.definition().etag:
+                    raise errors.Aborted(f"{actor.name} was changed meanwhile", "ETAG_MISMATCH")
+                if actor.state is not State.STOPPED and not request.force:
+                    raise errors.FailedPrecondition(
+                        f"container {actor.name} is {actor.state.value}: stop it first, or force it",
+                        "CONTAINER_RUNNING",
+                        container=actor.name,
+                    )
+                if request.validate_only:
+                    return pb.DeleteContainerResponse(kept_rootfs=actor.kept_rootfs())
+                if actor.state is not State.STOPPED:
+                    await actor.stop(None)
+                if actor.deleted:
+                    return pb.DeleteContainerResponse()
+                return pb.DeleteContainerResponse(kept_rootfs=await actor.delete())
+
+        return await self._replays.once(request, work)
+
+    @unary
+    async def RenameContainer(
+        self, request: pb.RenameContainerRequest, context: Context
+    ) -> pb.Container:
+        """See container.proto."""
+        del context
+
+        async def work() -> pb.Container:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                renamed = await self._registry.rename(
+                    actor, request.new_name, validate_only=request.validate_only
+                )
+            return await asyncio.to_thread(convert.container, renamed, full=True)
+
+        return await self._replays.once(request, work)
+
+    # ---- running
+
+    @unary
+    async def StartContainer(
+        self, request: pb.StartContainerRequest, context: Context
+    ) -> pb.StartContainerResponse:
+        """See container.proto."""
+        del context
+        return await self._replays.once(request, lambda: self._start(request))
+
+    async def _start(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
+        defines = convert.defines(request.define)
+        wanted = Request(
+            command=_command(request.command),
+            application=bool(request.command) and not request.system,
+            pipes=request.stdio == pb.STDIO_PIPES,
+            ephemeral=request.ephemeral,
+            defines=defines,
+        )
+        if request.config_text or request.image:
+            return await self._start_undefined(request, wanted)
+        actor = self._registry.get(request.lxcpath, request.name)
+        async with actor.lock:
+            definition = actor.definition()
+            if defines:
+                definition = read_text(definition.text, definition.origin, defines)
+            if request.validate_only:
+                actor.compile(definition, wanted)
+                return pb.StartContainerResponse()
+            started = await actor.start(definition, wanted)
+        return _started(definition, started)
+
+    async def _start_undefined(
+        self, request: pb.StartContainerRequest, wanted: Request
+    ) -> pb.StartContainerResponse:
+        actor, definition, transient = await self._registry.undefined(
+            request.lxcpath,
+            request.name,
+            _text(request.config_text),
+            request.config_origin,
+            wanted.defines,
+            request.image,
+        )
+        try:
+            async with actor.lock:
+                if request.validate_only:
+                    actor.compile(definition, wanted)
+                    await self._registry.discard(actor, transient)
+                    return pb.StartContainerResponse()
+                started = await actor.start(definition, wanted, transient_dir=transient)
+        except BaseException:
+            await self._registry.discard(actor, transient)
+            raise
+        return _started(definition, started)
+
+    @unary
+    async def StopContainer(
+        self, request: pb.StopContainerRequest, context: Context
+    ) -> pb.StopContainerResponse:
+        """See container.proto."""
+        del context
+
+        async def work() -> pb.StopContainerResponse:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                if request.validate_only:
+                    actor.require_running()
+                    return pb.StopContainerResponse()
+                seconds = None if request.kill else _seconds(request, "timeout", _STOP_SECONDS)
+                if not seconds and not request.no_kill:
+                    seconds = None
+                stopped = await actor.stop(seconds, no_kill=request.no_kill)
+            message = pb.StopContainerResponse(method=stopped.method, killed=stopped.killed)
+            if stopped.exit is not None:
+                message.exit.CopyFrom(convert.exit_(stopped.exit))
+            return message
+
+        return await self._replays.once(request, work)
+
+    @unary
+    async def RestartContainer(
+        self, request: pb.RestartContainerRequest, context: Context
+    ) -> pb.RestartContainerResponse:
+        """See container.proto."""
+        del context
+
+        async def work() -> pb.RestartContainerResponse:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                actor.require_running()
+                asked, transient = actor.record.request, actor.record.transient_dir
+                definition = actor.definition()
+                if actor.defined and asked.defines:
+                    definition = read_text(definition.text, definition.origin, asked.defines)
+                # A restart must not stop what would not start again.
+                actor.compile(definition, asked)
+                if request.validate_only:
+                    return pb.RestartContainerResponse()
+                seconds = None if request.kill else _seconds(request, "timeout", _STOP_SECONDS)
+                stopped = await actor.stop(seconds or None)
+                started = await actor.start(definition, asked, transient_dir=transient)
+            return pb.RestartContainerResponse(
+                pid=started.child.pid,
+                generation=started.record.generation,
+                method=stopped.method,
+            )
+
+        return await self._replays.once(request, work)
+
+    @unary
+    async def FreezeContainer(
+        self, request: pb.FreezeContainerRequest, context: Context
+    ) -> pb.FreezeContainerResponse:
+        """See container.proto."""
+        del context
+        await self._locked(request, Container.freeze)
+        return pb.FreezeContainerResponse()
+
+    @unary
+    async def ThawContainer(
+        self, request: pb.ThawContainerRequest, context: Context
+    ) -> pb.ThawContainerResponse:
+        """See container.proto."""
+        del context
+        await self._locked(request, Container.thaw)
+        return pb.ThawContainerResponse()
+
+    async def _locked(
+        self, request: Any, act: Callable[[Container], Awaitable[None]]  # noqa: ANN401
+    ) -> None:
+        async def work() -> None:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                if request.validate_only:
+                    actor.require_running()
+                else:
+                    await act(actor)
+
+        await self._replays.once(request, work)
+
+    @unary
+    async def SignalContainer(
+        self, request: pb.SignalContainerRequest, context: Context
+    ) -> pb.SignalContainerResponse:
+        """See container.proto."""
+        del context
+        if not 0 < request.signal <= 64:  # noqa: PLR2004
+            raise errors.InvalidArgument(f"no signal has number {request.signal}", "INVALID_SIGNAL")
+
+        async def work() -> pb.SignalContainerResponse:
+            actor = self._registry.get(request.lxcpath, request.name)
+            actor.require_running()
+            if not request.validate_only:
+                actor.send_signal(request.signal)
+            return pb.SignalContainerResponse()
+
+        return await self._replays.once(request, work)
+
+    @unary
+    async def WaitContainer(
+        self, request: pb.WaitContainerRequest, context: Context
+    ) -> pb.WaitContainerResponse:
+        """See container.proto."""
+        del context
+        find = self._registry.get_or_ended if request.generation else self._registry.get
+        actor = find(request.lxcpath, request.name)
+        wanted = convert.states(request.states)
+        generation = request.generation or actor.record.generation
+        if not wanted and not request.generation and not actor.state.alive:
+            # "The present or next": there is no present one.
+            generation += 1
+
+        def holds() -> bool:
+            if actor.deleted:
+                return True
+            if wanted:
+                return actor.state in wanted
+            ended = actor.record.exit
+            return ended is not None and ended.generation >= generation
+
+        seconds = _seconds(request, "timeout", None)
+        reached = True
+        try:
+            async with asyncio.timeout(seconds):
+                await actor.until(holds)
+        except TimeoutError:
+            reached = holds()
+        reached = reached and (not wanted or actor.state in wanted)
+        message = pb.WaitContainerResponse(reached=reached, state=convert.state(actor.state))
+        if actor.record.exit is not None and not wanted:
+            message.exit.CopyFrom(convert.exit_(actor.record.exit))
+        return message
+
+    @unary
+    async def PlanContainer(
+        self, request: pb.PlanContainerRequest, context: Context
+    ) -> pb.PlanContainerResponse:
+        """See container.proto."""
+        del context
+        defines = convert.defines(request.define)
+        wanted = Request(
+            command=_command(request.command), application=bool(request.command), defines=defines
+        )
+        if request.config_text:
+            definition = read_text(
+                _text(request.config_text), request.config_origin or "request", defines
+            )
+            lxcpath = self._registry.lxcpath(request.lxcpath)
+            actor = Container(self._house, lxcpath, request.name or "plan", lambda _: None)
+        else:
+            actor = self._registry.get(request.lxcpath, request.name)
+            definition = actor.definition()
+            if defines:
+                definition = read_text(definition.text, definition.origin, defines)
+        plan = actor.compile(definition, wanted)
+        return pb.PlanContainerResponse(
+            steps=convert.steps(plan, actor.failure),
+            problems=[convert.problem(value) for value in definition.problems],
+        )
+
+
+def _text(value: str) -> bytes:
+    text = value.encode()
+    if len(text) > CONFIG_LIMIT_BYTES:
+        raise errors.InvalidArgument("the configuration is too large", "INVALID_CONFIG")
+    return text
+
+
+def _command(words: Any) -> tuple[str, ...]:  # noqa: ANN401 - protobuf's repeated field
+    command = tuple(words)
+    if command and not command[0]:
+        raise errors.InvalidArgument("the command is empty", "INVALID_COMMAND")
+    if any("\0" in word for word in command):
+        raise errors.InvalidArgument("an argument holds a NUL", "INVALID_COMMAND")
+    return command
+
+
+def _seconds(request: Any, field: str, default: float | None) -> float | None:  # noqa: ANN401
+    if not request.HasField(field):
+        return default
+    value: Duration = getattr(request, field)
+    seconds = value.seconds + value.nanos / 1e9
+    if seconds < 0:
+        raise errors.InvalidArgument(f"{field} is negative", "INVALID_TIMEOUT")
+    return seconds
+
+
+def _started(definition: Definition, started: Any) -> pb.StartContainerResponse:  # noqa: ANN401
+    return pb.StartContainerResponse(
+        pid=started.child.pid,
+        generation=started.record.generation,
+        timings_usec=started.timings_usec,
+        problems=[convert.problem(value) for value in definition.problems],
+    )
+
+
+def _read_token(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token.encode()).decode()
+    except ValueError:
+        raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN") from None
+
+
+def _write_token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode(errors="surrogateescape")).decode()

@@ -1,0 +1,78 @@
+"""EventService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from lxcd import errors
+from lxcd.rpc import convert
+from lxcd.rpc.status import Context, stream, unary
+from lxcd.supervisor.events import Event
+from lxcd.supervisor.house import House
+from lxcd.v1 import event_pb2 as pb
+from lxcd.v1 import event_pb2_grpc
+
+_PAGE = 100
+_LARGEST_PAGE = 1000
+
+
+class Events(event_pb2_grpc.EventServiceServicer):
+    """What happened."""
+
+    def __init__(self, house: House) -> None:
+        self._events = house.events
+
+    @stream
+    async def StreamEvents(
+        self, request: pb.StreamEventsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamEventsResponse]:
+        """See event.proto."""
+        del context
+        matches = _filter(request.containers, request.types)
+        since = convert.nanoseconds(request.since) if request.HasField("since") else 0
+        from_past = bool(request.after_sequence) or request.HasField("since")
+        after = request.after_sequence if from_past else self._events.last
+        lost = self._events.lost(after) if request.after_sequence else 0
+        async for event in self._events.follow(after):
+            if event.time_ns >= since and matches(event):
+                yield pb.StreamEventsResponse(event=convert.event(event), lost=lost)
+                lost = 0
+
+    @unary
+    async def ListEvents(
+        self, request: pb.ListEventsRequest, context: Context
+    ) -> pb.ListEventsResponse:
+        """See event.proto."""
+        del context
+        if request.page_size < 0:
+            raise errors.InvalidArgument("page_size is negative", "INVALID_PAGE_SIZE")
+        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        matches = _filter(request.containers, request.types)
+        since = convert.nanoseconds(request.since) if request.HasField("since") else 0
+        after = request.after_sequence
+        if request.page_token:
+            if not (request.page_token.isascii() and request.page_token.isdigit()):
+                raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN")
+            after = max(after, int(request.page_token))
+        found = []
+        for event in self._events.since(after):
+            if event.time_ns >= since and matches(event):
+                if len(found) == size:
+                    token = str(found[-1].sequence)
+                    return pb.ListEventsResponse(events=found, next_page_token=token)
+                found.append(convert.event(event))
+        return pb.ListEventsResponse(events=found)
+
+
+def _filter(containers: Iterable[str], types: Iterable[str]) -> Callable[[Event], bool]:
+    names, kinds = frozenset(containers), tuple(types)
+
+    def matches(event: Event) -> bool:
+        if names and event.container not in names:
+            return False
+        return not kinds or any(
+            event.type.startswith(kind[:-1]) if kind.endswith(".*") else event.type == kind
+            for kind in kinds
+        )
+
+    return matches

@@ -1,0 +1,97 @@
+"""Errors on the wire: google.rpc.Status with one ErrorInfo, from one table."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from lxcd import errors
+
+_log = logging.getLogger(__name__)
+DOMAIN = "lxcd"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+CODES: dict[type[errors.LxcdError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    # Neither the request nor the state need be wrong: what the container is made of is.
+    errors.StartFailed: grpc.StatusCode.UNKNOWN,
+    errors.Internal: grpc.StatusCode.INTERNAL,
+}
+
+
+def status_of(error: errors.LxcdError) -> status_pb2.Status:
+    """The status for an error of ours."""
+    code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[key] = _printable(value)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    number = code.value[0]  # type: ignore[index]
+    return status_pb2.Status(code=number, message=_printable(error.text), details=[detail])
+
+
+def _printable(text: str) -> str:
+    """Protobuf wants UTF-8; a path may be anything."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+async def abort(context: Context, error: BaseException) -> None:
+    """End the call with this error. Never returns."""
+    if isinstance(error, errors.LxcdError):
+        if isinstance(error, errors.Internal):
+            _log.error("internal: %s", error.text)
+        known = error
+    else:
+        _log.error("a call failed", exc_info=error)
+        known = errors.Internal(f"{type(error).__name__}: {error}")
+    await context.abort_with_status(rpc_status.to_status(status_of(known)))
+
+
+def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Decorator of a method with one answer: what it raises becomes the call's status."""
+
+    @functools.wraps(method)
+    async def guarded(self: object, request: object, context: Context) -> object:
+        try:
+            return await method(self, request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001 - this is where errors stop
+            await abort(context, error)
+            raise AssertionError from error
+
+    return guarded
+
+
+def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """The same for a method that answers with a stream."""
+
+    @functools.wraps(method)
+    async def guarded(self: object, request: object, context: Context) -> AsyncIterator[object]:
+        try:
+            async for answer in method(self, request, context):
+                yield answer
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            await abort(context, error)
+
+    return guarded

@@ -1,0 +1,492 @@
+"""One actor per container. Its operations come one after the other; its end may come at any time.
+
+`lock` is held by whoever changes the container on request. The end of a life is handled beside it, by
+`_finish`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lxcd import errors, log
+from lxcd.cgroup import freezer, tree
+from lxcd.container import plan
+from lxcd.supervisor import removal, start, stop
+from lxcd.supervisor.definition import ConfigFile, Definition, read_text
+from lxcd.supervisor.house import House
+from lxcd.supervisor.keeper import Held
+from lxcd.supervisor.records import STOPPED, Record, Request
+from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
+
+_log = logging.getLogger(__name__)
+# How long a killed init may take to be gone: a process in uninterruptible sleep does not hear SIGKILL.
+_KILL_SECONDS = 30.0
+# reboot(2) over and over must not keep the host busy.
+_REBOOT_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """How a stop went."""
+
+    method: str
+    killed: bool
+    exit: Exit | None
+
+
+class Container:
+    """A container that is defined, or runs, or both."""
+
+    def __init__(
+        self, house: House, lxcpath: str, name: str, gone: Callable[[Container], None]
+    ) -> None:
+        self._house = house
+        self._gone = gone
+        self.lxcpath = lxcpath
+        self.name = name
+        self.file = ConfigFile(os.path.join(lxcpath, name))
+        self.record = Record(lxcpath, name, STOPPED)
+        self.state = State.STOPPED
+        self.state_reason = ""
+        self.child: Held | None = None  # of the present life, or of the last one for its output
+        self.running: Definition | None = None  # what the present life was started with
+        self.failure: errors.StartFailed | None = None  # of the last start, until one succeeds
+        self.lock = asyncio.Lock()
+        self.deleted = False
+        self._stop_requested = False
+        self._changed: list[asyncio.Future[None]] = []
+
+    # ---- what it is
+
+    @property
+    def directory(self) -> str:
+        """LXCPATH/NAME, whether it exists or not."""
+        return self.file.directory
+
+    @property
+    def defined(self) -> bool:
+        """It has a configuration on disk."""
+        return self.file.exists()
+
+    @property
+    def payload(self) -> tree.Payload:
+        """Its directories in the cgroup trees."""
+        return tree.Payload(self.record.cgroups, self.record.cgroups_made)
+
+    def definition(self) -> Definition:
+        """Its configuration: of the file as it is now, or of the text it was started with."""
+        if self.record.config_text is not None and not self.defined:
+            if self.running is not None:
+                return self.running
+            text = self.record.config_text.encode(errors="surrogateescape")
+            return read_text(text, self.record.config_origin, self.record.request.defines)
+        return self.file.read()
+
+    # ---- states
+
+    def set_state(self, state: State, reason: str = "") -> None:
+        """Go to a state that may follow the present one, and tell everybody."""
+        if state not in TRANSITIONS[self.state]:
+            raise errors.Internal(f"{self.name}: {self.state.value} cannot become {state.value}")
+        self.state = state
+        self.state_reason = reason
+        self.tell("container.state", state=state, message=reason)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something about it has changed."""
+        changed, self._changed = self._changed, []
+        for future in changed:
+            if not future.done():
+                future.set_result(None)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds` is true of it."""
+        while not holds():
+            future = asyncio.get_running_loop().create_future()
+            self._changed.append(future)
+            await future
+
+    async def settled(self) -> None:
+        """Wait until an end that is under way is over."""
+        await self.until(lambda: self.state not in (State.STOPPING, State.ABORTING))
+
+    def tell(
+        self,
+        type_: str,
+        *,
+        state: State | None = None,
+        exit_: Exit | None = None,
+        message: str = "",
+        **details: str,
+    ) -> None:
+        """An event about it."""
+        self._house.events.add(
+            type_,
+            container=self.name,
+            lxcpath=self.lxcpath,
+            generation=self.record.generation,
+            state=state,
+            exit_=exit_,
+            message=message,
+            **details,
+        )
+
+    def require_running(self) -> Held:
+        """Its init. Raises FailedPrecondition if it has none that can be talked to."""
+        if self.child is None or not self.state.alive or self.child.exited is not None:
+            raise errors.FailedPrecondition(
+                f"container {self.name} is {self.state.value}, not RUNNING",
+                "CONTAINER_NOT_RUNNING",
+                container=self.name,
+                state=self.state.value,
+            )
+        return self.child
+
+    # ---- start
+
+    def compile(self, definition: Definition, request: Request) -> plan.Plan:
+        """The plan of a start with this configuration and request."""
+        definition.require_sound()
+        life = plan.Life(
+            name=self.name,
+            directory=self.directory,
+            command=request.command,
+            application=request.application,
+            pipes=request.pipes,
+        )
+        return plan.compile_plan(definition.config, self._house.host, life)
+
+    async def start(
+        self, definition: Definition, request: Request, *, transient_dir: str = ""
+    ) -> start.Started:
+        """Start it. The caller holds the lock.
+
+        Raises StartFailed; the container is STOPPED then, and the reason stays to be seen.
+        """
+        await self.settled()
+        if self.state is not State.STOPPED:
+            raise errors.FailedPrecondition(
+                f"container {self.name} is {self.state.value}",
+                "CONTAINER_RUNNING",
+                container=self.name,
+                state=self.state.value,
+            )
+        log.container.set(self.name)
+        compiled = self.compile(definition, request)
+        self.forget_output()
+        text = None
+        if not self.defined:
+            text = definition.text.decode(errors="surrogateescape")
+        before = self.record
+        record = before.but(
+            generation=before.generation + 1,
+            request=request,
+            config_text=text,
+            config_origin=definition.origin if text is not None else "",
+            transient_dir=transient_dir,
+            exit=before.exit,
+        )
+        self.record = record
+        self._stop_requested = False
+        self.running = definition
+        self.set_state(State.STARTING)
+        try:
+            started = await start.start(self._house, definition.config, compiled, record)
+        except BaseException as error:
+            self._not_started(before, error)
+            raise
+        self.failure = None
+        self.record = started.record
+        self.child = started.child
+        self.set_state(State.RUNNING)
+        self.tell("container.started", message=" ".join(started.record.command))
+        started.child.on_exit = self._on_exit
+        if started.child.exited is not None:
+            self._on_exit(started.child)
+        return started
+
+    def _not_started(self, before: Record, error: BaseException) -> None:
+        self.running = None
+        if isinstance(error, errors.StartFailed):
+            self.failure = error
+        reason = error.text if isinstance(error, errors.LxcdError) else "the start was cancelled"
+        metadata = error.metadata if isinstance(error, errors.LxcdError) else {}
+        self.set_state(State.ABORTING, reason)
+        self.tell("container.start_failed", message=reason, **metadata)
+        # The number was used: output and events of the attempt carry it.
+        self.record = before.but(generation=self.record.generation, phase=STOPPED)
+        self._write_record()
+        self.set_state(State.STOPPED, reason)
+
+    def _write_record(self) -> None:
+        try:
+            self._house.records.write(self.record)
+        except OSError as error:
+            _log.error("the record of %s could not be written: %s", self.name, error)
+
+    def forget_output(self) -> None:
+        """Its last life's output is not wanted any more."""
+        if self.child is not None:
+            with contextlib.suppress(errors.Unavailable):
+                self._house.keeper.forget(self.child)
+            self.child = None
+
+    # ---- the end of a life
+
+    def adopt(self, child: Held, record: Record) -> None:
+        """It was found running when this lxcd came."""
+        self.record = record
+        self.child = child
+        self._stop_requested = record.stop_requested
+        self.state = State.RUNNING
+        with contextlib.suppress(OSError, errors.LxcdError):
+            if freezer.is_frozen(self.payload):
+                self.state = State.FROZEN
+        with contextlib.suppress(errors.LxcdError):
+            self.running = self.definition()
+        child.on_exit = self._on_exit
+        if child.exited is not None:
+            self._on_exit(child)
+
+    def _on_exit(self, child: Held) -> None:
+        if self.child is child and self.state.alive:
+            child.on_exit = None
+            self._house.spawn(self._finish(child))
+
+    async def _finish(self, child: Held) -> None:
+        log.container.set(self.name)
+        try:
+            ended = await self._clean_up(child)
+        except Exception:
+            _log.exception("cleaning up after %s", self.name)
+            raise
+        if ended.cause is Cause.REBOOT:
+            await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
+            await self._start_again()
+        elif self.record.request.ephemeral or not self.defined:
+            await self._vanish()
+
+    async def _clean_up(self, child: Held) -> Exit:
+        exited = child.exited
+        if exited is None:
+            raise errors.Internal("an end without an exit")
+        oom = await asyncio.to_thread(tree.oom_kills, self.payload) > 0
+        how = exit_of(
+            exited.status,
+            time_ns=exited.time_ns,
+            generation=self.record.generation,
+            requested=self._stop_requested,
+            oom=oom,
+            pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
+        )
+        if not child.known:
+            how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)  # noqa: FBT003
+        if self.state is not State.STOPPING:
+            self.set_state(State.STOPPING)
+        left = await asyncio.to_thread(tree.remove, self.payload)
+        if left:
+            _log.error("cgroups could not be removed: %s", " ".join(left))
+        self.record = self.record.but(
+            phase=STOPPED, exit=how, pid=0, cgroups={}, cgroups_made=(), stop_requested=False
+        )
+        self._write_record()
+        with contextlib.suppress(errors.Unavailable):
+            self._house.keeper.acknowledge(child)
+        self.running = None
+        self.set_state(State.STOPPED)
+        text = signal.Signals(how.signal).name if how.signal else f"exit status {how.code}"
+        self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
+        self.wake()
+        return how
+
+    async def _start_again(self) -> None:
+        """reboot(2) from inside: a new generation, with the configuration as it is now."""
+        async with self.lock:
+            if self.state is not State.STOPPED or self.deleted:
+                return
+            try:
+                request = self.record.request
+                if self.defined:
+                    definition = self.definition()
+                    if request.defines:
+                        definition = read_text(definition.text, definition.origin, request.defines)
+                else:
+                    definition = self.definition()
+                await self.start(definition, request, transient_dir=self.record.transient_dir)
+            except errors.LxcdError as error:
+                _log.error("%s did not come up again: %s", self.name, error)
+
+    async def _vanish(self) -> None:
+        async with self.lock:
+            if self.state is State.STOPPED and not self.deleted:
+                try:
+                    await self.delete()
+                except errors.LxcdError as error:
+                    _log.error("%s could not be deleted: %s", self.name, error)
+                    self.state_reason = error.text
+
+    async def delete(self) -> str:
+        """Delete what is its own. The caller holds the lock, and it is STOPPED.
+
+        Returns a root file system that was left alone.
+        """
+        kept = self.kept_rootfs()
+        directory = self.directory if self.defined else ""
+        transient = self.record.transient_dir
+        await asyncio.to_thread(lambda: removal.remove(directory, transient, keep=kept))
+        self.forget()
+        return kept
+
+    def kept_rootfs(self) -> str:
+        """The root file system that a delete leaves alone: one outside of the container's directory,
+        or one that `lxc.rootfs.managed = 0` protects; empty if there is none."""
+        try:
+            root = self.definition().config.rootfs
+        except errors.LxcdError:
+            return ""
+        if root is None:
+            return ""
+        path = root.path.split(":")[-1]
+        own = [above + "/" for above in (self.directory, self.record.transient_dir) if above]
+        inside = any(path.startswith(above) for above in own)
+        return "" if inside and root.managed else path
+
+    def forget(self) -> None:
+        """It is no more."""
+        self.deleted = True
+        self._house.records.delete(self.lxcpath, self.name)
+        self.tell("container.deleted")
+        self._gone(self)
+        self.wake()
+
+    # ---- stop
+
+    async def stop(self, timeout: float | None, *, no_kill: bool = False) -> Stopped:
+        """Stop it: ask in the way its init understands, wait, kill. `timeout` None: kill at once.
+
+        The caller holds the lock.
+        """
+        await self.settled()
+        child = self.require_running()
+        log.container.set(self.name)
+        self._stop_requested = True
+        self.record = self.record.but(stop_requested=True)
+        self._write_record()
+        generation = self.record.generation
+        if timeout is None:
+            return await self._kill(child, "SIGKILL")
+        method = await self._choose(child)
+        was_frozen = self.state in (State.FREEZING, State.FROZEN)
+        self.set_state(State.STOPPING)
+        try:
+            await asyncio.to_thread(self._ask, child, method)
+        except OSError as error:
+            _log.warning("asking by %s failed: %s", method.describe(), error)
+        if was_frozen:
+            await freezer.freeze(self.payload, frozen=False)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.until(lambda: self._over(generation))
+        except TimeoutError:
+            if no_kill:
+                self._stop_requested = False
+                self.record = self.record.but(stop_requested=False)
+                self._write_record()
+                if self.state is State.STOPPING and child.exited is None:
+                    self.set_state(State.RUNNING)
+                raise errors.DeadlineExceeded(
+                    f"{self.name} did not stop in {timeout:g} s after {method.describe()}",
+                    "STOP_TIMEOUT",
+                    container=self.name,
+                ) from None
+            return await self._kill(child, f"{method.describe()}, then SIGKILL after {timeout:g} s")
+        return Stopped(method.describe(), killed=False, exit=self.record.exit)
+
+    def _over(self, generation: int) -> bool:
+        return self.state is State.STOPPED or self.record.generation > generation
+
+    async def _choose(self, child: Held) -> stop.Method:
+        halt = self.running.config.signal_halt if self.running is not None else None
+        application = self.record.request.application
+        return await asyncio.to_thread(
+            lambda: stop.choose(child.pid, halt_signal=halt, application=application)
+        )
+
+    @staticmethod
+    def _ask(child: Held, method: stop.Method) -> None:
+        if method.signal:
+            signal.pidfd_send_signal(child.pidfd.fileno(), method.signal)
+        else:
+            stop.ask_runlevel(child.pid, "0")
+
+    async def _kill(self, child: Held, method: str) -> Stopped:
+        was_frozen = self.state in (State.FREEZING, State.FROZEN)
+        if self.state is not State.STOPPING:
+            self.set_state(State.STOPPING)
+        with contextlib.suppress(OSError, ValueError):
+            stop_signal = self.running.config.signal_stop if self.running is not None else None
+            signal.pidfd_send_signal(child.pidfd.fileno(), stop_signal or signal.SIGKILL)
+        if was_frozen:
+            # The freezer of version 1 keeps even a killed process: freezer-subsystem.rst.
+            with contextlib.suppress(OSError, errors.LxcdError):
+                await freezer.freeze(self.payload, frozen=False)
+        try:
+            async with asyncio.timeout(_KILL_SECONDS):
+                await self.until(lambda: self.state is State.STOPPED)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"init of {self.name} (pid {child.pid}) was killed but does not end",
+                "KILL_TIMEOUT",
+                container=self.name,
+            ) from None
+        return Stopped(method, killed=True, exit=self.record.exit)
+
+    # ---- the rest of a life
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to init."""
+        child = self.require_running()
+        try:
+            signal.pidfd_send_signal(child.pidfd.fileno(), number)
+        except OSError as error:
+            raise errors.from_oserror(error, f"sending signal {number} to {self.name}") from None
+
+    async def freeze(self) -> None:
+        """Freeze all its processes. The caller holds the lock."""
+        self.require_running()
+        if self.state is State.FROZEN:
+            return
+        self.set_state(State.FREEZING)
+        try:
+            await freezer.freeze(self.payload, frozen=True)
+        except (OSError, errors.LxcdError) as error:
+            if self.state is State.FREEZING:
+                self.set_state(State.RUNNING)
+            if isinstance(error, OSError):
+                raise errors.from_oserror(error, f"freezing {self.name}") from None
+            raise
+        if self.state is State.FREEZING:
+            self.set_state(State.FROZEN)
+
+    async def thaw(self) -> None:
+        """Let them go on. The caller holds the lock."""
+        self.require_running()
+        if self.state is not State.FROZEN:
+            raise errors.FailedPrecondition(
+                f"container {self.name} is {self.state.value}, not FROZEN", "CONTAINER_NOT_FROZEN"
+            )
+        try:
+            await freezer.freeze(self.payload, frozen=False)
+        except OSError as error:
+            raise errors.from_oserror(error, f"thawing {self.name}") from None
+        if self.state is State.FROZEN:
+            self.set_state(State.THAWED)
+            self.set_state(State.RUNNING)
+

@@ -1,0 +1,114 @@
+"""A container's configuration on disk: LXCPATH/NAME/config, read again only when it has changed.
+
+The file is its owner's: it is rewritten only on request, and keeps its comments then. A hand edit counts
+at the next command.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from lxcd import errors
+from lxcd.config import check, loader, reader
+from lxcd.config.model import ContainerConfig, Problem
+
+CONFIG_NAME = "config"
+CONFIG_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One reading of a configuration."""
+
+    text: bytes
+    origin: str
+    config: ContainerConfig
+    problems: tuple[Problem, ...]  # all: of the text, and of keys together
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever the text does."""
+        return blake2b(self.text, digest_size=8).hexdigest()
+
+    def require_sound(self) -> None:
+        """Raise InvalidArgument if something in it is an error; a warning is none."""
+        wrong = [problem for problem in self.problems if problem.severity == "error"]
+        if wrong:
+            lines = [f"{problem.origin}: {problem.message}" for problem in wrong]
+            raise errors.InvalidArgument(
+                "; ".join(lines[:20]), "INVALID_CONFIG", origin=wrong[0].origin, key=wrong[0].key
+            )
+
+
+def read_text(
+    text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = ()
+) -> Definition:
+    """Read a configuration that is not in a file."""
+    config, _ = loader.load(text, origin, defines=defines)
+    return Definition(text, origin, config, check.check(config))
+
+
+class ConfigFile:
+    """The file and the last reading of it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.path = os.path.join(directory, CONFIG_NAME)
+        self._stamps: tuple[reader.Stamp, ...] = ()
+        self._last: Definition | None = None
+
+    def exists(self) -> bool:
+        """There is a config file."""
+        return os.path.isfile(self.path)
+
+    def read(self) -> Definition:
+        """The configuration as it is now. Raises NotFound, or FailedPrecondition if it is unreadable."""
+        files = loader.HOST_FILES
+        if self._last is not None and reader.unchanged(self._stamps, files):
+            return self._last
+        try:
+            # Never blocks, whatever the path is: a FIFO is no configuration.
+            found = files.read(self.path, CONFIG_LIMIT_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            raise errors.NotFound(f"no configuration: {self.path}", "CONTAINER_NOT_FOUND") from None
+        except OSError as error:
+            raise errors.from_oserror(error, f"reading {self.path}") from None
+        if not isinstance(found, reader.RegularFile):
+            raise errors.FailedPrecondition(f"{self.path} is not a regular file", "INVALID_CONFIG")
+        text, stamp = found.data, found.stamp
+        if len(text) > CONFIG_LIMIT_BYTES:
+            raise errors.FailedPrecondition(
+                f"{self.path} is larger than {CONFIG_LIMIT_BYTES} bytes", "INVALID_CONFIG"
+            )
+        config, stamps = loader.load(text, self.path)
+        self._stamps = (stamp, *stamps)
+        self._last = Definition(text, self.path, config, check.check(config))
+        return self._last
+
+    def write(self, text: bytes) -> None:
+        """Replace the text, whole or not at all; mode and owner stay. Raises an LxcdError."""
+        new = f"{self.path}.lxcd-new"
+        try:
+            try:
+                found = os.stat(self.path)
+                mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
+            except FileNotFoundError:
+                mode, uid, gid = 0o640, -1, -1
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                view = memoryview(text)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fchmod(fd, mode)
+                os.fchown(fd, uid, gid)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(new, self.path)
+        except OSError as error:
+            if os.path.exists(new):
+                os.unlink(new)
+            raise errors.from_oserror(error, f"writing {self.path}") from None
+        self._last = None

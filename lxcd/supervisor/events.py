@@ -1,0 +1,157 @@
+"""What happened, numbered. Kept in a file of the runtime directory, so that numbers go on after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+from lxcd.supervisor.state import Cause, Exit, State
+
+KEPT = 10_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `sequence` grows by one."""
+
+    sequence: int
+    time_ns: int
+    type: str
+    container: str = ""
+    lxcpath: str = ""
+    generation: int = 0
+    state: State | None = None
+    exit: Exit | None = None
+    message: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+
+
+Filter = Callable[[Event], bool]
+
+
+class Events:
+    """The last KEPT events, in memory and on disk, and everybody who follows them."""
+
+    def __init__(self, path: str) -> None:
+        """Read what an earlier lxcd has written. A torn last line is passed over."""
+        self._path = path
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._grown: list[asyncio.Future[None]] = []
+        self._lines = 0
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    self._kept.append(_event(json.loads(line)))
+        self._file = -1
+        self._rewrite()
+
+    @property
+    def last(self) -> int:
+        """Number of the newest event."""
+        return self._kept[-1].sequence if self._kept else 0
+
+    def add(
+        self,
+        type_: str,
+        *,
+        container: str = "",
+        lxcpath: str = "",
+        generation: int = 0,
+        state: State | None = None,
+        exit_: Exit | None = None,
+        message: str = "",
+        **details: str,
+    ) -> Event:
+        """Number it, keep it, tell everybody. A full disk costs the copy on disk, not the event."""
+        event = Event(
+            self.last + 1,
+            time.time_ns(),
+            type_,
+            container,
+            lxcpath,
+            generation,
+            state,
+            exit_,
+            message,
+            details,
+        )
+        self._kept.append(event)
+        try:
+            os.write(self._file, _text(event))
+            self._lines += 1
+            if self._lines > 2 * KEPT:
+                self._rewrite()
+        except OSError as error:
+            _log.warning("event %d is not on disk: %s", event.sequence, error)
+        grown, self._grown = self._grown, []
+        for future in grown:
+            if not future.done():
+                future.set_result(None)
+        return event
+
+    def since(self, sequence: int) -> Iterator[Event]:
+        """Kept events after that number."""
+        first = self._kept[0].sequence if self._kept else 0
+        for index in range(max(0, sequence + 1 - first), len(self._kept)):
+            yield self._kept[index]
+
+    def lost(self, sequence: int) -> int:
+        """How many events after that number are not kept any more."""
+        first = self._kept[0].sequence if self._kept else 1
+        return max(0, first - sequence - 1)
+
+    async def follow(self, sequence: int) -> AsyncIterator[Event]:
+        """Kept events after that number, then each as it happens."""
+        while True:
+            for event in list(self.since(sequence)):
+                sequence = event.sequence
+                yield event
+            if self.last <= sequence:
+                future = asyncio.get_running_loop().create_future()
+                self._grown.append(future)
+                await future
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _rewrite(self) -> None:
+        """Write all that is kept to a new file, so that the old one does not grow for ever."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(f"{self._path}.new", flags, 0o600)
+        try:
+            os.write(fd, b"".join(_text(event) for event in self._kept))
+        except OSError as error:
+            _log.warning("events are not on disk: %s", error)
+        os.rename(f"{self._path}.new", self._path)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = fd
+        self._lines = len(self._kept)
+
+
+def _text(event: Event) -> bytes:
+    def plain(value: object) -> object:
+        if isinstance(value, State | Cause):
+            return value.value
+        raise TypeError(type(value).__name__)
+
+    return json.dumps(asdict(event), default=plain).encode() + b"\n"
+
+
+def _event(data: dict[str, object]) -> Event:
+    if data["state"] is not None:
+        data["state"] = State(data["state"])
+    if data["exit"] is not None:
+        fields = dict(data["exit"])  # type: ignore[call-overload]
+        fields["cause"] = Cause(fields["cause"])
+        data["exit"] = Exit(**fields)
+    return Event(**data)  # type: ignore[arg-type]

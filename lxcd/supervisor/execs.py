@@ -1,0 +1,330 @@
+"""Commands that join a running container: small in, small out, to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from lxcd import errors
+from lxcd.cgroup import tree
+from lxcd.container import channel, credentials, devices, passwd
+from lxcd.container.join import Join
+from lxcd.container.spec import Spec, Step
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import mount
+from lxcd.kernel.fd import Fd
+from lxcd.supervisor.container import Container
+from lxcd.supervisor.house import House
+from lxcd.supervisor.keeper import Held
+from lxcd.supervisor.state import Cause, Exit, State
+
+_log = logging.getLogger(__name__)
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PASSWD_LIMIT_BYTES = 4 << 20
+_VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
+DEFAULT_OUTPUT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and how."""
+
+    argv: tuple[str, ...]
+    environment: tuple[str, ...] = ()  # NAME=value
+    user: str = ""
+    cwd: str = ""
+    stdin: bytes = b""
+    max_output_bytes: int = DEFAULT_OUTPUT_BYTES
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it went. Killed for its time or its output, it still has an exit."""
+
+    stdout: bytes
+    stderr: bytes
+    exit: Exit
+    pid: int
+    timed_out: bool
+    output_truncated: bool
+
+
+async def run(house: House, container: Container, command: Command) -> Result:
+    """Run a command in a container to its end. Raises an LxcdError if it could not even be begun."""
+    _check(command)
+    init = container.require_running()
+    if container.state is State.FROZEN:
+        raise errors.FailedPrecondition(
+            f"container {container.name} is FROZEN: thaw it first", "CONTAINER_FROZEN"
+        )
+    user = await asyncio.to_thread(_user, init.pid, command.user)
+    async with _Exec(house, container, init, command, user) as running:
+        return await running.to_the_end()
+
+
+def _check(command: Command) -> None:
+    if not command.argv or not command.argv[0]:
+        raise errors.InvalidArgument("no command was given", "INVALID_COMMAND")
+    if any("\0" in word for word in (*command.argv, command.cwd, command.user)):
+        raise errors.InvalidArgument("an argument holds a NUL", "INVALID_COMMAND")
+    for variable in command.environment:
+        if not _VARIABLE.fullmatch(variable):
+            raise errors.InvalidArgument(f"not NAME=value: {variable!r}", "INVALID_ENVIRONMENT")
+    if command.cwd and not command.cwd.startswith("/"):
+        raise errors.InvalidArgument(f"{command.cwd} is no absolute path", "INVALID_CWD")
+
+
+def _user(pid: int, wanted: str) -> passwd.User:
+    """Resolve a user in the container's own passwd and group, which are hostile (I6, I15)."""
+    try:
+        return passwd.find_user(wanted, _file(pid, "etc/passwd"), _file(pid, "etc/group"))
+    except ValueError as error:
+        raise errors.InvalidArgument(str(error), "INVALID_USER") from None
+
+
+def _file(pid: int, path: str) -> bytes:
+    """A regular file below the container's root; empty where it is anything else or missing."""
+    resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS
+    try:
+        with Fd(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+            with Fd(mount.openat2(root.fileno(), path, os.O_PATH, resolve)) as found:
+                if not os.path.isfile(f"/proc/self/fd/{found.fileno()}"):
+                    return b""
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                with Fd(os.open(f"/proc/self/fd/{found.fileno()}", flags)) as file:
+                    return kernel_fd.read_all(file.fileno(), _PASSWD_LIMIT_BYTES)
+    except OSError:
+        return b""
+
+
+class _Exec:
+    """One exec, from the fork to its exit. Leaving the `async with` early kills it."""
+
+    def __init__(
+        self, house: House, container: Container, init: Held, command: Command, user: passwd.User
+    ) -> None:
+        self._house = house
+        self._container = container
+        self._init = init
+        self._command = command
+        self._user = user
+        self._child: Held | None = None
+        self._stdin: Fd | None = None
+
+    async def __aenter__(self) -> _Exec:
+        record = self._container.record
+        payload = self._container.payload
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        ours.setblocking(False)
+        cgroup, procs = await asyncio.to_thread(
+            tree.open_for_join, self._house.trees, payload, self._init.pid
+        )
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._child = await self._house.keeper.prepare(
+                self._house.next_id(f"exec/{record.name}/{record.generation}"),
+                "exec",
+                0,
+                theirs.fileno(),
+                cgroup,
+                procs,
+            )
+            spec = Spec(record.name, self._steps())
+            with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
+                channel.send_spec(ours, memfd.fileno(), [self._init.pidfd.fileno(), read_end])
+            self._stdin = Fd(write_end)
+            write_end = -1
+            self._socket = ours
+        except BaseException as error:
+            ours.close()
+            await self._end()
+            if isinstance(error, OSError):
+                raise errors.from_oserror(error, f"joining {record.name}") from None
+            raise
+        finally:
+            theirs.close()
+            kernel_fd.close_all([n for n in (cgroup, *procs, read_end, write_end) if n >= 0])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._socket.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._stdin is not None:
+            self._stdin.close()
+        if self._child is None:
+            return
+        self._kill()
+        await self._child.ended.wait()
+        with contextlib.suppress(errors.Unavailable):
+            self._house.keeper.forget(self._child)
+
+    def _kill(self) -> None:
+        if self._child is not None and self._child.exited is None:
+            with contextlib.suppress(OSError, ValueError):
+                signal.pidfd_send_signal(self._child.pidfd.fileno(), signal.SIGKILL)
+
+    def _steps(self) -> tuple[Step, ...]:
+        record, user = self._container.record, self._user
+        steps: list[Step] = [
+            devices.OpenPipes(origin="exec", stdin=1),
+            Join(origin="exec", fd=0, namespaces=record.namespaces),
+        ]
+        if record.capabilities is not None:
+            steps.append(
+                credentials.LimitCapabilities(
+                    origin="exec", keep=record.capabilities, last=self._house.host.last_capability
+                )
+            )
+        if record.no_new_privs:
+            steps.append(credentials.NoNewPrivs(origin="exec"))
+        environment = {
+            "PATH": _PATH,
+            "HOME": user.home,
+            "USER": user.name,
+            "LOGNAME": user.name,
+            "SHELL": user.shell,
+            "TERM": "linux",
+            "LANG": "C.UTF-8",
+            "container": "lxc",
+        }
+        running = self._container.running
+        if running is not None:
+            for variable in running.config.environment:
+                if variable.scope == "all" and variable.value is not None:
+                    environment[variable.name] = variable.value
+        for text in self._command.environment:
+            name, _, value = text.partition("=")
+            environment[name] = value
+        steps.append(
+            credentials.Execute(
+                origin="exec",
+                argv=self._command.argv,
+                environment=tuple(environment.items()),
+                cwd=self._command.cwd or "/",
+                uid=user.uid,
+                gid=user.gid,
+                groups=user.groups,
+            )
+        )
+        return tuple(steps)
+
+    async def to_the_end(self) -> Result:
+        """Feed it, read it, wait for it."""
+        child = self._child
+        if child is None:
+            raise errors.Internal("an exec without a child")
+        await self._joined()
+        timed_out = False
+        limit = self._command.max_output_bytes
+        async with asyncio.TaskGroup() as group:
+            feeding = group.create_task(self._feed())
+            out = group.create_task(self._collect(child, "stdout", limit))
+            err = group.create_task(self._collect(child, "stderr", limit))
+            try:
+                async with asyncio.timeout(self._command.timeout_seconds):
+                    await child.ended.wait()
+            except TimeoutError:
+                timed_out = True
+                self._kill()
+                await child.ended.wait()
+            feeding.cancel()
+        exited = child.exited
+        if exited is None:
+            raise errors.Internal("an exec without an exit")
+        number = exited.status & 0x7F
+        how = Exit(
+            code=0 if number else exited.status >> 8 & 0xFF,
+            signal=number,
+            core_dumped=bool(exited.status & 0x80),
+            oom_killed=False,
+            time_ns=exited.time_ns or time.time_ns(),
+            generation=self._container.record.generation,
+            cause=Cause.REQUESTED if timed_out else Cause.SELF,
+        )
+        (stdout, cut_out), (stderr, cut_err) = out.result(), err.result()
+        return Result(stdout, stderr, how, child.pid, timed_out, cut_out or cut_err)
+
+    async def _joined(self) -> None:
+        """Wait until the command was exec'ed. Raises an LxcdError if the container could not be entered."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data, _ = kernel_fd.receive(self._socket, channel.MESSAGE_LIMIT)
+            except BlockingIOError:
+                arrived = loop.create_future()
+                number = self._socket.fileno()
+                loop.add_reader(number, lambda: arrived.done() or arrived.set_result(None))
+                try:
+                    await arrived
+                finally:
+                    loop.remove_reader(number)
+                continue
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            report = channel.decode(data)
+            if isinstance(report, channel.Failed):
+                call = f"{report.syscall}: " if report.syscall else ""
+                raise errors.FailedPrecondition(
+                    f"{self._container.name} could not be entered: {report.step}: {call}{report.text}",
+                    "EXEC_FAILED",
+                    step=report.step,
+                    syscall=report.syscall,
+                    errno=str(report.errno),
+                )
+
+    async def _feed(self) -> None:
+        """Write its standard input as it takes it, then close it."""
+        if self._stdin is None:
+            return
+        loop = asyncio.get_running_loop()
+        number = self._stdin.fileno()
+        os.set_blocking(number, False)
+        view = memoryview(self._command.stdin)
+        try:
+            while view:
+                try:
+                    view = view[os.write(number, view) :]
+                except BlockingIOError:
+                    room = loop.create_future()
+                    loop.add_writer(number, lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+                    try:
+                        await room
+                    finally:
+                        loop.remove_writer(number)
+        except BrokenPipeError:
+            return
+        finally:
+            self._stdin.close()
+
+    async def _collect(self, child: Held, name: str, limit: int) -> tuple[bytes, bool]:
+        """All that it writes to one pipe; more than `limit` ends it."""
+        stream = child.stream(name)
+        parts: list[bytes] = []
+        offset = 0
+        while await stream.grown(offset):
+            piece = stream.read(offset)
+            parts.append(piece.data)
+            offset = piece.offset + len(piece.data)
+            if stream.ring is not None:
+                full = stream.ring.room() <= 0
+                stream.ring.acknowledge(offset)
+                if full:
+                    self._house.keeper.drained(child, stream)
+            if offset > limit:
+                self._kill()
+                return b"".join(parts)[:limit], True
+        return b"".join(parts), False
+
+

@@ -1,0 +1,55 @@
+"""What this host is and can do: facts for plans, and what GetHost tells."""
+
+from __future__ import annotations
+
+import os
+
+from lxcd import errors
+from lxcd.cgroup.tree import Trees
+from lxcd.container import plan
+from lxcd.kernel import features, identity, procfs
+
+# Capabilities that lxcd makes use of; one that is missing is done without, or fails by name where used.
+_USED = frozenset(
+    (
+        "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap net_admin "
+        "sys_chroot sys_ptrace sys_admin sys_resource mknod setfcap sys_boot"
+    ).split()
+)
+
+
+def facts(trees: Trees) -> plan.Host:
+    """For `plan.compile_plan`."""
+    return plan.Host(
+        machine=os.uname().machine,
+        last_capability=identity.last_capability(),
+        filesystems=procfs.filesystems(),
+        hierarchies=tuple(
+            (tree.directory, tree.options if tree.version == 1 else None)
+            for tree in trees.hierarchies
+        ),
+        environment=dict(os.environ),
+    )
+
+
+def missing_capabilities() -> tuple[str, ...]:
+    """Capabilities that lxcd does not have, of those that it would use."""
+    have = identity.effective_capabilities()
+    return tuple(
+        f"CAP_{name.upper()}"
+        for number, name in enumerate(identity.CAPABILITIES)
+        if number not in have and name in _USED
+    )
+
+
+def require() -> tuple[features.Feature, ...]:
+    """Features of this kernel. Raises FailedPrecondition if one is missing that nothing works without."""
+    found = features.probe()
+    lacking = features.missing(found)
+    if lacking:
+        words = "; ".join(f"{feature.name} (needed for {feature.needed_by})" for feature in lacking)
+        raise errors.FailedPrecondition(
+            f"this kernel ({os.uname().release}) lacks: {words}. lxcd needs Linux 5.12 or newer",
+            "KERNEL_FEATURE_MISSING",
+        )
+    return found

@@ -1,0 +1,45 @@
+"""What every actor of the supervisor works with. Built once, by `daemon.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from lxcd.cgroup.tree import Trees
+from lxcd.container import plan
+from lxcd.paths import Paths
+from lxcd.supervisor.events import Events
+from lxcd.supervisor.keeper import Keeper
+from lxcd.supervisor.records import Records
+
+
+@dataclass(slots=True)
+class House:
+    """The parts. `tasks` owns every task; one that fails is a mistake of ours and ends the daemon."""
+
+    paths: Paths
+    keeper: Keeper
+    records: Records
+    events: Events
+    trees: Trees
+    host: plan.Host
+    tasks: asyncio.TaskGroup
+    boot_id: str = ""
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside what is being done; it must catch its own errors."""
+        return self.tasks.create_task(work)
+
+    def next_id(self, prefix: str) -> str:
+        """An id for a child of the keeper that no other child has, or had while this lxcd runs."""
+        while True:
+            number = self._numbers.get(prefix, 0) + 1
+            self._numbers[prefix] = number
+            id_ = f"{prefix}/{number}"
+            if id_ not in self.keeper.children:
+                return id_
+
+

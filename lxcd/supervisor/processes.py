@@ -1,0 +1,69 @@
+"""Which processes belong to which container: by their cgroup, or by their pid namespace."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from lxcd.cgroup.tree import Trees
+from lxcd.kernel import procfs
+from lxcd.supervisor.container import Container
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, seen from the host."""
+
+    pid: int
+    container_pid: int
+    container: str  # empty: the host's own
+    comm: str
+    command: tuple[str, ...]
+    parent_pid: int
+    uid: int
+    state: str
+
+
+def list_processes(
+    trees: Trees, containers: list[Container], *, include_host: bool
+) -> list[Process]:
+    """Processes of these containers, and of the host if asked for. Reads /proc; not on the loop."""
+    owners = {}
+    for container in containers:
+        for tree in trees.hierarchies:
+            directory = container.record.cgroups.get(tree.key)
+            if directory is not None:
+                owners[tree.key, directory.removeprefix(tree.mountpoint)] = container.name
+    found = []
+    for pid in procfs.pids():
+        # It may end at any time while it is looked at.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            owner = _owner(pid, owners)
+            if owner or include_host:
+                found.append(_process(pid, owner))
+    return found
+
+
+def _owner(pid: int, owners: dict[tuple[str, str], str]) -> str:
+    for key, path in procfs.cgroups(pid).items():
+        # A container's process may have made itself a directory below.
+        while len(path) > 1:
+            name = owners.get((key, path))
+            if name is not None:
+                return name
+            path = path.rpartition("/")[0]
+    return ""
+
+
+def _process(pid: int, owner: str) -> Process:
+    status = procfs.status(pid)
+    return Process(
+        pid=pid,
+        container_pid=status.pids[-1] if owner else pid,
+        container=owner,
+        comm=status.comm,
+        command=tuple(procfs.command(pid)),
+        parent_pid=status.parent_pid,
+        uid=status.uid,
+        state=status.state,
+    )

@@ -1,0 +1,134 @@
+"""What must survive lxcd: one small file for each container that was started since the host came up.
+
+Written before anything is made that would outlive a crash, replaced whole (write, fsync, rename), and
+read once, when lxcd comes back. The runtime directory is the place: after a reboot of the host there is
+nothing to remember.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+
+from lxcd.supervisor.state import Cause, Exit
+
+STARTING = "starting"
+RUNNING = "running"
+STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked of a start, so that a reboot from inside can do it again."""
+
+    command: tuple[str, ...] = ()
+    application: bool = False
+    pipes: bool = False
+    ephemeral: bool = False
+    defines: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that lxcd knows of a container that is not in its configuration."""
+
+    lxcpath: str
+    name: str
+    phase: str
+    generation: int = 0
+    child: str = ""  # the keeper's id of its init
+    pid: int = 0
+    start_time_ticks: int = 0  # of that pid: field 22 of /proc/PID/stat
+    started_ns: int = 0  # CLOCK_REALTIME
+    request: Request = field(default_factory=Request)
+    namespaces: tuple[str, ...] = ()
+    capabilities: tuple[int, ...] | None = None
+    no_new_privs: bool = False
+    command: tuple[str, ...] = ()
+    cgroups: dict[str, str] = field(default_factory=dict)
+    cgroups_made: tuple[str, ...] = ()
+    stop_requested: bool = False
+    # Of a container that is not defined: its whole configuration, and the directory that goes with it.
+    config_text: str | None = None
+    config_origin: str = ""
+    transient_dir: str = ""
+    exit: Exit | None = None
+
+    def but(self, **changes: object) -> Record:
+        """The same with changes."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+class Records:
+    """The directory of records."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def write(self, record: Record) -> None:
+        """Replace a container's record. Raises OSError; the old one is whole then."""
+        path = self._path(record.lxcpath, record.name)
+        text = json.dumps(asdict(record), default=_plain).encode()
+        fd = os.open(
+            f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            written = os.write(fd, text)
+            if written != len(text):
+                # A full disk gives a short write first, and the error with the next.
+                os.write(fd, text[written:])
+            os.fsync(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}.new")
+            raise
+        finally:
+            os.close(fd)
+        os.rename(f"{path}.new", path)
+
+    def delete(self, lxcpath: str, name: str) -> None:
+        """Forget a container."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(lxcpath, name))
+
+    def read_all(self) -> list[Record]:
+        """Every record that is whole; one that is not is passed over."""
+        found = []
+        for name in sorted(os.listdir(self._directory)):
+            if name.endswith(".new"):
+                continue
+            with contextlib.suppress(ValueError, TypeError, KeyError, OSError):
+                with open(os.path.join(self._directory, name), "rb") as file:
+                    found.append(_record(json.loads(file.read())))
+        return found
+
+    def _path(self, lxcpath: str, name: str) -> str:
+        # Two lxcpaths may hold the same name, and a name may be as long as a file's name may be.
+        digest = blake2b(f"{lxcpath}\0{name}".encode(errors="surrogateescape"), digest_size=16)
+        return os.path.join(self._directory, digest.hexdigest())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Cause):
+        return value.value
+    raise TypeError(type(value).__name__)
+
+
+def _record(data: dict[str, object]) -> Record:
+    request = dict(data.pop("request"))  # type: ignore[call-overload]
+    request["command"] = tuple(request["command"])
+    request["defines"] = tuple((key, value) for key, value in request["defines"])
+    ended = data.pop("exit")
+    for key in ("namespaces", "command", "cgroups_made"):
+        data[key] = tuple(data[key])  # type: ignore[arg-type]
+    if data["capabilities"] is not None:
+        data["capabilities"] = tuple(data["capabilities"])  # type: ignore[arg-type]
+    how = None
+    if ended is not None:
+        fields = dict(ended)  # type: ignore[call-overload]
+        fields["cause"] = Cause(fields["cause"])
+        how = Exit(**fields)
+    return Record(request=Request(**request), exit=how, **data)  # type: ignore[arg-type]

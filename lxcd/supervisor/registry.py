@@ -1,0 +1,418 @@
+"""Name -> actor: what is defined on disk, and what runs. Create, rename, delete; what a restart finds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+
+from lxcd import errors
+from lxcd.cgroup import tree
+from lxcd.config import names, writer
+from lxcd.images import host as host_image
+from lxcd.images import ranges
+from lxcd.kernel import procfs
+from lxcd.kernel.fd import Fd
+from lxcd.supervisor import removal
+from lxcd.supervisor.container import Container
+from lxcd.supervisor.definition import CONFIG_NAME, ConfigFile, Definition, read_text
+from lxcd.supervisor.house import House
+from lxcd.supervisor.keeper import Held
+from lxcd.supervisor.records import RUNNING, STOPPED, Record, Request
+from lxcd.supervisor.state import State
+
+_log = logging.getLogger(__name__)
+HOST_IMAGE = "host"
+# How long the output of a container that was deleted with its end can still be read.
+ENDED_SECONDS = 30.0
+
+
+class Registry:
+    """All containers of one daemon. A container that has no lxcpath of its own is in the default one."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._actors: dict[tuple[str, str], Container] = {}
+        self._making = asyncio.Lock()  # of names and id ranges
+        self._ended: dict[tuple[str, str], Container] = {}
+        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+
+    # ---- finding
+
+    def lxcpath(self, asked: str) -> str:
+        """The directory that a request means."""
+        if not asked:
+            return self._house.paths.lxcpath
+        if not asked.startswith("/") or "\0" in asked:
+            raise errors.InvalidArgument(f"lxcpath {asked!r} is not absolute", "INVALID_LXCPATH")
+        return os.path.normpath(asked)
+
+    def get(self, lxcpath: str, name: str) -> Container:
+        """The actor of a container that exists. Raises NotFound, or InvalidArgument for its name."""
+        names.require_name(name)
+        lxcpath = self.lxcpath(lxcpath)
+        actor = self._actors.get((lxcpath, name))
+        if actor is None:
+            actor = Container(self._house, lxcpath, name, self._gone)
+            if not actor.defined:
+                raise errors.NotFound(
+                    f"no container {name}", "CONTAINER_NOT_FOUND", container=name, lxcpath=lxcpath
+                )
+            self._actors[lxcpath, name] = actor
+        elif not actor.defined and actor.state is State.STOPPED and not actor.lock.locked():
+            if not actor.record.transient_dir and actor.record.config_text is None:
+                # Its directory was removed by hand.
+                del self._actors[lxcpath, name]
+                raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
+        return actor
+
+    def list(self, lxcpath: str) -> list[Container]:
+        """Everything that is defined in an lxcpath, or runs, by name."""
+        lxcpath = self.lxcpath(lxcpath)
+        found = {name for path, name in self._actors if path == lxcpath}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(lxcpath) as entries:
+                found |= {entry.name for entry in entries if not names.reason(entry.name)}
+        actors = []
+        for name in sorted(found):
+            if name.startswith("."):
+                continue
+            with contextlib.suppress(errors.NotFound):
+                actors.append(self.get(lxcpath, name))
+        return actors
+
+    def running(self) -> list[Container]:
+        """All that have an init, of every lxcpath."""
+        return [actor for actor in self._actors.values() if actor.state.alive]
+
+    def get_or_ended(self, lxcpath: str, name: str) -> Container:
+        """The same, or one that was deleted with its end a moment ago: its output and exit can be read
+        for a while by those who had no time to."""
+        try:
+            return self.get(lxcpath, name)
+        except errors.NotFound:
+            ended = self._ended.get((self.lxcpath(lxcpath), name))
+            if ended is None:
+                raise
+            return ended
+
+    def _gone(self, actor: Container) -> None:
+        key = (actor.lxcpath, actor.name)
+        if self._actors.get(key) is actor:
+            del self._actors[key]
+        self._let_go(key)
+        if actor.child is not None:
+            self._ended[key] = actor
+            self._timers[key] = asyncio.get_running_loop().call_later(
+                ENDED_SECONDS, self._let_go, key
+            )
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        ended = self._ended.pop(key, None)
+        if ended is not None:
+            ended.forget_output()
+
+    def close(self) -> None:
+        """Let go of timers."""
+        for key in list(self._timers):
+            self._let_go(key)
+
+    # ---- making
+
+    async def create(
+        self,
+        lxcpath: str,
+        name: str,
+        text: bytes,
+        origin: str,
+        defines: tuple[tuple[str, str], ...],
+        image: str,
+        *,
+        validate_only: bool,
+    ) -> Container | Definition:
+        """Define a container. With `validate_only` only its configuration comes back."""
+        names.require_name(name)
+        lxcpath = self.lxcpath(lxcpath)
+        directory = os.path.join(lxcpath, name)
+        async with self._making:
+            if os.path.lexists(directory) or (lxcpath, name) in self._actors:
+                raise errors.AlreadyExists(
+                    f"container {name} exists", "CONTAINER_EXISTS", container=name
+                )
+            whole = _with_defines(text, (("lxc.uts.name", name), *defines), keep_first="lxc.uts.name")
+            definition = read_text(whole, origin or "request")
+            definition.require_sound()
+            skeleton = None
+            if definition.config.rootfs is None:
+                skeleton, whole = await self._furnish(image, directory, name, whole)
+            definition = read_text(whole, os.path.join(directory, CONFIG_NAME))
+            definition.require_sound()
+            if validate_only:
+                return definition
+            await asyncio.to_thread(_write_directory, directory, whole, skeleton)
+        actor = self.get(lxcpath, name)
+        actor.tell("container.created")
+        return actor
+
+    async def _furnish(
+        self, image: str, directory: str, name: str, text: bytes
+    ) -> tuple[host_image.Skeleton, bytes]:
+        """The image's part of a configuration that has no rootfs, behind what it says itself."""
+        if image not in ("", HOST_IMAGE):
+            raise errors.NotFound(f"no image {image}", "IMAGE_NOT_FOUND", image=image)
+        own = read_text(text, "request").config
+        first = None if own.idmap else await asyncio.to_thread(self._free_range)
+        skeleton = host_image.skeleton(name)
+        lines = host_image.config_items(os.path.join(directory, "rootfs"), first, own)
+        return skeleton, _with_defines(text, lines)
+
+    def _free_range(self) -> int:
+        taken = []
+        for actor in self.list(""):
+            with contextlib.suppress(errors.LxcdError):
+                taken.extend((m.host, m.count) for m in actor.definition().config.idmap)
+        return ranges.free_range(taken)
+
+    async def undefined(
+        self,
+        lxcpath: str,
+        name: str,
+        text: bytes,
+        origin: str,
+        defines: tuple[tuple[str, str], ...],
+        image: str,
+    ) -> tuple[Container, Definition, str]:
+        """An actor for a container without a directory: its configuration, and a directory that lives
+        as long as it does (empty if it needs none)."""
+        names.require_name(name)
+        lxcpath = self.lxcpath(lxcpath)
+        async with self._making:
+            if os.path.lexists(os.path.join(lxcpath, name)) or (lxcpath, name) in self._actors:
+                raise errors.AlreadyExists(
+                    f"container {name} exists", "CONTAINER_EXISTS", container=name
+                )
+            definition = read_text(text, origin or "request", defines)
+            definition.require_sound()
+            transient = ""
+            if definition.config.rootfs is None and (image or not text.strip()):
+                transient = os.path.join(self._house.paths.transient, name)
+                whole = _with_defines(text, defines)
+                skeleton, whole = await self._furnish(image, transient, name, whole)
+                definition = read_text(whole, origin or "request")
+                definition.require_sound()
+                await asyncio.to_thread(_write_transient, transient, skeleton)
+            actor = Container(self._house, lxcpath, name, self._gone)
+            self._actors[lxcpath, name] = actor
+        return actor, definition, transient
+
+    async def discard(self, actor: Container, transient: str) -> None:
+        """Take back an undefined container that did not start."""
+        self._gone(actor)
+        self._house.records.delete(actor.lxcpath, actor.name)
+        if transient:
+            await asyncio.to_thread(removal.remove, "", transient)
+
+    async def rename(
+        self, actor: Container, new_name: str, *, validate_only: bool = False
+    ) -> Container:
+        """Give a stopped container another name; its configuration follows. The caller holds its lock."""
+        names.require_name(new_name)
+        if actor.state is not State.STOPPED or not actor.defined:
+            raise errors.FailedPrecondition(
+                f"container {actor.name} is {actor.state.value}: stop it before it is renamed",
+                "CONTAINER_RUNNING",
+            )
+        target = os.path.join(actor.lxcpath, new_name)
+        async with self._making:
+            if os.path.lexists(target) or (actor.lxcpath, new_name) in self._actors:
+                raise errors.AlreadyExists(f"container {new_name} exists", "CONTAINER_EXISTS")
+            if validate_only:
+                return actor
+            await asyncio.to_thread(_rename, actor, target, new_name)
+            self._gone(actor)
+            self._house.records.delete(actor.lxcpath, actor.name)
+        renamed = self.get(actor.lxcpath, new_name)
+        renamed.record = renamed.record.but(
+            generation=actor.record.generation, exit=actor.record.exit
+        )
+        actor.tell("container.renamed", message=f"to {new_name}", new_name=new_name)
+        return renamed
+
+    # ---- after a restart of the daemon
+
+    async def recover(self) -> None:
+        """Bring together what the records say, what the keeper holds, and what is there."""
+        held = dict(self._house.keeper.children)
+        for record in await asyncio.to_thread(self._house.records.read_all):
+            await self._recover_one(record, held.pop(record.child, None))
+        for child in held.values():
+            self._leave_alone(child)
+        swept = await asyncio.to_thread(self._sweep)
+        for path in swept:
+            self._house.events.add("daemon.swept", message=path, path=path)
+
+    async def _recover_one(self, record: Record, child: Held | None) -> None:
+        actor = Container(self._house, record.lxcpath, record.name, self._gone)
+        actor.record = record
+        if record.phase == STOPPED:
+            if actor.defined:
+                actor.child = child
+                self._actors[record.lxcpath, record.name] = actor
+                if child is not None and child.exited is not None:
+                    self._house.keeper.acknowledge(child)
+                return
+            await self._forget_undefined(actor, child)
+            return
+        self._actors[record.lxcpath, record.name] = actor
+        if record.phase == RUNNING and child is not None:
+            actor.adopt(child, record)
+            actor.tell("container.adopted", message=f"pid {child.pid}")
+            return
+        if record.phase == RUNNING and (orphan := _same_process(record)) is not None:
+            # The keeper was lost; the pid and its start time still name the process.
+            self._house.keeper.watch_orphan(orphan)
+            actor.adopt(orphan, record)
+            actor.tell("container.adopted", message=f"pid {orphan.pid}, without its keeper")
+            return
+        await self._undo(actor, child)
+
+    async def _undo(self, actor: Container, child: Held | None) -> None:
+        """A start that lxcd did not see the end of, or a life that nobody saw the end of."""
+        record = actor.record
+        if child is not None and child.exited is None:
+            with contextlib.suppress(OSError, ValueError):
+                signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
+            await child.ended.wait()
+        if record.phase == RUNNING:
+            actor.child = child
+            lost = Held(record.child, "init", record.pid, Fd(-1))
+            actor.adopt(child or self._house.keeper.lost_child(lost), record)
+            return
+        left = await asyncio.to_thread(tree.remove, actor.payload)
+        if left:
+            _log.error("cgroups could not be removed: %s", " ".join(left))
+        if child is not None:
+            self._house.keeper.forget(child)
+        actor.tell("container.start_failed", message="the daemon ended during the start")
+        actor.record = record.but(phase=STOPPED, cgroups={}, cgroups_made=(), pid=0)
+        if actor.defined:
+            self._house.records.write(actor.record)
+        else:
+            await self._forget_undefined(actor, None)
+
+    async def _forget_undefined(self, actor: Container, child: Held | None) -> None:
+        if child is not None:
+            self._house.keeper.forget(child)
+        with contextlib.suppress(errors.LxcdError):
+            await asyncio.to_thread(removal.remove, "", actor.record.transient_dir)
+        self._gone(actor)
+        self._house.records.delete(actor.lxcpath, actor.name)
+
+    def _leave_alone(self, child: Held) -> None:
+        """A child without a record: an exec whose caller is gone. It goes on; its output is let go."""
+        if child.kind == "init" and child.exited is None:
+            with contextlib.suppress(OSError, ValueError):
+                signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
+
+        def over(child: Held) -> None:
+            with contextlib.suppress(errors.Unavailable):
+                self._house.keeper.forget(child)
+
+        for stream in child.streams.values():
+            if stream.ring is not None and stream.ring.hold:
+                stream.ring.set_hold(hold=False)
+                self._house.keeper.drained(child, stream)
+        child.on_exit = over
+        if child.exited is not None:
+            over(child)
+
+    def _sweep(self) -> list[str]:
+        return removal.sweep(self._house.paths.lxcpath) + removal.sweep(self._house.paths.transient)
+
+
+def _same_process(record: Record) -> Held | None:
+    """The init of a record by its pid, if that is still the same process."""
+    try:
+        pidfd = Fd(os.pidfd_open(record.pid))
+    except OSError:
+        return None
+    try:
+        # After the pidfd: what has this start time now, and is not gone, is what the pidfd holds.
+        same = procfs.start_time(record.pid) == record.start_time_ticks
+    except OSError:
+        same = False
+    if not same:
+        pidfd.close()
+        return None
+    return Held(record.child, "init", record.pid, pidfd)
+
+
+def _with_defines(
+    text: bytes, items: tuple[tuple[str, str], ...], *, keep_first: str = ""
+) -> bytes:
+    """Write keys into a text; `keep_first` only where the text does not have it."""
+    for key, value in items:
+        if key == keep_first and writer.values_of(text, key):
+            continue
+        text = writer.add_value(text, key, value)
+    return text
+
+
+def _write_directory(directory: str, text: bytes, skeleton: host_image.Skeleton | None) -> None:
+    """Make LXCPATH/NAME whole or not at all: under a hidden name first."""
+    aside = removal.hidden(directory, removal.CREATING)
+    try:
+        os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
+        if os.path.lexists(aside):
+            removal.remove_tree(aside)
+        # 0770 is LXC's. Setuid files made inside must not be reached by users of the host (I13).
+        os.mkdir(aside, 0o770)
+        try:
+            if skeleton is not None:
+                host_image.build(os.path.join(aside, "rootfs"), skeleton)
+            with open(os.path.join(aside, CONFIG_NAME), "xb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(aside, directory)
+        except BaseException:
+            removal.remove_tree(aside)
+            raise
+    except OSError as error:
+        raise errors.from_oserror(error, f"making {directory}") from None
+
+
+def _write_transient(directory: str, skeleton: host_image.Skeleton) -> None:
+    try:
+        os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+        if os.path.lexists(directory):
+            removal.remove_tree(directory)
+        os.mkdir(directory, 0o770)
+        host_image.build(os.path.join(directory, "rootfs"), skeleton)
+    except OSError as error:
+        raise errors.from_oserror(error, f"making {directory}") from None
+
+
+def _rename(actor: Container, target: str, new_name: str) -> None:
+    old = actor.directory
+    text = actor.definition().text
+    changed = text.replace(f"{old}/".encode(), f"{target}/".encode())
+    if actor.definition().config.uts_name == actor.name:
+        changed = writer.set_key(changed, "lxc.uts.name", (new_name,))
+    try:
+        os.rename(old, target)
+    except OSError as error:
+        raise errors.from_oserror(error, f"renaming {old}") from None
+    if changed != text:
+        try:
+            ConfigFile(target).write(changed)
+        except BaseException:
+            os.rename(target, old)
+            raise
+
+

@@ -1,0 +1,46 @@
+"""An orderly end: every container is stopped, those that were started last go first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from lxcd import errors
+from lxcd.supervisor.container import Container
+from lxcd.supervisor.registry import Registry
+from lxcd.supervisor.state import State
+
+_log = logging.getLogger(__name__)
+
+
+async def stop_all(registry: Registry, timeout: float) -> tuple[list[str], list[str]]:
+    """Stop all that run, those of one `lxc.start.order` at once, higher orders first.
+
+    Returns the names of those that were stopped, and of those among them that had to be killed.
+    """
+    stopped: list[str] = []
+    killed: list[str] = []
+
+    async def stop(container: Container) -> None:
+        try:
+            async with container.lock:
+                await container.settled()
+                if container.state is State.STOPPED:
+                    return
+                result = await container.stop(timeout or None)
+        except errors.LxcdError as error:
+            _log.error("%s could not be stopped: %s", container.name, error)
+            return
+        stopped.append(container.name)
+        if result.killed:
+            killed.append(container.name)
+
+    tiers: dict[int, list[Container]] = {}
+    for container in registry.running():
+        order = container.running.config.start_order if container.running is not None else 0
+        tiers.setdefault(order, []).append(container)
+    for order in sorted(tiers, reverse=True):
+        async with asyncio.TaskGroup() as group:
+            for container in tiers[order]:
+                group.create_task(stop(container))
+    return sorted(stopped), sorted(killed)

@@ -1,0 +1,119 @@
+"""How to ask an init to shut down: every kind understands something else.
+
+What runs is found out by looking, from the host's side, at the process and at its files; nothing of the
+container is executed for it (I6).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import struct
+from dataclasses import dataclass
+
+from lxcd.kernel import mount, procfs
+
+# systemd(1): SIGRTMIN+3 halts, SIGRTMIN+4 powers off; LXC and machined send the first.
+_SYSTEMD_HALT = signal.SIGRTMIN + 3
+# initctl(5) of sysvinit: struct init_request, 384 bytes.
+_INITCTL_PLACES = ("run/initctl", "dev/initctl")
+_INITCTL_MAGIC = 0x03091969
+_INITCTL_RUNLEVEL = 1
+_INITCTL_SIZE = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to ask. `signal` 0: through sysvinit's control pipe instead."""
+
+    signal: int
+    why: str
+
+    def describe(self) -> str:
+        """As the reply to a stop tells it: `SIGRTMIN+3 (systemd)`."""
+        if not self.signal:
+            return f"runlevel 0 ({self.why})"
+        return f"{signal_name(self.signal)} ({self.why})"
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM`, `SIGRTMIN+3`, or the number."""
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def choose(pid: int, *, halt_signal: int | None, application: bool) -> Method:
+    """The right way for the init that runs as `pid` on the host."""
+    if halt_signal is not None:
+        return Method(halt_signal, "lxc.signal.halt")
+    if application:
+        return Method(signal.SIGTERM, "application")
+    try:
+        status = procfs.status(pid)
+        program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return Method(signal.SIGPWR, "init")
+    if "systemd" in (program, status.comm) or status.signals_blocked >> (_SYSTEMD_HALT - 1) & 1:
+        # LXC looks at the blocked signals too: systemd takes its signals through a signalfd.
+        return Method(_SYSTEMD_HALT, "systemd")
+    if program.startswith("busybox"):
+        return Method(signal.SIGUSR1, "busybox")
+    if _control_pipe(pid) is not None:
+        return Method(0, "sysvinit")
+    if status.signals_caught >> (signal.SIGPWR - 1) & 1:
+        return Method(signal.SIGPWR, "init")
+    if status.signals_caught >> (signal.SIGTERM - 1) & 1:
+        # A program started as init: SIGPWR would not even be delivered to it (pid_namespaces(7)).
+        return Method(signal.SIGTERM, "program")
+    return Method(signal.SIGPWR, "init")
+
+
+def ask_runlevel(pid: int, runlevel: str) -> None:
+    """Tell sysvinit through its control pipe, as telinit(8) does. Raises OSError."""
+    pipe = _control_pipe(pid)
+    if pipe is None:
+        raise FileNotFoundError(errno.ENOENT, "no control pipe of sysvinit")
+    try:
+        request = struct.pack("=iiii", _INITCTL_MAGIC, _INITCTL_RUNLEVEL, ord(runlevel), 0)
+        os.write(pipe, request.ljust(_INITCTL_SIZE, b"\0"))
+    finally:
+        os.close(pipe)
+
+
+def _control_pipe(pid: int) -> int | None:
+    """sysvinit's control pipe in the container of `pid`, if somebody reads it; the caller owns it.
+
+    Opened below the container's root without following a link, without blocking, and only if it is a
+    pipe: whatever else a container puts there is left alone.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+    resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        for place in _INITCTL_PLACES:
+            try:
+                looked = mount.openat2(root, place, os.O_PATH | os.O_NOFOLLOW, resolve)
+                try:
+                    if not stat.S_ISFIFO(os.fstat(looked).st_mode):
+                        continue
+                finally:
+                    os.close(looked)
+                # ENXIO: nobody reads it.
+                pipe = mount.openat2(root, place, flags, resolve)
+            except OSError:
+                continue
+            if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+                return pipe
+            os.close(pipe)
+        return None
+    finally:
+        os.close(root)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lxcd.config.daemon import (
+    ContainerSettings,
+    Settings,
+    SystemConfig,
+    load_container_settings,
+    load_settings,
+    load_system,
+)
+
+# The same examples every time, no file kept, and no clock to fail by on a busy machine.
+STEADY = settings(deadline=None, derandomize=True, database=None)
+
+FULL = b"""
+lxcpath = "/srv/lxc"
+runtime_dir = "/run/x"
+state_dir = "/var/x"
+default_config = "/etc/x.conf"
+listen = ["unix:/run/x.sock", "tcp:0.0.0.0:8443"]
+shutdown_timeout_seconds = 5
+"""
+
+
+def test_settings() -> None:
+    assert load_settings(b"", "f") == (Settings(), ())
+    found, problems = load_settings(FULL, "f")
+    assert problems == ()
+    assert found == Settings(
+        "/srv/lxc", "/run/x", "/var/x", "/etc/x.conf", ("unix:/run/x.sock", "tcp:0.0.0.0:8443"), 5.0
+    )
+    assert Settings().shutdown_timeout_seconds == 60
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lxcpath = 1",
+        'lxcpath = "relative"',
+        'state_dir = "/a\\nb"',
+        'listen = "unix:/x"',
+        "listen = [1]",
+        'listen = ["http://x"]',
+        'listen = ["tcp:host:"]',
+        'shutdown_timeout_seconds = "5"',
+        "shutdown_timeout_seconds = true",
+        "shutdown_timeout_seconds = -1",
+        "shutdown_timeout_seconds = nan",
+        "shutdown_timeout_seconds = inf",
+    ],
+)
+def test_bad_settings(line: str) -> None:
+    found, problems = load_settings(f"# c\n{line}\n".encode(), "f")
+    assert found == Settings()
+    assert [(p.severity, p.origin, p.key) for p in problems] == [
+        ("error", "f:2", line.split(" ", maxsplit=1)[0])
+    ]
+
+
+def test_unknown_setting_is_a_warning_and_the_rest_counts() -> None:
+    found, problems = load_settings(b'colour = 1\nlxcpath = "/x"\n[net]\nx = 1\n', "f")
+    assert found.lxcpath == "/x"
+    assert [(p.severity, p.origin, p.key) for p in problems] == [
+        ("warning", "f:1", "colour"),
+        ("warning", "f:3", "net"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "data", [b"x", b"\xff", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b"#" * (1 << 21)]
+)
+def test_not_toml(data: bytes) -> None:
+    for load in (load_settings, load_container_settings):
+        _, problems = load(data, "f")
+        assert {p.severity for p in problems} <= {"error", "warning"}
+        assert problems
+
+
+@STEADY
+@given(
+    st.one_of(
+        st.binary(max_size=100), st.text(alphabet="abl=[]{}\".'\n1-:T", max_size=60).map(str.encode)
+    )
+)
+def test_no_bytes_raise(data: bytes) -> None:
+    load_settings(data, "f")
+    load_container_settings(data, "f")
+    load_system(data, "f")
+
+
+def test_labels() -> None:
+    data = b'[labels]\ntier = "web"\n"a b" = ""\nn = 1\nbad = "a\\u001bb"\n[restart]\npolicy = "always"\n[x]\n'
+    found, problems = load_container_settings(data, "f")
+    assert dict(found.labels) == {"tier": "web", "a b": ""}
+    assert [(p.severity, p.key) for p in problems] == [
+        ("error", "n"),
+        ("error", "bad"),
+        ("warning", "restart"),
+        ("warning", "x"),
+    ]
+    assert load_container_settings(b"", "f") == (ContainerSettings(), ())
+    assert load_container_settings(b"labels = 1", "f")[1][0].severity == "error"
+
+
+def test_system_config() -> None:
+    text = b"lxc.lxcpath = /srv\nlxc.default_config=/d\nlxc.bdev.lvm.vg = lxc\nlxc.foo = 1\nlxc.include = /etc/passwd\n"
+    found, problems = load_system(text, "f")
+    assert found == SystemConfig("/srv", "/d")
+    assert [(p.severity, p.origin) for p in problems] == [("warning", "f:4"), ("warning", "f:5")]
+    found, problems = load_system(b"lxc.lxcpath = srv\nlxc.default_config = a\x01\n", "f")
+    assert found == SystemConfig()
+    assert [p.severity for p in problems] == ["error", "error"]
