@@ -1,5 +1,5 @@
-"""lxcd: a container supervisor. You ring at `rpc`, `supervisor` decides, `keeper` forks, `container` builds, `kernel`
-is the ground.
+"""lxcd: a container supervisor. You ring at `rpc`, `supervisor` decides, `keeper` forks,
+`container` builds, `kernel` is the ground.
 
     rpc          front door: messages in, messages out; the only room that knows gRPC
     supervisor   one actor per container; state, policy, undo; what happened
@@ -12,8 +12,8 @@ is the ground.
     kernel       Linux as Python functions; the only ctypes
     log, paths, errors   the foundation
 
-Imports go down this list, never up. `daemon.py` builds every object once and wires them; `__main__.py` reads flags;
-`v1` is the generated wire format.
+Imports go down this list, never up. `daemon.py` builds every object once and wires them;
+`__main__.py` reads flags; `v1` is the generated wire format.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,6 @@
-"""`lxcd`: the daemon's command line. `lxcd shutdown` asks a running one to stop everything and leave."""
+"""`lxcd`: the daemon's command line. `lxcd shutdown` asks a running one to stop everything and
+leave.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lxcd", description="Container supervisor.")
-    parser.add_argument("verb", nargs="?", choices=["shutdown"], help="stop all containers, then lxcd")
+    parser.add_argument(
+        "verb", nargs="?", choices=["shutdown"], help="stop all containers, then lxcd"
+    )
     parser.add_argument("--config", metavar="FILE", help=f"settings (default {paths.SETTINGS})")
     parser.add_argument("--lxcpath", metavar="DIR", help=f"containers (default {paths.LXCPATH})")
     parser.add_argument(

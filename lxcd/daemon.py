@@ -9,10 +9,10 @@ import logging
 import os
 import resource
 import signal
+from typing import TYPE_CHECKING
 
 from lxcd import __version__, errors
 from lxcd.cgroup import tree
-from lxcd.config.daemon import Settings
 from lxcd.kernel import process
 from lxcd.paths import Paths
 from lxcd.rpc.consoles import Consoles
@@ -29,6 +29,9 @@ from lxcd.supervisor.keeper import Keeper
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.shutdown import stop_all
+
+if TYPE_CHECKING:
+    from lxcd.config.daemon import Settings
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0

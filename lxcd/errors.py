@@ -13,8 +13,9 @@
     ├── StartFailed           a container did not come up: step, system call, errno, origin
     └── Internal              a mistake of ours
 
-`kernel` raises OSError; the rooms above it turn that into one of these where they know the object's name and what to
-do about it. `rpc/status.py` maps classes to gRPC codes. A reason is SCREAMING_SNAKE and never changes once published.
+`kernel` raises OSError; the rooms above it turn that into one of these where they know the object's
+name and what to do about it. `rpc/status.py` maps classes to gRPC codes. A reason is
+SCREAMING_SNAKE and never changes once published.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import os
 
 
 class LxcdError(Exception):
-    """An error for the caller. `reason` is stable; `metadata` names the objects that are concerned."""
+    """An error for the caller. `reason` is stable; `metadata` names the objects that are
+    concerned.
+    """
 
     reason = "INTERNAL"
 
-    def __init__(self, text: str, reason: str = "", **metadata: str) -> None:
+    def __init__(self, text: str, /, reason: str = "", **metadata: str) -> None:
         super().__init__(text)
         self.text = text
         self.reason = reason or type(self).reason
@@ -36,7 +39,9 @@ class LxcdError(Exception):
 
 
 class InvalidArgument(LxcdError):
-    """The caller's request cannot be carried out, whatever the state of things. Change the request."""
+    """The caller's request cannot be carried out, whatever the state of things. Change the
+    request.
+    """
 
     reason = "INVALID_ARGUMENT"
 
@@ -105,7 +110,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOME
 
 
 def from_oserror(error: OSError, doing: str, **metadata: str) -> LxcdError:
-    """Word an OSError of the kernel as an error for the caller: what was done, to what, and why it failed."""
+    """Word an OSError of the kernel as an error for the caller: what was done, to what, and why it
+    failed.
+    """
     number = error.errno or 0
     path = error.filename if isinstance(error.filename, str) else ""
     text = f"{doing}: {os.strerror(number)}" + (f": {path}" if path else "")

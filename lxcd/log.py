@@ -1,4 +1,6 @@
-"""The daemon's log: standard logging to stderr, one line a record, with the container it is about."""
+"""The daemon's log: standard logging to stderr, one line a record, with the container it is
+about.
+"""
 
 from __future__ import annotations
 

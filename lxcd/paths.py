@@ -1,4 +1,6 @@
-"""Every path of the daemon, as a function of three roots, so that tests and a second daemon move the roots."""
+"""Every path of the daemon, as a function of three roots, so that tests and a second daemon move
+the roots.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parent
 TARGET = PROTO.parent / "lxcd" / "v1"
-DOCSTRING = '''"""The wire format of the API, made from `proto/lxcd/v1/` by `proto/generate.py`. Never edited."""
+DOCSTRING = '''"""The wire format of the API, made by `proto/generate.py`. Never edited."""
 '''
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
-from lxcd.cgroup.tree import Payload
 from lxcd.errors import DeadlineExceeded, FailedPrecondition
+
+if TYPE_CHECKING:
+    from lxcd.cgroup.tree import Payload
 
 _PAUSE_SECONDS = 0.005
 
@@ -46,7 +49,9 @@ async def freeze(payload: Payload, *, frozen: bool, deadline_seconds: float = 30
         if loop.time() > end:
             with contextlib.suppress(OSError):
                 _write(path, "0" if unified else "THAWED")
-            raise DeadlineExceeded(f"not {'frozen' if frozen else 'thawed'} in {deadline_seconds} s")
+            raise DeadlineExceeded(
+                f"not {'frozen' if frozen else 'thawed'} in {deadline_seconds} s"
+            )
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

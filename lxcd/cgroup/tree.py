@@ -1,6 +1,7 @@
 """Cgroup trees of the host, and one container's directories in them: cgroups(7).
 
-Calls here touch cgroupfs only; they may wait for the kernel's cgroup lock, so not on the event loop.
+Calls here touch cgroupfs only; they may wait for the kernel's cgroup lock, so not on the event
+loop.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
     own = procfs.cgroups("self") if relative else {}
     name = choose(trees, wanted, relative=relative)[0]
     directories = {tree.key: _path(tree, name, own) for tree in trees.hierarchies}
-    made = []
+    made: list[str] = []
     for tree in trees.hierarchies:
         path = directories[tree.key]
         missing = []
@@ -137,7 +138,8 @@ def make(trees: Trees, payload: Payload) -> None:
 
 
 def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
-    """Give the container's root what it may manage itself: version 2 and version 1's `name=systemd`.
+    """Give the container's root what it may manage itself: version 2 and version 1's
+    `name=systemd`.
 
     Not the directory's limits: those stay the host's (cgroups(7), delegation).
     """
@@ -153,7 +155,8 @@ def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
 
 def open_for_spawn(trees: Trees, payload: Payload) -> tuple[int, list[int]]:
     """Descriptors for the keeper, owned by the caller: the version 2 directory (or -1), and the
-    cgroup.procs files of version 1."""
+    cgroup.procs files of version 1.
+    """
     directory, procs = -1, []
     for tree in trees.hierarchies:
         path = payload.directories[tree.key]
@@ -183,10 +186,13 @@ def open_for_join(trees: Trees, payload: Payload, pid: int) -> tuple[int, list[i
 
 def pids(directory: str) -> list[int]:
     """Every process in a directory and below."""
-    found = []
+    found: list[int] = []
     for path, _, files in os.walk(directory):
         if "cgroup.procs" in files:
-            with contextlib.suppress(OSError), open(f"{path}/cgroup.procs", encoding="ascii") as file:
+            with (
+                contextlib.suppress(OSError),
+                open(f"{path}/cgroup.procs", encoding="ascii") as file,
+            ):
                 found.extend(int(line) for line in file)
     return found
 
@@ -208,8 +214,8 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
     """Remove the container's directories with what is below them, and parents that were made for
     them and are empty; which of the container's own are left.
 
-    Processes that still sit there are killed: this is done after init has ended, and whoever is left
-    was part of the container.
+    Processes that still sit there are killed: this is done after init has ended, and whoever is
+    left was part of the container.
     """
     end = time.monotonic() + deadline_seconds
     left = [path for path in payload.directories.values() if path in payload.made]
@@ -253,7 +259,9 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
 
 
 def _enable_controllers(directory: str) -> None:
-    """Let children of a version 2 directory have its controllers; one that cannot be is left out."""
+    """Let children of a version 2 directory have its controllers; one that cannot be is left
+    out.
+    """
     try:
         with open(f"{directory}/cgroup.controllers", encoding="ascii") as file:
             controllers = file.read().split()
@@ -268,7 +276,9 @@ def _enable_controllers(directory: str) -> None:
 
 
 def _inherit_cpuset(directory: str) -> None:
-    """A new cpuset of version 1 is empty, and takes no process before it has cpus and mems: cpuset(7)."""
+    """A new cpuset of version 1 is empty, and takes no process before it has cpus and mems:
+    cpuset(7).
+    """
     above = os.path.dirname(directory)
     for name in ("cpuset.cpus", "cpuset.mems"):
         with open(f"{above}/{name}", encoding="ascii") as file:

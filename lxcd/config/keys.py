@@ -157,7 +157,7 @@ def _list(  # noqa: PLR0913
     )
 
 
-def _map(  # noqa: PLR0913
+def _map(
     name: str,
     field: str,
     read: Callable[[str, str, str], object],

@@ -1,20 +1,28 @@
-"""One terminal or pipe of a child, as lxcd sees it: the keeper's ring, and who waits for it to grow."""
+"""One terminal or pipe of a child, as lxcd sees it: the keeper's ring, and who waits for it to
+grow.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lxcd.keeper.ring import Piece, Ring
-from lxcd.kernel.fd import Fd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lxcd.kernel.fd import Fd
 
 CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class Stream:
-    """Owned by the keeper's client. `ring` appears with the first output; `closed`: no more comes."""
+    """Owned by the keeper's client. `ring` appears with the first output; `closed`: no more
+    comes.
+    """
 
     name: str
     fd: Fd | None = None  # a copy of the master or read end

@@ -1,14 +1,16 @@
 """One container: plan it here, do it there.
 
-`plan.py` is a pure function from a configuration and facts about the host to a `Plan`: the `resources` that lxcd opens
-on the host's side, the `Spec` (a flat list of steps that travels to the child as a sealed memfd), and what lxcd does at
-each barrier in between. `init.py` is the life of the child that walks the steps; `program.py` its end, the exec;
-`reaper.py` that of PID 1 of an application container. A command that joins a running container walks steps too,
-beginning with `join.py`.
+`plan.py` is a pure function from a configuration and facts about the host to a `Plan`: the
+`resources` that lxcd opens on the host's side, the `Spec` (a flat list of steps that travels to the
+child as a sealed memfd), and what lxcd does at each barrier in between. `init.py` is the life of
+the child that walks the steps; `program.py` its end, the exec; `reaper.py` that of PID 1 of an
+application container. A command that joins a running container walks steps too, beginning with
+`join.py`.
 
-The steps stand in `namespaces.py`, `rootfs.py`, `mounts.py`, `devices.py`, `credentials.py`, `join.py`: small frozen dataclasses
-with `describe()` for people and `apply(walk)` for the deed. After the fork nothing is parsed, looked up or decided, no
-module is imported, no path string below the container's tree is resolved twice.
+The steps stand in `namespaces.py`, `rootfs.py`, `mounts.py`, `devices.py`, `credentials.py`,
+`join.py`: small frozen dataclasses with `describe()` for people and `apply(walk)` for the deed.
+After the fork nothing is parsed, looked up or decided, no module is imported, no path string below
+the container's tree is resolved twice.
 
 `plan.py` (and with it `lxcd.config`) is never loaded by the keeper.
 """

@@ -1,24 +1,28 @@
-"""What lxcd and a child of the keeper say to each other while the child becomes a container: the closed list.
+"""What lxcd and a child of the keeper say to each other while the child becomes a container: the
+closed list.
 
-One SOCK_SEQPACKET pair per child, made by lxcd. The child owns nothing but its end: when lxcd is gone it reads EOF and
-ends, so a start never goes on half decided.
+One SOCK_SEQPACKET pair per child, made by lxcd. The child owns nothing but its end: when lxcd is
+gone it reads EOF and ends, so a start never goes on half decided.
 
-    lxcd → child    SPEC (memfd)   the steps; its descriptors follow in FDS messages, `fds` of them in all
-                    FDS            a batch of descriptors (scm(7): at most 253)
-                    GO             walk on behind the barrier
-    child → lxcd    REACHED        stands at a barrier
-                    FAILED         a step failed: index, step, system call, errno, text
-                    EXECUTING      all steps are done, exec(2) is next; if that fails FAILED follows, else EOF
+    lxcd → child    SPEC        the steps, in a memfd; how many descriptors follow
+                    FDS         a batch of descriptors (scm(7): at most 253)
+                    GO          walk on behind the barrier
+    child → lxcd    REACHED     stands at a barrier
+                    FAILED      a step failed: index, step, system call, errno, text
+                    EXECUTING   all steps are done, exec(2) is next: then EOF, or FAILED
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from lxcd.kernel import fd as kernel_fd
+
+if TYPE_CHECKING:
+    import socket
 
 MESSAGE_LIMIT = 64 * 1024
 SPEC_LIMIT = 64 << 20
@@ -66,19 +70,21 @@ def decode(data: bytes) -> Report:
 
 
 def send_spec(channel: socket.socket, memfd: int, fds: list[int]) -> None:
-    """lxcd's side: hand the Spec and its descriptors over. The caller keeps its own copies."""
+    """Lxcd's side: hand the Spec and its descriptors over. The caller keeps its own copies."""
     kernel_fd.send(channel, json.dumps(["SPEC", len(fds)]).encode(), [memfd])
     for first in range(0, len(fds), kernel_fd.MAX_FDS):
         kernel_fd.send(channel, b'["FDS"]', fds[first : first + kernel_fd.MAX_FDS])
 
 
 def send_go(channel: socket.socket) -> None:
-    """lxcd's side: let the child walk on."""
+    """Lxcd's side: let the child walk on."""
     kernel_fd.send(channel, b'["GO"]')
 
 
 class ChildEnd:
-    """The child's side. Every method ends the process when lxcd has gone: there is nobody to tell."""
+    """The child's side. Every method ends the process when lxcd has gone: there is nobody to
+    tell.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel

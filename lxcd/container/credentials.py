@@ -34,7 +34,9 @@ class SetPersonality(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteSysctl(Step):
-    """`lxc.sysctl.NAME`, written through a proc of the child's own that the container has never seen (I3)."""
+    """`lxc.sysctl.NAME`, written through a proc of the child's own that the container has never
+    seen (I3).
+    """
 
     key: str
     value: str

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from lxcd.container.walk import Walk
 
 # Name, major, minor: Documentation/admin-guide/devices.txt.
-NODES = (("full", 1, 7), ("null", 1, 3), ("random", 1, 8), ("tty", 5, 0), ("urandom", 1, 9), ("zero", 1, 5))
+NODES = (
+    ("full", 1, 7),
+    ("null", 1, 3),
+    ("random", 1, 8),
+    ("tty", 5, 0),
+    ("urandom", 1, 9),
+    ("zero", 1, 5),
+)
 _LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -30,10 +37,12 @@ _ROWS, _COLUMNS = 24, 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeDev(Step):
-    """A /dev of the container's own: a tmpfs, filled through its own descriptor before anybody sees it.
+    """A /dev of the container's own: a tmpfs, filled through its own descriptor before anybody sees
+    it.
 
-    Whatever the root file system has at /dev, a directory or a trap, nothing is made in it (CVE-2026-47766). In a user
-    namespace mknod(2) is not allowed: there the keeper's own nodes are bound over empty files.
+    Whatever the root file system has at /dev, a directory or a trap, nothing is made in it
+    (CVE-2026-47766). In a user namespace mknod(2) is not allowed: there the keeper's own nodes are
+    bound over empty files.
     """
 
     size_bytes: int
@@ -57,7 +66,7 @@ class MakeDev(Step):
                 os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
             except OSError as error:
                 raise libc.oserror(error.errno or errno.EPERM, "mknodat", name) from None
-            os.chmod(name, 0o666, dir_fd=dev)
+            os.chmod(name, 0o666, dir_fd=dev)  # noqa: S103 - as on every host
         for name, where in _LINKS:
             os.symlink(where, name, dir_fd=dev)
         for name in ("pts", "shm", "mqueue"):
@@ -83,8 +92,8 @@ def _bind_node(walk: Walk, name: str, device: int) -> None:
 class MountDevpts(Step):
     """Pseudo-terminals of the container's own: devpts(5). /dev/ptmx is those, too.
 
-    With `visible` false they are nowhere in the container (its /dev/pts is the host's, by its own configuration): only
-    its console and ttys come from there.
+    With `visible` false they are nowhere in the container (its /dev/pts is the host's, by its own
+    configuration): only its console and ttys come from there.
     """
 
     max: int
@@ -110,7 +119,8 @@ class MountDevpts(Step):
             fd = mount.fsmount("devpts", options, attributes)
         walk.devpts = fd
         if not self.visible:
-            # Hung where only the child's old root has it: a mount that hangs nowhere cannot be bound from.
+            # Hung where only the child's old root has it: a mount that hangs nowhere cannot be
+            # bound from.
             mount.move_mount(fd, mount.AT_FDCWD, DEVPTS_PLACE)
             return
         attach(walk, fd, "dev/pts", "dir")
@@ -127,7 +137,8 @@ class MountDevpts(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTerminals(Step):
-    """The console and the ttys: ptys whose masters the keeper drains, whose slaves lie over /dev/console, /dev/ttyN.
+    """The console and the ttys: ptys whose masters the keeper drains, whose slaves lie over
+    /dev/console, /dev/ttyN.
 
     With `directory` (`lxc.tty.dir`) they lie below /dev/DIRECTORY and /dev/ttyN are links to them.
     """
@@ -148,7 +159,9 @@ class OpenTerminals(Step):
         """See Step."""
         streams: dict[str, int] = {}
         numbers = []
-        names = (["console"] if self.console else []) + [f"tty{number}" for number in range(1, self.ttys + 1)]
+        names = (["console"] if self.console else []) + [
+            f"tty{number}" for number in range(1, self.ttys + 1)
+        ]
         for name in names:
             master = tty.open_master(walk.devpts)
             streams[name] = master
@@ -180,7 +193,8 @@ def _place(walk: Walk, slave: int, name: str, directory: str) -> None:
             os.symlink(f"{directory}/{name}", name, dir_fd=walk.dev)
     for place in places:
         if not create and not walk.exists(place):
-            # In a /dev that is not ours nothing is made; the terminal is there, only its name is not.
+            # In a /dev that is not ours nothing is made; the terminal is there, only its name is
+            # not.
             continue
         bound = mount.open_tree(slave, "", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
         try:
@@ -191,7 +205,9 @@ def _place(walk: Walk, slave: int, name: str, directory: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPipes(Step):
-    """Standard output and error become pipes that the keeper drains; standard input is `stdin`, or /dev/null."""
+    """Standard output and error become pipes that the keeper drains; standard input is `stdin`, or
+    /dev/null.
+    """
 
     stdin: int = -1
 
@@ -204,7 +220,11 @@ class OpenPipes(Step):
         """See Step."""
         out, out_end = os.pipe2(os.O_CLOEXEC)
         err, err_end = os.pipe2(os.O_CLOEXEC)
-        given = walk.fds[self.stdin] if self.stdin >= 0 else os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        given = (
+            walk.fds[self.stdin]
+            if self.stdin >= 0
+            else os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        )
         # The container's own user may open /dev/stdout again; a pipe belongs to who made it.
         walk.stdio = [given, out_end, err_end]
         walk.controlling = False

@@ -1,4 +1,6 @@
-"""Options of a mount entry, as fstab(5) and LXC write them, in the kernel's terms. Pure; used by the plan."""
+"""Options of a mount entry, as fstab(5) and LXC write them, in the kernel's terms. Pure; used by
+the plan.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,28 @@ _CLEAR = {
     "diratime": mount.MOUNT_ATTR_NODIRATIME,
     "symfollow": mount.MOUNT_ATTR_NOSYMFOLLOW,
 }
-_PROPAGATION = {
+_KINDS = {
     "private": mount.MS_PRIVATE,
     "shared": mount.MS_SHARED,
     "slave": mount.MS_SLAVE,
     "unbindable": mount.MS_UNBINDABLE,
 }
+_PROPAGATION = {**_KINDS, **{f"r{word}": kind for word, kind in _KINDS.items()}}
+_FLAGS = {"bind", "rbind", "optional", "relative", "move"}
 # mount(8) reads these; the kernel does not know them.
-_FOR_MOUNT = {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "remount"}
+_FOR_MOUNT = {
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "remount",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +71,12 @@ class MountOptions:
 
 
 def parse_options(words: tuple[str, ...]) -> MountOptions:
-    """Sort the words of an options field. ValueError for `create=` with something else than dir or file."""
+    """Sort the words of an options field. ValueError for `create=` with something else than dir or
+    file.
+    """
     flags: set[str] = set()
     set_ = clear = propagation = 0
-    create = idmap = ""
-    propagation_recursive = False
+    values = {"create": "", "idmap": ""}
     filesystem: list[tuple[str, str | None]] = []
     for word in words:
         key, sign, value = word.partition("=")
@@ -67,19 +84,17 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
             set_, clear = set_ | _SET[word], clear & ~_SET[word]
         elif word in _CLEAR:
             set_, clear = set_ & ~_CLEAR[word], clear | _CLEAR[word]
-        elif word.removeprefix("r") in _PROPAGATION or word in _PROPAGATION:
-            propagation_recursive = word not in _PROPAGATION
-            propagation = _PROPAGATION[word.removeprefix("r") if propagation_recursive else word]
-        elif word in ("bind", "rbind", "optional", "relative", "move"):
+        elif word in _PROPAGATION:
+            propagation = _PROPAGATION[word]
+            flags.add("r" if word[1:] in _PROPAGATION else "")
+        elif word in _FLAGS:
             flags.add(word)
-        elif key == "create" and sign:
-            if value not in ("dir", "file"):
-                raise ValueError(f"create={value}: must be create=dir or create=file")
-            create = value
-        elif key == "idmap" and sign:
-            idmap = value
+        elif sign and key in values:
+            values[key] = value
         elif word and word not in _FOR_MOUNT:
             filesystem.append((key, value if sign else None))
+    if values["create"] not in ("", "dir", "file"):
+        raise ValueError(f"create={values['create']}: must be create=dir or create=file")
     if set_ & mount.MOUNT_ATTR__ATIME:
         # mount_setattr(2) wants the old access time mode cleared as a whole.
         clear |= mount.MOUNT_ATTR__ATIME
@@ -89,11 +104,11 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
         set_=set_,
         clear=clear,
         propagation=propagation,
-        propagation_recursive=propagation_recursive,
-        create=create,
+        propagation_recursive="r" in flags,
+        create=values["create"],
         optional="optional" in flags,
         relative="relative" in flags,
         move="move" in flags,
-        idmap=idmap,
+        idmap=values["idmap"],
         filesystem=tuple(filesystem),
     )

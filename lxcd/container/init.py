@@ -1,21 +1,24 @@
 """The life of a child of the keeper, from the fork to exec: prepare, wait for the Spec, walk it.
 
-Runs in the keeper's forked image, single-threaded, as root of the host or of a new user namespace. It takes no lock,
-logs nothing, imports nothing: what goes wrong is told to lxcd as (step, system call, errno, text) and ends the process.
+Runs in the keeper's forked image, single-threaded, as root of the host or of a new user namespace.
+It takes no lock, logs nothing, imports nothing: what goes wrong is told to lxcd as (step, system
+call, errno, text) and ends the process.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lxcd.container import credentials, devices, mounts, namespaces, program, rootfs, spec
 from lxcd.container.channel import ChildEnd, Failed
 from lxcd.container.join import Join
 from lxcd.container.walk import Walk
 from lxcd.kernel import libc
+
+if TYPE_CHECKING:
+    import socket
 
 # Importing them makes their steps known to `spec.decode`.
 STEP_ROOMS = (namespaces, rootfs, mounts, devices, credentials)
@@ -24,7 +27,9 @@ _FAILED = 125
 
 
 def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
-    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs files to move into."""
+    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs
+    files to move into.
+    """
     end = ChildEnd(channel)
     # A module that were imported from now on would come out of the container's tree.
     sys.path.clear()
@@ -32,7 +37,8 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
     index, name = -1, "enter_cgroups"
     try:
         for procs in cgroups:
-            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait for an RCU grace period.
+            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait
+            # for an RCU grace period.
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
@@ -40,14 +46,14 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
         name = "decode_spec"
         steps = spec.decode(text).steps
         walk = Walk(end, keeper, fds)
-        for index, step in enumerate(steps):
-            name = step.name
+        for step in steps:
+            index, name = index + 1, step.name
             if isinstance(step, credentials.Execute):
                 program.become(walk, step, channel.fileno())
             if isinstance(step, Join):
                 walk.joined = True
             step.apply(walk)
-        raise ValueError("the spec ends without a program")
+        end.say(Failed(index, name, "", 0, "the spec ends without a program"))
     except OSError as error:
         path = f": {error.filename}" if isinstance(error.filename, str) and error.filename else ""
         text_of = f"{os.strerror(error.errno or 0)}{path}"

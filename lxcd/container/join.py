@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class Join(Step):
     """Enter the namespaces of a container's init, named by its pidfd: setns(2).
 
-    A process cannot change its own pid namespace, only its children's: so it forks once more. The second child is made
-    with CLONE_PARENT and is the keeper's as well, which gets its pidfd; the first one ends here. Neither is dumpable:
-    nobody inside can trace it or look at its descriptors before its own exec (CVE-2016-8649).
+    A process cannot change its own pid namespace, only its children's: so it forks once more. The
+    second child is made with CLONE_PARENT and is the keeper's as well, which gets its pidfd; the
+    first one ends here. Neither is dumpable: nobody inside can trace it or look at its descriptors
+    before its own exec (CVE-2016-8649).
     """
 
     fd: int

@@ -48,7 +48,9 @@ def attach(walk: Walk, fd: int, target: str, create: str = "") -> None:
 
 
 def unless_optional(optional: bool, act: Callable[[], None]) -> None:  # noqa: FBT001
-    """Do it; for an optional mount entry a failure of the kernel is no failure (LXC's `optional`)."""
+    """Do it; for an optional mount entry a failure of the kernel is no failure (LXC's
+    `optional`).
+    """
     try:
         act()
     except OSError:
@@ -103,7 +105,8 @@ class MountBeneath(Step):
 
     def describe(self) -> str:
         """See Step."""
-        return f"{'move' if self.move else 'bind'} /{self.source} on /{self.target}{describe_attributes(self.set_)}"
+        verb = "move" if self.move else "bind"
+        return f"{verb} /{self.source} on /{self.target}{describe_attributes(self.set_)}"
 
     def apply(self, walk: Walk) -> None:
         """See Step."""
@@ -115,10 +118,14 @@ class MountBeneath(Step):
             fd = source
             if not self.move:
                 flags = mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH
-                fd = mount.open_tree(source, "", flags | (mount.AT_RECURSIVE if self.recursive else 0))
+                fd = mount.open_tree(
+                    source, "", flags | (mount.AT_RECURSIVE if self.recursive else 0)
+                )
             try:
                 if self.set_ or self.clear:
-                    mount.mount_setattr(fd, set_=self.set_, clear=self.clear, recursive=self.recursive)
+                    mount.mount_setattr(
+                        fd, set_=self.set_, clear=self.clear, recursive=self.recursive
+                    )
                 attach(walk, fd, self.target, self.create)
                 if self.propagation:
                     mount.mount_setattr(fd, propagation=self.propagation, recursive=self.recursive)
@@ -131,7 +138,9 @@ class MountBeneath(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountFilesystem(Step):
-    """Mount a file system that has no device: tmpfs, mqueue, proc … of the child's own namespaces."""
+    """Mount a file system that has no device: tmpfs, mqueue, proc … of the child's own
+    namespaces.
+    """
 
     fstype: str
     options: Options
@@ -165,7 +174,9 @@ class MountFilesystem(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountProc(Step):
-    """`lxc.mount.auto = proc`: with `mixed`, /proc/sys and /proc/sysrq-trigger read-only, /proc/sys/net writable."""
+    """`lxc.mount.auto = proc`: with `mixed`, /proc/sys and /proc/sysrq-trigger read-only,
+    /proc/sys/net writable.
+    """
 
     mode: str
 
@@ -179,7 +190,8 @@ class MountProc(Step):
         try:
             copies: list[tuple[str, int]] = []
             if self.mode == "mixed":
-                # Taken from the mount before anybody sees it: nothing can lie over these places yet (I3).
+                # Taken from the mount before anybody sees it: nothing can lie over these places yet
+                # (I3).
                 for path, attributes in (
                     ("sys", mount.MOUNT_ATTR_RDONLY),
                     ("sys/net", 0),
@@ -229,15 +241,19 @@ class MountSys(Step):
 class MountCgroups(Step):
     """`lxc.mount.auto = cgroup`: the trees of this host as its cgroup namespace shows them.
 
-    `hierarchies` holds, for version 1, (directory below /sys/fs/cgroup, mount options, writable); for version 2 the
-    options are `None`: alone it is mounted on /sys/fs/cgroup itself, beside version 1 on its directory.
+    `hierarchies` holds, for version 1, (directory below /sys/fs/cgroup, mount options, writable);
+    for version 2 the options are `None`: alone it is mounted on /sys/fs/cgroup itself, beside
+    version 1 on its directory.
     """
 
     hierarchies: tuple[tuple[str, str | None, bool], ...]
 
     def describe(self) -> str:
         """See Step."""
-        words = [f"{directory or 'cgroup2'} {'rw' if rw else 'ro'}" for directory, _, rw in self.hierarchies]
+        words = [
+            f"{directory or 'cgroup2'} {'rw' if rw else 'ro'}"
+            for directory, _, rw in self.hierarchies
+        ]
         return f"mount cgroups on /sys/fs/cgroup: {', '.join(words)}"
 
     def apply(self, walk: Walk) -> None:

@@ -1,4 +1,6 @@
-"""Steps in the child's own namespaces that are no mounts: identity, names, clocks, loopback, barriers."""
+"""Steps in the child's own namespaces that are no mounts: identity, names, clocks, loopback,
+barriers.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Barrier(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecomeRoot(Step):
-    """Take user and group 0 of the new user namespace; before, the ids of the host stand there unmapped."""
+    """Take user and group 0 of the new user namespace; before, the ids of the host stand there
+    unmapped.
+    """
 
     def describe(self) -> str:
         """See Step."""
@@ -64,14 +68,18 @@ class UnshareCgroups(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetClocks(Step):
-    """A time namespace with its own offsets: time_namespaces(7). They can only be set before anybody is in it."""
+    """A time namespace with its own offsets: time_namespaces(7). They can only be set before
+    anybody is in it.
+    """
 
     monotonic_ns: int
     boot_ns: int
 
     def describe(self) -> str:
         """See Step."""
-        return f"new time namespace: monotonic {self.monotonic_ns:+} ns, boottime {self.boot_ns:+} ns"
+        return (
+            f"new time namespace: monotonic {self.monotonic_ns:+} ns, boottime {self.boot_ns:+} ns"
+        )
 
     def apply(self, walk: Walk) -> None:  # noqa: ARG002
         """See Step."""
@@ -154,6 +162,8 @@ class LoopbackUp(Step):
             try:
                 answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
                 (flags,) = struct.unpack_from("H", answer, 16)
-                fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+                fcntl.ioctl(
+                    any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP)
+                )
             except OSError as error:
                 raise libc.oserror(error.errno or 0, "ioctl SIOCSIFFLAGS", "lo") from None

@@ -1,4 +1,6 @@
-"""Users of a container, out of its own passwd(5) and group(5): pure code for texts that are hostile."""
+"""Users of a container, out of its own passwd(5) and group(5): pure code for texts that are
+hostile.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ class User:
 def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
     """`NAME`, `NAME:GROUP`, `UID`, `UID:GID` …; empty is root, who needs no entry.
 
-    A text that looks like a number is one and nothing else: what does not fit 32 bits is refused, never
-    looked up as a name (CVE-2026-46680). ValueError says what is wrong.
+    A text that looks like a number is one and nothing else: what does not fit 32 bits is refused,
+    never looked up as a name (CVE-2026-46680). ValueError says what is wrong.
     """
     who, colon, group_name = wanted.partition(":")
     if colon and not group_name:
@@ -42,13 +44,17 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
         raise ValueError(f"the container has no user {who!r}")
     if found is None:
         uid = number or 0
-        user = User("root" if uid == 0 else str(uid), uid, 0, (), "/root" if uid == 0 else "/", "/bin/sh")
+        user = User(
+            "root" if uid == 0 else str(uid), uid, 0, (), "/root" if uid == 0 else "/", "/bin/sh"
+        )
     else:
         uid_, gid_ = _number(found[2]), _number(found[3])
         if uid_ is None or gid_ is None:
             raise ValueError(f"the container's entry for {who!r} has no proper ids")
         home = found[5] if found[5].startswith("/") else "/"
-        user = User(found[0], uid_, gid_, _memberships(found[0], gid_, groups), home, found[6] or "/bin/sh")
+        user = User(
+            found[0], uid_, gid_, _memberships(found[0], gid_, groups), home, found[6] or "/bin/sh"
+        )
     if not colon:
         return user
     gid = _number(group_name)

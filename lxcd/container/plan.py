@@ -1,32 +1,37 @@
-"""The plan of a start: a pure function from a configuration and facts about the host to everything that will be done.
+"""The plan of a start: a pure function from a configuration and facts about the host to everything
+that will be done.
 
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
     clocks · barrier identity (id maps) · barrier limits (prlimit, /proc/PID) · [barrier network]
-    cgroup namespace · hostname · keyring · core scheduling · lo
-    [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups · [mount, autodev hooks]
-    devpts · console and ttys · sysctls · pivot_root · personality · capabilities
-    [LSM label] · no_new_privs · [seccomp] · [start hooks] · [barrier ready: device program, start-host hooks] · exec
+    cgroup namespace · hostname · keyring · core scheduling · lo [pre-mount hooks] · root file
+    system · /dev · proc, sys · fstab and mount entries · cgroups · [mount, autodev hooks] devpts ·
+    console and ttys · sysctls · pivot_root · personality · capabilities [LSM label] · no_new_privs
+    · [seccomp] · [start hooks] · [barrier ready: device program, start-host hooks] · exec
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.config.model import DEFAULT, ContainerConfig, MountAuto, MountEntry
 from lxcd.container import credentials, devices, mounts, namespaces, resources, rootfs
 from lxcd.container.fstab import MountOptions, parse_options
 from lxcd.container.spec import Spec, Step
-from lxcd.kernel import identity, mount, process
+from lxcd.kernel import identity, process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Barriers, in the order in which a child reaches them.
 IDENTITY = "identity"
 LIMITS = "limits"
 
 _ALWAYS = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
-# Namespaces that clone3 makes at the fork; cgroup and time come as steps, when the child sits where it will stay.
+# Namespaces that clone3 makes at the fork; cgroup and time come as steps, when the child sits where
+# it will stay.
 _LATER = ("cgroup", "time")
 _DEVPTS_DEFAULT_MAX = 1024
 _TTY_GROUP = 5
@@ -87,12 +92,18 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
     if config.idmap:
         chosen.add("user")
     if "mnt" not in chosen:
-        raise _fail("namespaces", config.origin("lxc.namespace.keep"), "a container needs a mount namespace of its own")
+        raise _fail(
+            "namespaces",
+            config.origin("lxc.namespace.keep"),
+            "a container needs a mount namespace of its own",
+        )
     return tuple(name for name in process.NAMESPACES if name in chosen)
 
 
 def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | None:
-    """Capabilities that the container may have; None where the configuration says nothing of them."""
+    """Capabilities that the container may have; None where the configuration says nothing of
+    them.
+    """
     every = range(last + 1)
     if config.cap_keep is not None:
         kept = {identity.capability_number(entry.value) for entry in config.cap_keep}
@@ -142,7 +153,11 @@ class _Compiler:
         self._auto(autos, ("cgroup", "cgroup2", "cgroup-full"))
         self._terminals(covered)
         for setting in self.config.sysctls:
-            self._add(credentials.WriteSysctl(origin=setting.origin, key=setting.name, value=setting.value))
+            self._add(
+                credentials.WriteSysctl(
+                    origin=setting.origin, key=setting.name, value=setting.value
+                )
+            )
         self._add(rootfs.PivotRoot(origin=DEFAULT))
         self._add(rootfs.ShareMounts(origin=DEFAULT))
         self._rights()
@@ -175,7 +190,8 @@ class _Compiler:
     def _identity(self) -> None:
         config = self.config
         if "time" in self.namespaces:
-            # Before the ids change: /proc/self of a process that is not dumpable belongs to the host's root.
+            # Before the ids change: /proc/self of a process that is not dumpable belongs to the
+            # host's root.
             origin = self._origin("lxc.time.offset.monotonic")
             if origin == DEFAULT:
                 origin = self._origin("lxc.time.offset.boot")
@@ -190,19 +206,34 @@ class _Compiler:
             origin = config.idmap[0].origin if config.idmap else self._origin("lxc.namespace.clone")
             for kind, what in (("u", "user"), ("g", "group")):
                 if not any(m.kind == kind and m.first == 0 and m.count > 0 for m in config.idmap):
-                    raise _fail("identity", origin, f"lxc.idmap maps no {what} 0: the container would have no root")
-            self._add(namespaces.Barrier(origin=origin, barrier=IDENTITY, why="id maps, idmapped mounts"))
+                    raise _fail(
+                        "identity",
+                        origin,
+                        f"lxc.idmap maps no {what} 0: the container would have no root",
+                    )
+            self._add(
+                namespaces.Barrier(origin=origin, barrier=IDENTITY, why="id maps, idmapped mounts")
+            )
             self._add(namespaces.BecomeRoot(origin=origin))
-        outside = [item.origin for item in (*config.prlimits, *config.procs)]
+        outside = [limit.origin for limit in config.prlimits]
+        outside += [setting.origin for setting in config.procs]
         if outside:
-            self._add(namespaces.Barrier(origin=outside[0], barrier=LIMITS, why="resource limits, /proc/PID"))
+            self._add(
+                namespaces.Barrier(
+                    origin=outside[0], barrier=LIMITS, why="resource limits, /proc/PID"
+                )
+            )
 
     def _names(self) -> None:
         config = self.config
         if "cgroup" in self.namespaces:
             self._add(namespaces.UnshareCgroups(origin=DEFAULT))
         if "uts" in self.namespaces:
-            self._add(namespaces.SetHostname(origin=self._origin("lxc.uts.name"), hostname=config.uts_name or self.life.name))
+            self._add(
+                namespaces.SetHostname(
+                    origin=self._origin("lxc.uts.name"), hostname=config.uts_name or self.life.name
+                )
+            )
         if not config.keyring_disable_session:
             self._add(namespaces.NewKeyring(origin=DEFAULT))
         if config.sched_core:
@@ -214,7 +245,9 @@ class _Compiler:
         root = self.config.rootfs
         if root is None:
             # LXC without lxc.rootfs.path: the host's own root, in namespaces of its own.
-            fd = self._take(resources.TakeTree(origin=DEFAULT, step="rootfs", path="/", recursive=True))
+            fd = self._take(
+                resources.TakeTree(origin=DEFAULT, step="rootfs", path="/", recursive=True)
+            )
             self._add(rootfs.AttachRootfs(origin=DEFAULT, fd=fd, source="/ (the host's own)"))
             return
         try:
@@ -237,7 +270,11 @@ class _Compiler:
         elif root.kind == "overlay":
             fd = self._take(self._overlay(root.path, options, root.origin))
         else:
-            raise _fail("rootfs", root.origin, f"a root file system of type {root.kind} is not supported yet")
+            raise _fail(
+                "rootfs",
+                root.origin,
+                f"a root file system of type {root.kind} is not supported yet",
+            )
         self._add(rootfs.AttachRootfs(origin=root.origin, fd=fd, source=f"{root.kind}:{root.path}"))
 
     def _overlay(self, path: str, options: MountOptions, origin: str) -> resources.MountOverlay:
@@ -245,14 +282,24 @@ class _Compiler:
         if len(parts) < 2 or not all(parts):  # noqa: PLR2004
             raise _fail("rootfs", origin, "an overlay is overlay:LOWER:UPPER")
         if options.idmap:
-            raise _fail("rootfs", origin, "idmap= of an overlay is not supported: overlayfs cannot be idmapped itself")
+            raise _fail(
+                "rootfs",
+                origin,
+                "idmap= of an overlay is not supported: overlayfs cannot be idmapped itself",
+            )
         upper = parts[-1].rstrip("/")
         # LXC keeps the work directory beside the upper one, by this name.
         work = upper.rpartition("/")[0] + "/olwork"
         # Upper layers come last in LXC's text, topmost first in the kernel's.
         lower = tuple(reversed(parts[:-1]))
         return resources.MountOverlay(
-            origin=origin, step="rootfs", lower=lower, upper=upper, work=work, options=options.filesystem, set_=options.set_
+            origin=origin,
+            step="rootfs",
+            lower=lower,
+            upper=upper,
+            work=work,
+            options=options.filesystem,
+            set_=options.set_,
         )
 
     # ---- mounts
@@ -262,12 +309,16 @@ class _Compiler:
         path = entry.target
         if path.startswith("/") and self.config.rootfs is not None:
             root = self.config.rootfs
-            for above in (root.path if root.kind == "dir" else "", root.mount, f"{self.life.directory}/rootfs"):
+            for above in (
+                root.path if root.kind == "dir" else "",
+                root.mount,
+                f"{self.life.directory}/rootfs",
+            ):
                 if above and (path == above or path.startswith(above.rstrip("/") + "/")):
                     path = path[len(above.rstrip("/")) :]
                     break
             else:
-                text = f"mount target {path} is neither relative nor below the root file system {root.path}"
+                text = f"mount target {path} is neither relative nor below the rootfs {root.path}"
                 raise _fail("mount_entry", entry.origin, text)
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts:
@@ -275,11 +326,16 @@ class _Compiler:
         return "/".join(parts)
 
     def _legacy_autos(self, covered: set[str]) -> tuple[MountAuto, ...]:
-        """lxc-init of the 0.7 era mounted /proc and the like itself where the configuration had not."""
+        """lxc-init of the 0.7 era mounted /proc and the like itself where the configuration had
+        not.
+        """
         if not (self.life.application and self.config.legacy):
             return ()
         asked = {auto.what for auto in self.config.mount_auto}
-        words = [MountAuto(what=what, mode="mixed", force=False, arguments=(), origin=DEFAULT) for what in ("proc", "sys")]
+        words = [
+            MountAuto(what=what, mode="mixed", force=False, arguments=(), origin=DEFAULT)
+            for what in ("proc", "sys")
+        ]
         return tuple(auto for auto in words if auto.what not in covered | asked)
 
     def _auto(self, autos: tuple[MountAuto, ...], kinds: tuple[str, ...]) -> None:
@@ -291,11 +347,15 @@ class _Compiler:
             elif auto.what == "sys":
                 self._add(mounts.MountSys(origin=auto.origin, mode=auto.mode or "mixed"))
             else:
-                self._add(mounts.MountCgroups(origin=auto.origin, hierarchies=self._hierarchies(auto)))
+                self._add(
+                    mounts.MountCgroups(origin=auto.origin, hierarchies=self._hierarchies(auto))
+                )
 
     def _hierarchies(self, auto: MountAuto) -> tuple[tuple[str, str | None, bool], ...]:
-        """Which are writable inside. `mixed`: only those that hold no limit, so that none can be lifted from inside:
-        version 1's `name=systemd`, and version 2, whose limits stand above what is delegated."""
+        """Which are writable inside. `mixed`: only those that hold no limit, so that none can be
+        lifted from inside: version 1's `name=systemd`, and version 2, whose limits stand above what
+        is delegated.
+        """
         mode = auto.mode
         if not mode:
             sys_admin = identity.capability_number("sys_admin")
@@ -334,7 +394,11 @@ class _Compiler:
                 )
             )
             return
-        if not bind and not self.host.filesystems.get(entry.fstype, True) and entry.fstype != "overlay":
+        if (
+            not bind
+            and not self.host.filesystems.get(entry.fstype, True)
+            and entry.fstype != "overlay"
+        ):
             named = () if entry.source in ("none", "") else (("source", entry.source),)
             self._add(
                 mounts.MountFilesystem(
@@ -363,7 +427,9 @@ class _Compiler:
             )
         )
 
-    def _source(self, entry: MountEntry, options: MountOptions, *, bind: bool) -> resources.Resource:
+    def _source(
+        self, entry: MountEntry, options: MountOptions, *, bind: bool
+    ) -> resources.Resource:
         step = "mount_entry"
         if bind:
             return resources.TakeTree(
@@ -378,7 +444,11 @@ class _Compiler:
             )
         if entry.fstype == "overlay":
             named = dict(options.filesystem)
-            extra = tuple(item for item in options.filesystem if item[0] not in ("lowerdir", "upperdir", "workdir"))
+            extra = tuple(
+                item
+                for item in options.filesystem
+                if item[0] not in ("lowerdir", "upperdir", "workdir")
+            )
             return resources.MountOverlay(
                 origin=entry.origin,
                 step=step,
@@ -438,12 +508,18 @@ class _Compiler:
         if config.arch is not None:
             persona = self._persona(config.arch)
             if persona is not None:
-                self._add(credentials.SetPersonality(origin=self._origin("lxc.arch"), persona=persona, arch=config.arch))
+                self._add(
+                    credentials.SetPersonality(
+                        origin=self._origin("lxc.arch"), persona=persona, arch=config.arch
+                    )
+                )
         if self.capabilities is not None:
             entries = config.cap_keep or config.cap_drop
             origin = entries[0].origin if entries else self._origin("lxc.cap.keep")
             self._add(
-                credentials.LimitCapabilities(origin=origin, keep=self.capabilities, last=self.host.last_capability)
+                credentials.LimitCapabilities(
+                    origin=origin, keep=self.capabilities, last=self.host.last_capability
+                )
             )
         if config.no_new_privs:
             self._add(credentials.NoNewPrivs(origin=self._origin("lxc.no_new_privs")))
@@ -466,7 +542,9 @@ class _Compiler:
         return credentials.Execute(
             origin=origin,
             argv=argv,
-            environment=tuple(initial_environment(config, self.host, application=life.application).items()),
+            environment=tuple(
+                initial_environment(config, self.host, application=life.application).items()
+            ),
             cwd=config.init_cwd or "/",
             uid=config.init_uid,
             gid=config.init_gid,
@@ -475,7 +553,9 @@ class _Compiler:
         )
 
 
-def initial_environment(config: ContainerConfig, host: Host, *, application: bool) -> dict[str, str]:
+def initial_environment(
+    config: ContainerConfig, host: Host, *, application: bool
+) -> dict[str, str]:
     """What init, or the command of an application container, finds in its environment."""
     found = {"container": "lxc"}
     if application:
@@ -492,11 +572,12 @@ def initial_environment(config: ContainerConfig, host: Host, *, application: boo
 
 
 def without_optional(plan: Plan, missing: set[int]) -> Plan:
-    """The same plan where optional resources could not be opened: their steps say so and mount nothing.
+    """The same plan where optional resources could not be opened: their steps say so and mount
+    nothing.
 
     Indexes move up; `missing` are those of `plan`.
     """
-    places = {}
+    places: dict[int, int] = {}
     for index in range(len(plan.resources)):
         places[index] = -1 if index in missing else len([i for i in places.values() if i >= 0])
     steps: list[Step] = []

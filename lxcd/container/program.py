@@ -23,7 +23,9 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
-    """Run `step`. Raises OSError for what must not fail before the exec, and for an init that cannot be exec'ed."""
+    """Run `step`. Raises OSError for what must not fail before the exec, and for an init that
+    cannot be exec'ed.
+    """
     _take_streams(walk, channel_fd)
     _enter(step.cwd)
     os.umask(step.umask)
@@ -50,15 +52,17 @@ def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
     except OSError as error:
         if not (step.reaper or walk.joined):
             raise
-        # The container, or the exec, did start: that its command is missing is its exit status, in-band.
+        # The container, or the exec, did start: that its command is missing is its exit status,
+        # in-band.
         message = f"lxcd: {step.argv[0]}: {os.strerror(error.errno or 0)}\n"
         os.write(2, message.encode(errors="surrogateescape"))
         os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
 
 
 def _take_streams(walk: Walk, channel_fd: int) -> None:
-    """Make `walk.stdio` 0, 1, 2 and close all else but the channel: before the cwd is taken, so that no descriptor of
-    the host's is a way out (CVE-2024-21626)."""
+    """Make `walk.stdio` 0, 1, 2 and close all else but the channel: before the cwd is taken, so
+    that no descriptor of the host's is a way out (CVE-2024-21626).
+    """
     streams = [os.dup(number) for number in walk.stdio] or [os.open("/dev/null", os.O_RDWR)]
     for number in range(3):
         os.dup2(streams[min(number, len(streams) - 1)], number, inheritable=True)
@@ -76,15 +80,22 @@ def _enter(cwd: str) -> None:
 
 
 def reset_signals() -> None:
-    """As a program expects them: none blocked, none ignored (Python ignores SIGPIPE, and that survives an exec)."""
+    """As a program expects them: none blocked, none ignored (Python ignores SIGPIPE, and that
+    survives an exec).
+    """
     for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
+        if (
+            number not in (signal.SIGKILL, signal.SIGSTOP)
+            and signal.getsignal(number) != signal.SIG_DFL
+        ):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def search_and_exec(argv: tuple[str, ...], environment: dict[str, str]) -> NoReturn:
-    """execvpe(3) with the given environment's PATH: EACCES is remembered while a later directory may do."""
+    """execvpe(3) with the given environment's PATH: EACCES is remembered while a later directory
+    may do.
+    """
     if "/" in argv[0]:
         candidates = [argv[0]]
     else:

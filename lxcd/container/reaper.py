@@ -1,10 +1,13 @@
-"""The life of PID 1 of an application container: the forked keeper's image, with nothing left to do but this.
+"""The life of PID 1 of an application container: the forked keeper's image, with nothing left to do
+but this.
 
-It holds no descriptor and no file of the container, forwards the signals that come from outside its pid namespace, reaps
-whatever is orphaned inside, and ends when no child is left, so that a command which puts itself into the background
-keeps the container up. Its status is the command's; 128 + n if signal n killed that one, as a shell says it.
+It holds no descriptor and no file of the container, forwards the signals that come from outside its
+pid namespace, reaps whatever is orphaned inside, and ends when no child is left, so that a command
+which puts itself into the background keeps the container up. Its status is the command's; 128 + n
+if signal n killed that one, as a shell says it.
 
-Runs as root of the container's namespaces; cannot be traced from inside (it is not dumpable, the keeper never was).
+Runs as root of the container's namespaces; cannot be traced from inside (it is not dumpable, the
+keeper never was).
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ def reap(command: int) -> NoReturn:
                     code = os.waitstatus_to_exitcode(wait_status)
                     status = code if code >= 0 else 128 - code
         elif arrived.si_pid == 0:
-            # 0: the sender is not of this pid namespace (pid_namespaces(7)). What those inside send is theirs.
+            # 0: the sender is not of this pid namespace (pid_namespaces(7)). What those inside send
+            # is theirs.
             try:
                 os.kill(command if running else -1, arrived.si_signo)
             except ProcessLookupError:

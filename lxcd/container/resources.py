@@ -1,8 +1,10 @@
-"""What lxcd opens on the host's side before a child walks: mounts that hang nowhere, handed over as descriptors.
+"""What lxcd opens on the host's side before a child walks: mounts that hang nowhere, handed over as
+descriptors.
 
-The child's mount namespace has none of the host's paths, so whatever comes from the host is taken here, in the host's
-mount namespace, by `open_tree` or `fsmount`, and lives as long as a descriptor or the container does. Nothing is ever
-mounted on the host. These calls may block (network file systems): never on the event loop.
+The child's mount namespace has none of the host's paths, so whatever comes from the host is taken
+here, in the host's mount namespace, by `open_tree` or `fsmount`, and lives as long as a descriptor
+or the container does. Nothing is ever mounted on the host. These calls may block (network file
+systems): never on the event loop.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ class TakeDirectory(TakeTree):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountOverlay(Resource):
-    """An overlay file system. Its upper and work directory are made where they are missing and their parent is not."""
+    """An overlay file system. Its upper and work directory are made where they are missing and
+    their parent is not.
+    """
 
     lower: tuple[str, ...]
     upper: str
@@ -96,7 +100,8 @@ class MountOverlay(Resource):
                 with contextlib.suppress(FileExistsError):
                     _make(path)
         with mount.FsContext("overlay") as context:
-            # A colon separates layers; one in a path is escaped (Documentation/filesystems/overlayfs.rst).
+            # A colon separates layers; one in a path is escaped
+            # (Documentation/filesystems/overlayfs.rst).
             context.string("lowerdir", ":".join(_escape(path) for path in self.lower))
             if self.upper:
                 context.string("upperdir", self.upper)

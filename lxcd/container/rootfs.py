@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachRootfs(Step):
-    """Hang the root file system, which lxcd opened on the host's side, into the child's mount namespace."""
+    """Hang the root file system, which lxcd opened on the host's side, into the child's mount
+    namespace.
+    """
 
     fd: int
     source: str
@@ -29,14 +31,17 @@ class AttachRootfs(Step):
         """See Step."""
         rootfs = walk.fds[self.fd]
         mount.move_mount(rootfs, mount.AT_FDCWD, ROOTFS_PLACE)
-        # What happens in the container's mounts stays there, and nothing of the host comes in later.
+        # What happens in the container's mounts stays there, and nothing of the host comes in
+        # later.
         mount.mount_setattr(rootfs, propagation=mount.MS_PRIVATE, recursive=True)
         walk.root = rootfs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PivotRoot(Step):
-    """Make it the root directory, and let go of the keeper's tree: pivot_root(2), the `pivot_root(".", ".")` form."""
+    """Make it the root directory, and let go of the keeper's tree: pivot_root(2), the
+    `pivot_root(".", ".")` form.
+    """
 
     def describe(self) -> str:
         """See Step."""
@@ -53,7 +58,9 @@ class PivotRoot(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareMounts(Step):
-    """A peer group of its own for every mount: systemd expects a container's manager to have made `/` shared."""
+    """A peer group of its own for every mount: systemd expects a container's manager to have made
+    `/` shared.
+    """
 
     def describe(self) -> str:
         """See Step."""

@@ -1,7 +1,8 @@
 """`Spec`: the flat list of steps that lxcd compiles and a child walks, and how it travels.
 
-It travels as JSON: readable in a debugger, and a keeper of another version names a step that it does not know instead
-of misreading it. Text that is no UTF-8 (paths, environment) survives as surrogate escapes.
+It travels as JSON: readable in a debugger, and a keeper of another version names a step that it
+does not know instead of misreading it. Text that is no UTF-8 (paths, environment) survives as
+surrogate escapes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _STEPS: dict[str, type[Step]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that the child does. `origin` is the line of the configuration that asks for it, or `default`."""
+    """One thing that the child does. `origin` is the line of the configuration that asks for it, or
+    `default`.
+    """
 
     origin: str
     name: ClassVar[str] = "step"
@@ -41,14 +44,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """All that a child needs besides descriptors. Steps name descriptors by their place among those handed over."""
+    """All that a child needs besides descriptors. Steps name descriptors by their place among those
+    handed over.
+    """
 
     container: str
     steps: tuple[Step, ...]
 
     def encode(self) -> bytes:
         """The text that travels."""
-        steps = [[step.name, {name: getattr(step, name) for name in _fields(type(step))}] for step in self.steps]
+        steps = [
+            [step.name, {name: getattr(step, name) for name in _fields(type(step))}]
+            for step in self.steps
+        ]
         return json.dumps({"container": self.container, "steps": steps}).encode()
 
 

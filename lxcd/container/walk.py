@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
+from typing import TYPE_CHECKING
 
-from lxcd.container.channel import ChildEnd
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, mount
 
-# security invariant I1: below a tree that is not ours no symlink and no magic link is followed, ever.
+if TYPE_CHECKING:
+    import socket
+
+    from lxcd.container.channel import ChildEnd
+
+# security invariant I1: below a tree that is not ours no symlink and no magic link is followed,
+# ever.
 _RESOLVE = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_MAGICLINKS
 
-# Where the keeper's minimal tree has room for the container's root, and for mounts that nobody shall see.
+# Where the keeper's minimal tree has room for the container's root, and for mounts that nobody
+# shall see.
 ROOTFS_PLACE = "/rootfs"
 DEVPTS_PLACE = "/devpts"
 
@@ -39,8 +45,8 @@ class Walk:
     def target(self, path: str, create: str = "") -> int:
         """Open a place to mount on below the root; the caller owns the descriptor (O_PATH).
 
-        `create` is `dir` or `file`: missing components are made, the last one as that. Raises OSError: ELOOP for a
-        symlink on the way.
+        `create` is `dir` or `file`: missing components are made, the last one as that. Raises
+        OSError: ELOOP for a symlink on the way.
         """
         flags = os.O_PATH | os.O_NOFOLLOW
         try:
@@ -67,7 +73,8 @@ class Walk:
 
     @staticmethod
     def _make(here: int, part: str, path: str, *, is_file: bool) -> None:
-        # mknodat makes a regular file without ever opening what another may have put there (CVE-2024-45310).
+        # mknodat makes a regular file without ever opening what another may have put there
+        # (CVE-2024-45310).
         try:
             if is_file:
                 os.mknod(part, 0o644 | stat.S_IFREG, dir_fd=here)
@@ -88,7 +95,9 @@ class Walk:
         return True
 
     def hand_streams(self, streams: dict[str, int]) -> None:
-        """Give masters of terminals and read ends of pipes to the keeper, by name, and close them here."""
+        """Give masters of terminals and read ends of pipes to the keeper, by name, and close them
+        here.
+        """
         names = list(streams)
         for first in range(0, len(names), kernel_fd.MAX_FDS):
             batch = names[first : first + kernel_fd.MAX_FDS]

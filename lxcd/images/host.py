@@ -1,8 +1,10 @@
-"""The image `host`: a full userland in milliseconds, with no download and none of the host's secrets.
+"""The image `host`: a full userland in milliseconds, with no download and none of the host's
+secrets.
 
-/usr is the host's own, read-only, its ids mapped so that it belongs to the container's root. All else is
-the container's: a fresh /etc with what programs need to run, empty /root, /home, /var, /tmp. It is written
-out as plain LXC configuration, which stock LXC (5.0 and later, for `idmap=container`) starts as well.
+/usr is the host's own, read-only, its ids mapped so that it belongs to the container's root. All
+else is the container's: a fresh /etc with what programs need to run, empty /root, /home, /var,
+/tmp. It is written out as plain LXC configuration, which stock LXC (5.0 and later, for
+`idmap=container`) starts as well.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lxcd.config.model import ContainerConfig
 from lxcd.images.ranges import COUNT
+
+if TYPE_CHECKING:
+    from lxcd.config.model import ContainerConfig
 
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DIRECTORIES = (
@@ -35,7 +40,7 @@ _DIRECTORIES = (
     ("var/spool", 0o755),
     ("var/tmp", 0o1777),
 )
-_PASSWD = (
+_USERS = (
     "root:x:0:0:root:/root:/bin/sh\n"
     "daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"
     "bin:x:2:2:bin:/bin:/usr/sbin/nologin\n"
@@ -60,7 +65,9 @@ class Skeleton:
 
 
 def skeleton(name: str) -> Skeleton:
-    """Look at the host and decide. Reads files of the host; not on the event loop for a slow /etc."""
+    """Look at the host and decide. Reads files of the host; not on the event loop for a slow
+    /etc.
+    """
     links = [(word, os.readlink(f"/{word}")) for word in _USR_LINKS if os.path.islink(f"/{word}")]
     links += [
         ("var/run", "/run"),
@@ -71,14 +78,18 @@ def skeleton(name: str) -> Skeleton:
     if os.path.islink("/etc/localtime"):
         links.append(("etc/localtime", os.readlink("/etc/localtime")))
     files = [
-        ("etc/passwd", _PASSWD.encode(), 0o644),
+        ("etc/passwd", _USERS.encode(), 0o644),
         ("etc/group", _GROUP.encode(), 0o644),
         ("etc/shadow", b"root:*:19000:0:99999:7:::\n", 0o640),
         ("etc/hostname", f"{name}\n".encode(), 0o644),
         ("etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n".encode(), 0o644),
         ("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n", 0o644),
         ("etc/resolv.conf", b"", 0o644),
-        ("etc/profile", b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin\nexport PATH\n", 0o644),
+        (
+            "etc/profile",
+            b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin\nexport PATH\n",
+            0o644,
+        ),
     ]
     for path in ("ld.so.cache", "ld.so.conf", "shells", "services", "protocols", "login.defs"):
         content = _read(f"/etc/{path}")
@@ -129,9 +140,11 @@ def config_items(
     if mapped:
         items.append(("lxc.rootfs.options", "idmap=container"))
     suffix = ",idmap=container" if mapped else ""
-    for word in ("usr", *_USR_LINKS):
-        if os.path.isdir(f"/{word}") and not os.path.islink(f"/{word}"):
-            items.append(("lxc.mount.entry", f"/{word} {word} none bind,ro,nodev{suffix} 0 0"))
+    items.extend(
+        ("lxc.mount.entry", f"/{word} {word} none bind,ro,nodev{suffix} 0 0")
+        for word in ("usr", *_USR_LINKS)
+        if os.path.isdir(f"/{word}") and not os.path.islink(f"/{word}")
+    )
     items.append(("lxc.mount.entry", "tmpfs run tmpfs nosuid,nodev,mode=755 0 0"))
     items.append(("lxc.mount.entry", "tmpfs dev/shm tmpfs nosuid,nodev,create=dir 0 0"))
     if not own.mount_auto:
@@ -140,7 +153,9 @@ def config_items(
 
 
 def _read(path: str) -> bytes | None:
-    """A small regular file of the host that everybody may read; anything else is not for a container."""
+    """A small regular file of the host that everybody may read; anything else is not for a
+    container.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

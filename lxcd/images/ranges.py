@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COUNT = 65536
-# Where Incus begins too; above every login user's ids, below what subuid(5) tools give away at the top.
+# Where Incus begins too; above every login user's ids, below what subuid(5) tools give away at the
+# top.
 FIRST = 1_000_000
 LAST = 2_000_000_000
 

@@ -1,8 +1,8 @@
 """lxcd-keeper: the small separate process that forks, reaps, and holds what must outlive lxcd.
 
-It is the parent of every init and every exec. It holds their pidfds, the masters of their terminals and the read ends
-of their pipes, drains those into rings in shared memory, and journals how each child ended until lxcd has taken note.
-It decides nothing.
+It is the parent of every init and every exec. It holds their pidfds, the masters of their terminals
+and the read ends of their pipes, drains those into rings in shared memory, and journals how each
+child ended until lxcd has taken note. It decides nothing.
 
     launcher.py   makes the keeper's minimal mount tree and execs the keeper in it
     __main__.py   entry: prepares the process, then the loop
@@ -13,7 +13,7 @@ It decides nothing.
     journal.py    exits that lxcd has not acknowledged, on disk
     protocol.py   every message both ways; lxcd imports this too
 
-One thread, the standard library and `lxcd.kernel`, `lxcd.container` (but its plan). No grpc, asyncio, logging,
-threading: a forked child must be cheap and safe. A child costs 1.2-1.5 ms from a process of this size, 4.4 ms from one
-with the daemon's imports.
+One thread, the standard library and `lxcd.kernel`, `lxcd.container` (but its plan). No grpc,
+asyncio, logging, threading: a forked child must be cheap and safe. A child costs 1.2-1.5 ms from a
+process of this size, 4.4 ms from one with the daemon's imports.
 """

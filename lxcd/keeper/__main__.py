@@ -1,4 +1,6 @@
-"""`lxcd-keeper`: what the launcher execs in the keeper's own mount tree. Its descriptors come by number in argv."""
+"""`lxcd-keeper`: what the launcher execs in the keeper's own mount tree. Its descriptors come by
+number in argv.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from lxcd.kernel import process
 
 
 def main(arguments: list[str]) -> int:
-    """`--runtime-dir DIR --listener FD --journal FD --build TEXT`: DIR is there to be seen in ps."""
+    """`--runtime-dir DIR --listener FD --journal FD --build TEXT`: DIR is there to be seen in
+    ps.
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     listener = socket.socket(fileno=int(options["--listener"]))
     listener.setblocking(False)
@@ -24,9 +28,11 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(number, False)
     process.set_name("lxcd-keeper")
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    # Its children inherit this until they exec: nobody inside a container can trace them or read their memory.
+    # Its children inherit this until they exec: nobody inside a container can trace them or read
+    # their memory.
     process.prctl(process.PR_SET_DUMPABLE, 0)
-    # It ends when there is nothing to keep, and not because a terminal or a service manager says so.
+    # It ends when there is nothing to keep, and not because a terminal or a service manager says
+    # so.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for missing in spawn.raise_own_limits():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lxcd.keeper.ring import CHUNK_BYTES, Ring
 from lxcd.kernel import tty
+
+if TYPE_CHECKING:
+    import socket
 
 
 @dataclass(slots=True)
@@ -26,7 +29,8 @@ class Stream:
     paused: bool = False  # the ring is full and held: not read until lxcd says so
 
     def open_peer(self) -> None:
-        """Hold the terminal open: without any slave its master reads EIO and polls as hung up, without end.
+        """Hold the terminal open: without any slave its master reads EIO and polls as hung up,
+        without end.
 
         vhangup(2), which a getty calls, takes our slave too; then this is done again.
         """
@@ -36,7 +40,9 @@ class Stream:
         self.peer = tty.open_peer(self.fd)
 
     def drain(self) -> bool:
-        """Read once. True: something came, there may be more. False: nothing more for now, or `paused`, or `at_end`."""
+        """Read once. True: something came, there may be more. False: nothing more for now, or
+        `paused`, or `at_end`.
+        """
         if self.ring is not None and self.ring.room() <= 0:
             self.paused = True
             return False
@@ -65,8 +71,9 @@ class Stream:
         return len(data)
 
     def end(self) -> None:
-        """Close it; what is in the ring stays. No epoll may know the descriptor any more: lxcd holds a copy of it, so
-        closing ours would not take it out."""
+        """Close it; what is in the ring stays. No epoll may know the descriptor any more: lxcd
+        holds a copy of it, so closing ours would not take it out.
+        """
         for number in (self.fd, self.peer):
             if number >= 0:
                 os.close(number)

@@ -1,7 +1,7 @@
 """Exits that lxcd has not acknowledged, kept on disk: they survive the keeper too.
 
-One JSON text a line, appended with one write(2). A line that is torn (the host went down, the disk was full) is passed
-over when it is read. Once every exit is acknowledged the file is emptied.
+One JSON text a line, appended with one write(2). A line that is torn (the host went down, the disk
+was full) is passed over when it is read. Once every exit is acknowledged the file is emptied.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Journal:
                 continue
 
     def add(self, exited: Exited) -> None:
-        """Keep a record. A full disk must not stop the keeper: the record then lives in memory alone."""
+        """Keep a record. A full disk must not stop the keeper: the record then lives in memory
+        alone.
+        """
         self.pending[exited.id] = exited
         try:
             os.write(self._fd, b"\n" + json.dumps(asdict(exited)).encode())

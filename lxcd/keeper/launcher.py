@@ -1,14 +1,17 @@
-"""The launcher: builds the keeper's minimal mount tree, then execs the keeper in it. Started by lxcd, as root.
+"""The launcher: builds the keeper's minimal mount tree, then execs the keeper in it. Started by
+lxcd, as root.
 
-The tree holds the interpreter, its libraries and lxcd's package, read-only; a private, writable /proc and /sys (a user
-namespace may mount its own only where it sees such ones whole: mount_too_revealing() in the kernel); the nodes of /dev
-that containers get; and two empty places to mount on. So a container that looks at /proc/1/exe or at a map_files link
-of a process on its way in finds files that it cannot open for writing (CVE-2019-5736), and no mount of the host is
-pinned by the keeper, which lives long.
+The tree holds the interpreter, its libraries and lxcd's package, read-only; a private, writable
+/proc and /sys (a user namespace may mount its own only where it sees such ones whole:
+mount_too_revealing() in the kernel); the nodes of /dev that containers get; and two empty places to
+mount on. So a container that looks at /proc/1/exe or at a map_files link of a process on its way in
+finds files that it cannot open for writing (CVE-2019-5736), and no mount of the host is pinned by
+the keeper, which lives long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -28,7 +31,9 @@ def main(arguments: list[str]) -> None:
     """`--runtime-dir DIR --build TEXT`. Never returns: it becomes the keeper."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     runtime_dir = options["--runtime-dir"]
-    private = os.open(os.path.join(runtime_dir, "private"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    private = os.open(
+        os.path.join(runtime_dir, "private"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    )
     listener = _listen(private)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     journal = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
@@ -47,8 +52,8 @@ def main(arguments: list[str]) -> None:
     for number in (listener, journal):
         os.set_inheritable(number, True)
     # -I -S: no user's site directory, no .pth file; the path is the standard library and ours.
-    code = f"import sys; sys.path.append({os.path.dirname(package)!r}); from lxcd.keeper.__main__ import main; "
-    code += "sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.path.append({os.path.dirname(package)!r}); "
+    code += "from lxcd.keeper.__main__ import main; sys.exit(main(sys.argv[1:]))"
     words = ["--runtime-dir", runtime_dir, "--listener", str(listener), "--journal", str(journal)]
     words += ["--build", options["--build"]]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -56,12 +61,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _listen(private: int) -> int:
-    """The keeper's socket in the private directory. Who got here holds the directory's lock: an old socket is dead."""
+    """The keeper's socket in the private directory. Who got here holds the directory's lock: an old
+    socket is dead.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(SOCKET_NAME, dir_fd=private)
-    except FileNotFoundError:
-        pass
     old = os.umask(0o177)
     # By descriptor: a path of any length fits sockaddr_un's 108 bytes.
     listener.bind(f"/proc/self/fd/{private}/{SOCKET_NAME}")
@@ -71,7 +76,9 @@ def _listen(private: int) -> int:
 
 
 def _wanted(interpreter: str, package: str) -> list[str]:
-    """What of the host the keeper needs to read: files of the interpreter, shared libraries, our package."""
+    """What of the host the keeper needs to read: files of the interpreter, shared libraries, our
+    package.
+    """
     wanted = {interpreter, package, os.path.realpath(sysconfig.get_path("stdlib"))}
     wanted.add(os.path.realpath(sysconfig.get_path("platstdlib")))
     with open("/proc/self/maps", encoding="utf-8") as file:
@@ -80,7 +87,13 @@ def _wanted(interpreter: str, package: str) -> list[str]:
             if path.startswith("/") and ".so" in os.path.basename(path):
                 wanted.add(path)
     # The loader and libraries are asked for by these names, links as they may be.
-    for path in ("/lib", "/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/etc/ld.so.cache"):
+    for path in (
+        "/lib",
+        "/lib64",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/etc/ld.so.cache",
+    ):
         if os.path.exists(path):
             wanted.add(path)
     kept: list[str] = []
@@ -94,9 +107,16 @@ def _enter_tree(wanted: list[str]) -> None:
     """Build the tree on a tmpfs and make it the root of this mount namespace."""
     tree = mount.fsmount("tmpfs", (("mode", "755"), ("size", "4m")), mount.MOUNT_ATTR_NOSUID)
     binds = [(mount.open_tree(mount.AT_FDCWD, path), path) for path in wanted]
-    nodes = [(mount.open_tree(mount.AT_FDCWD, f"/dev/{name}"), name, major, minor) for name, major, minor in NODES]
-    proc = mount.fsmount("proc", (), mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC)
-    sys_ = mount.fsmount("sysfs", (), mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC)
+    nodes = [
+        (mount.open_tree(mount.AT_FDCWD, f"/dev/{name}"), name, major, minor)
+        for name, major, minor in NODES
+    ]
+    proc = mount.fsmount(
+        "proc", (), mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+    )
+    sys_ = mount.fsmount(
+        "sysfs", (), mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+    )
     # Hung over /tmp, /run or whatever directory every host has, only to be pivoted into at once.
     mount.move_mount(tree, mount.AT_FDCWD, "/proc")
     os.fchdir(tree)
@@ -105,7 +125,9 @@ def _enter_tree(wanted: list[str]) -> None:
     for fd, path in binds:
         is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         _place(path.lstrip("/"), is_directory=is_directory)
-        mount.mount_setattr(fd, set_=mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NODEV, recursive=True)
+        mount.mount_setattr(
+            fd, set_=mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NODEV, recursive=True
+        )
         mount.move_mount(fd, tree, path.lstrip("/"))
         os.close(fd)
     for fd, name, major, minor in nodes:

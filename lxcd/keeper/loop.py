@@ -1,7 +1,8 @@
-"""The keeper's one loop: lxcd's messages, children's hand-overs, terminals and pipes, exits, orphans.
+"""The keeper's one loop: lxcd's messages, children's hand-overs, terminals and pipes, exits,
+orphans.
 
-Nothing in it waits for lxcd: answers that its socket cannot take are queued, rings are poked by an eventfd that cannot
-block, and an exit is journaled before it is told.
+Nothing in it waits for lxcd: answers that its socket cannot take are queued, rings are poked by an
+eventfd that cannot block, and an exit is journaled before it is told.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class Keeper:
         connection, _ = self._listener.accept()
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         uid = int.from_bytes(credentials[4:8], sys.byteorder)
-        # One lxcd at a time: the directory's lock sees to it; a second one gets nothing here either.
+        # One lxcd at a time: the directory's lock sees to it; a second one gets nothing here
+        # either.
         if uid != os.geteuid() or self._lxcd is not None:
             connection.close()
             return
@@ -166,7 +168,10 @@ class Keeper:
         os.set_blocking(self._poke, False)
         self._tell(protocol.Welcome(protocol.VERSION, self._build, os.getpid()))
         for child in self._children.values():
-            self._tell(protocol.Child(child.id, child.kind, child.pid), [child.pidfd] if child.pidfd >= 0 else [])
+            self._tell(
+                protocol.Child(child.id, child.kind, child.pid),
+                [child.pidfd] if child.pidfd >= 0 else [],
+            )
             if child.joined and child.pidfd >= 0:
                 self._tell(protocol.Joined(child.id, child.pid), [child.pidfd])
             for stream in child.streams.values():
@@ -182,7 +187,9 @@ class Keeper:
         self._grown = True
 
     def _tell(self, answer: protocol.Answer, fds: list[int] | None = None) -> None:
-        """Send, or queue with copies of the descriptors, so that they may be closed here meanwhile."""
+        """Send, or queue with copies of the descriptors, so that they may be closed here
+        meanwhile.
+        """
         if self._lxcd is None:
             return
         data = protocol.encode(answer)
@@ -223,7 +230,9 @@ class Keeper:
         try:
             pid, pidfd, control = spawn.prepare(request.flags, channel, cgroup, procs)
         except OSError as error:
-            self._tell(protocol.Refused(request.id, libc.syscall_of(error), error.errno or errno.EIO))
+            self._tell(
+                protocol.Refused(request.id, libc.syscall_of(error), error.errno or errno.EIO)
+            )
             return
         finally:
             kernel_fd.close_all(fds)
@@ -234,7 +243,9 @@ class Keeper:
         self._tell(protocol.Child(child.id, child.kind, pid), [pidfd])
 
     def _hear(self, child: Child) -> None:
-        """A child hands over streams, or the process that joined a container in its stead; EOF when it has exec'ed."""
+        """A child hands over streams, or the process that joined a container in its stead; EOF when
+        it has exec'ed.
+        """
         if child.control is None:
             return
         try:
@@ -306,22 +317,20 @@ class Keeper:
             self._finish(stream)
 
     def _ended(self, child: Child) -> None:
-        """The pidfd polls readable: the process is a zombie. Reap it, drain what it wrote, keep the record."""
+        """The pidfd polls readable: the process is a zombie. Reap it, drain what it wrote, keep the
+        record.
+        """
         now = time.time_ns()
         if child.control is not None:
             # What it handed over just before its end must not be lost.
             self._hear(child)
+        pidfd = child.pidfd
         try:
-            result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             result = None
-        if result is None and child.joined:
+        if self._was_half(child, pidfd):
             return
-        if result is not None and not child.joined and child.kind == "exec" and child.control is not None:
-            # It may have been only the first half: then JOINED is on its way or has just been read.
-            self._hear(child)
-            if child.joined:
-                return
         status = _wait_status(result)
         self._unwatch(child.pidfd)
         os.close(child.pidfd)
@@ -336,8 +345,18 @@ class Keeper:
             print(f"keeper: journal: {self._journal.broken}", file=sys.stderr)
         self._tell(exited)
 
+    def _was_half(self, child: Child, pidfd: int) -> bool:
+        """Whether what has ended was only the first half of an exec: then the child goes on as
+        another process. JOINED has been read already, or was sent before that end.
+        """
+        if child.kind == "exec" and not child.joined and child.control is not None:
+            self._hear(child)
+        return child.pidfd != pidfd
+
     def _finish(self, stream: Stream) -> None:
-        """All that was written before the end goes into the ring; what a background child writes later does not."""
+        """All that was written before the end goes into the ring; what a background child writes
+        later does not.
+        """
         self._drain(stream, to_the_end=True)
         if stream.fd >= 0 and not stream.paused:
             self._end(stream)
@@ -355,18 +374,22 @@ class Keeper:
         del self._children[id_]
 
     def _reap_orphans(self) -> None:
-        """SIGCHLD: reap what has no pidfd here. The keeper is a subreaper, so orphans of execs come to it."""
+        """SIGCHLD: reap what has no pidfd here. The keeper is a subreaper, so orphans of execs come
+        to it.
+        """
         with contextlib.suppress(BlockingIOError):
             os.read(self._signals, 128 * 16)
         known = {child.pid for child in self._children.values() if not child.ended}
-        joining = any(child.kind == "exec" and not child.joined for child in self._children.values())
+        joining = any(
+            child.kind == "exec" and not child.joined for child in self._children.values()
+        )
         while True:
             try:
                 zombie = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            # A known one is reaped through its pidfd; an unknown one may be the half of an exec that is being
-            # announced right now, so it waits until no exec is on its way in.
+            # A known one is reaped through its pidfd; an unknown one may be the half of an exec
+            # that is being announced right now, so it waits until no exec is on its way in.
             if zombie is None or zombie.si_pid in known or joining:
                 return
             os.waitid(os.P_PID, zombie.si_pid, os.WEXITED | os.WNOHANG)

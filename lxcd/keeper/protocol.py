@@ -1,18 +1,23 @@
-"""What lxcd and the keeper say to each other: the closed list, its framing, and which descriptors travel.
+"""What lxcd and the keeper say to each other: the closed list, its framing, and which descriptors
+travel.
 
-A SOCK_SEQPACKET unix socket in the runtime directory's private part; one JSON text a message, `[name, {fields}]`,
-descriptors by SCM_RIGHTS. Both sides import this file; a message that it does not describe ends the connection.
+A SOCK_SEQPACKET unix socket in the runtime directory's private part; one JSON text a message,
+`[name, {fields}]`, descriptors by SCM_RIGHTS. Both sides import this file; a message that it does
+not describe ends the connection.
 
-Children have an `id` that lxcd chooses and the keeper does not read. The keeper answers nothing out of order: after
-HELLO it tells all it holds (CHILD, JOINED, STREAMS, RING, CLOSED, EXITED …), then SYNCED, then what happens.
+Children have an `id` that lxcd chooses and the keeper does not read. The keeper answers nothing out
+of order: after HELLO it tells all it holds (CHILD, JOINED, STREAMS, RING, CLOSED, EXITED …), then
+SYNCED, then what happens.
 """
 
 from __future__ import annotations
 
 import json
-import types
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    import types
 
 VERSION = 1
 MESSAGE_LIMIT = 192 * 1024
@@ -25,7 +30,9 @@ JOURNAL_NAME = "exits.journal"
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message of a connection. Descriptors: an eventfd that the keeper pokes when a ring has grown."""
+    """First message of a connection. Descriptors: an eventfd that the keeper pokes when a ring has
+    grown.
+    """
 
     version: int
     build: str
@@ -35,12 +42,13 @@ class Hello:
 class Prepare:
     """The first half of a spawn: fork a child that waits for its Spec on its own channel.
 
-    Descriptors: the child's end of the channel; with `into_cgroup` a cgroup v2 directory; then `cgroups` cgroup.procs
-    files for the child to move into.
+    Descriptors: the child's end of the channel; with `into_cgroup` a cgroup v2 directory; then
+    `cgroups` cgroup.procs files for the child to move into.
     """
 
     id: str
-    kind: str  # `init`: its streams are terminals and logs, which skip ahead; `exec`: data, which waits
+    # `init`: its streams are terminals and logs, which skip ahead; `exec`: data, which waits
+    kind: str
     flags: int  # CLONE_NEW*
     into_cgroup: bool
     cgroups: int
@@ -63,7 +71,9 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Nobody asks for this child's streams any more; let go of them. Its exit is acknowledged with it."""
+    """Nobody asks for this child's streams any more; let go of them. Its exit is acknowledged with
+    it.
+    """
 
     id: str
 
@@ -166,12 +176,14 @@ def encode(message: Message) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """A message from lxcd. ProtocolError."""
-    return _decode(data, _REQUESTS)
+    request: Request = _decode(data, _REQUESTS)
+    return request
 
 
 def decode_answer(data: bytes) -> Answer:
     """A message from the keeper. ProtocolError."""
-    return _decode(data, _ANSWERS)
+    answer: Answer = _decode(data, _ANSWERS)
+    return answer
 
 
 def _decode(data: bytes, known: dict[str, tuple[type, dict[str, Any]]]) -> Any:  # noqa: ANN401
@@ -196,7 +208,13 @@ def _table(union: types.UnionType) -> dict[str, tuple[type, dict[str, Any]]]:
     table = {}
     for kind in get_args(union):
         hints = get_type_hints(kind)
-        table[kind.__name__] = (kind, {field.name: get_origin(hints[field.name]) or hints[field.name] for field in fields(kind)})
+        table[kind.__name__] = (
+            kind,
+            {
+                field.name: get_origin(hints[field.name]) or hints[field.name]
+                for field in fields(kind)
+            },
+        )
     return table
 
 

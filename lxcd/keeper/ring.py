@@ -1,12 +1,15 @@
-"""One stream's history: a ring in a memfd, written by the keeper, read by lxcd, addressed by absolute offsets.
+"""One stream's history: a ring in a memfd, written by the keeper, read by lxcd, addressed by
+absolute offsets.
 
-An offset counts bytes since the stream began and never wraps. The writer moves `tail` past what it is about to
-overwrite, then writes, then moves `head`; a reader copies and looks at `tail` again: what is still in front of it was
-intact. No lock, nobody waits for a reader. Words are read and written as aligned native 64-bit words through a
-memoryview (`struct` would write them byte by byte).
+An offset counts bytes since the stream began and never wraps. The writer moves `tail` past what it
+is about to overwrite, then writes, then moves `head`; a reader copies and looks at `tail` again:
+what is still in front of it was intact. No lock, nobody waits for a reader. Words are read and
+written as aligned native 64-bit words through a memoryview (`struct` would write them byte by
+byte).
 
-With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops reading its pipe and
-the process behind it waits. That is for data (an exec without a terminal); a terminal always skips ahead.
+With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops
+reading its pipe and the process behind it waits. That is for data (an exec without a terminal); a
+terminal always skips ahead.
 """
 
 from __future__ import annotations
@@ -17,17 +20,28 @@ from dataclasses import dataclass
 
 HEADER_BYTES = 4096
 CAPACITY_BYTES = 256 * 1024
-# The writer reads at most this much at once, straight into the ring; so much of the oldest history is given up for it.
+# The writer reads at most this much at once, straight into the ring; so much of the oldest history
+# is given up for it.
 CHUNK_BYTES = 64 * 1024
 
 _MAGIC = int.from_bytes(b"LXCDRNG1", "little")
 # Words of the header.
-_WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _WORD_CLOSED = 0, 1, 8, 9, 10, 11, 12
+_WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _WORD_CLOSED = (
+    0,
+    1,
+    8,
+    9,
+    10,
+    11,
+    12,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a reader got: `data` begins at `offset`; `gap_bytes` in front of it were lost to this reader."""
+    """What a reader got: `data` begins at `offset`; `gap_bytes` in front of it were lost to this
+    reader.
+    """
 
     offset: int
     data: bytes
@@ -35,7 +49,9 @@ class Piece:
 
 
 class Ring:
-    """The shared pages. One side writes (`read_from`), the other reads (`read`); both may look at the words."""
+    """The shared pages. One side writes (`read_from`), the other reads (`read`); both may look at
+    the words.
+    """
 
     def __init__(self, memfd: int) -> None:
         """Map `memfd`, which this object owns from now on. ValueError if it is no ring."""
@@ -56,7 +72,11 @@ class Ring:
         """A new, empty ring. Pages are backed as they are written."""
         memfd = os.memfd_create(name, os.MFD_CLOEXEC)
         os.ftruncate(memfd, HEADER_BYTES + capacity)
-        with mmap.mmap(memfd, HEADER_BYTES) as header, memoryview(header) as view, view.cast("Q") as words:
+        with (
+            mmap.mmap(memfd, HEADER_BYTES) as header,
+            memoryview(header) as view,
+            view.cast("Q") as words,
+        ):
             words[_WORD_CAPACITY] = capacity
             words[_WORD_HOLD] = int(hold)
             words[_WORD_MAGIC] = _MAGIC
@@ -107,7 +127,8 @@ class Ring:
     def read_from(self, fd: int) -> int:
         """Writer's side: read once from `fd` into the ring, at most `room()` bytes; how many came.
 
-        Raises OSError as read(2) does: BlockingIOError when there is nothing, EIO from a terminal without a peer.
+        Raises OSError as read(2) does: BlockingIOError when there is nothing, EIO from a terminal
+        without a peer.
         """
         head = self.head
         room = self.room()
@@ -131,7 +152,9 @@ class Ring:
         self._words[_WORD_CLOSED] = 1
 
     def read(self, offset: int, limit: int) -> Piece:
-        """Reader's side: at most `limit` bytes from `offset` on; what is lost by now is told as a gap."""
+        """Reader's side: at most `limit` bytes from `offset` on; what is lost by now is told as a
+        gap.
+        """
         while True:
             head, tail = self.head, self.tail
             start = min(max(offset, tail), head)
@@ -146,4 +169,6 @@ class Ring:
         at = offset % self.capacity
         first = min(count, self.capacity - at)
         start = HEADER_BYTES + at
-        return self._view[start : start + first], self._view[HEADER_BYTES : HEADER_BYTES + count - first]
+        return self._view[start : start + first], self._view[
+            HEADER_BYTES : HEADER_BYTES + count - first
+        ]

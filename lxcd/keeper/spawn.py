@@ -16,11 +16,14 @@ from lxcd.kernel import process
 _INHERITED_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
-def prepare(flags: int, channel: int, cgroup: int, cgroups: list[int]) -> tuple[int, int, socket.socket]:
-    """The first half of a spawn: a child in its namespaces and cgroups, waiting for its Spec on `channel`.
+def prepare(
+    flags: int, channel: int, cgroup: int, cgroups: list[int]
+) -> tuple[int, int, socket.socket]:
+    """The first half of a spawn: a child in its namespaces and cgroups, waiting for its Spec on
+    `channel`.
 
-    Returns its pid, its pidfd and our end of its way to us; the caller owns both, and still owns what it gave.
-    Raises OSError from clone3(2).
+    Returns its pid, its pidfd and our end of its way to us; the caller owns both, and still owns
+    what it gave. Raises OSError from clone3(2).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
@@ -37,7 +40,9 @@ def prepare(flags: int, channel: int, cgroup: int, cgroups: list[int]) -> tuple[
 
 
 def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
-    """The child's first acts, in the keeper's image: nothing of the keeper's or of another container stays open."""
+    """The child's first acts, in the keeper's image: nothing of the keeper's or of another
+    container stays open.
+    """
     try:
         gc.disable()
         kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
@@ -56,7 +61,8 @@ def _set_oom_score(score: int) -> None:
 
 
 def raise_own_limits() -> list[str]:
-    """For the keeper itself: as many descriptors as it may have, and the last to be killed for want of memory.
+    """For the keeper itself: as many descriptors as it may have, and the last to be killed for want
+    of memory.
 
     Returns what could not be had, by the capability that it wants.
     """

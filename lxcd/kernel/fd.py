@@ -1,4 +1,6 @@
-"""Descriptors: owning them, passing them over a socket, and the kinds that are made from nothing."""
+"""Descriptors: owning them, passing them over a socket, and the kinds that are made from
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,12 @@ import errno
 import fcntl
 import os
 import socket
-from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from lxcd.kernel import libc
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 CLOSE_RANGE_CLOEXEC = 4
 _UINT_MAX = 0xFFFFFFFF
@@ -53,7 +58,7 @@ class Fd:
         """Nothing is owned any more."""
         return self._number < 0
 
-    def __enter__(self) -> Fd:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -107,10 +112,11 @@ def send(channel: socket.socket, data: bytes, fds: list[int] | tuple[int, ...] =
 
 
 def receive(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
-    """recvmsg(2): one message and its descriptors, which the caller owns. Empty data: the other side has gone.
+    """recvmsg(2): one message and its descriptors, which the caller owns. Empty data: the other
+    side has gone.
 
-    Raises OSError: EAGAIN from a non-blocking socket, EMSGSIZE if the message or its descriptors did not fit (all
-    descriptors are closed then).
+    Raises OSError: EAGAIN from a non-blocking socket, EMSGSIZE if the message or its descriptors
+    did not fit (all descriptors are closed then).
     """
     room = socket.CMSG_SPACE(MAX_FDS * 4)
     data, ancillary, flags, _ = channel.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
@@ -125,7 +131,9 @@ def receive(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
 
 
 def sealed_memfd(name: str, data: bytes) -> int:
-    """memfd_create(2) with `data` in it that nobody can change any more. The caller owns the descriptor."""
+    """memfd_create(2) with `data` in it that nobody can change any more. The caller owns the
+    descriptor.
+    """
     number = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)
@@ -139,8 +147,10 @@ def sealed_memfd(name: str, data: bytes) -> int:
 
 
 def read_all(number: int, limit: int) -> bytes:
-    """The content of a file or memfd from its start, wherever its offset is. EFBIG if it is over `limit` bytes."""
-    parts = []
+    """The content of a file or memfd from its start, wherever its offset is. EFBIG if it is over
+    `limit` bytes.
+    """
+    parts: list[bytes] = []
     offset = 0
     while True:
         part = os.pread(number, min(1 << 20, limit + 1 - offset), offset)
@@ -153,9 +163,13 @@ def read_all(number: int, limit: int) -> bytes:
 
 
 def write_once(dirfd: int, name: str, data: bytes) -> None:
-    """Write `data` to an existing file by one write(2), as files of /proc and of cgroups want it."""
+    """Write `data` to an existing file by one write(2), as files of /proc and of cgroups want
+    it.
+    """
     try:
-        number = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=dirfd if dirfd >= 0 else None)
+        number = os.open(
+            name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=dirfd if dirfd >= 0 else None
+        )
     except OSError as error:
         raise libc.oserror(error.errno or 0, "openat", name) from None
     try:

@@ -1,16 +1,20 @@
-"""What this kernel offers, found out by trying: what `lxc-checkconfig` reads from a config file that may be missing
-or of another kernel."""
+"""What this kernel offers, found out by trying: what `lxc-checkconfig` reads from a config file
+that may be missing or of another kernel.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, mount, process, procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,16 @@ def _namespace(name: str, title: str) -> Feature:
     available = os.path.exists(f"/proc/self/ns/{name}")
     detail = ""
     if name == "user" and available:
-        with contextlib.suppress(OSError, ValueError), open(
-            "/proc/sys/user/max_user_namespaces", encoding="ascii"
-        ) as file:
+        with (
+            contextlib.suppress(OSError, ValueError),
+            open("/proc/sys/user/max_user_namespaces", encoding="ascii") as file,
+        ):
             number = int(file.read())
             available, detail = number > 0, f"at most {number}"
     required = name not in _NEEDED_BY
-    return Feature("Namespaces", title, available, required, _NEEDED_BY.get(name, "every container"), detail)
+    return Feature(
+        "Namespaces", title, available, required, _NEEDED_BY.get(name, "every container"), detail
+    )
 
 
 def _answers(call: Callable[[], object]) -> tuple[bool, str]:
@@ -92,12 +99,42 @@ def _system_calls() -> list[Feature]:
 
     calls: list[tuple[str, str, Callable[[], object], bool, str]] = [
         # clone3 with a size of 0 is EINVAL where it exists.
-        ("Processes", "clone3", lambda: libc.check(libc.syscall(libc.SYS_CLONE3, None, 0), "clone3"), True, "every start"),
-        ("Processes", "pidfd", lambda: os.close(os.pidfd_open(os.getpid())), True, "every container"),
-        ("Processes", "close_range", lambda: kernel_fd.close_range(2**31, 2**31), True, "every start"),
+        (
+            "Processes",
+            "clone3",
+            lambda: libc.check(libc.syscall(libc.SYS_CLONE3, None, 0), "clone3"),
+            True,
+            "every start",
+        ),
+        (
+            "Processes",
+            "pidfd",
+            lambda: os.close(os.pidfd_open(os.getpid())),
+            True,
+            "every container",
+        ),
+        (
+            "Processes",
+            "close_range",
+            lambda: kernel_fd.close_range(2**31, 2**31),
+            True,
+            "every start",
+        ),
         ("Mounts", "New mount API", opened_tree, True, "every start"),
-        ("Mounts", "mount_setattr", lambda: mount.mount_setattr(-1), True, "read-only and idmapped mounts"),
-        ("Mounts", "openat2", lambda: mount.openat2(-1, "", 0, mount.RESOLVE_IN_ROOT), True, "every start"),
+        (
+            "Mounts",
+            "mount_setattr",
+            lambda: mount.mount_setattr(-1),
+            True,
+            "read-only and idmapped mounts",
+        ),
+        (
+            "Mounts",
+            "openat2",
+            lambda: mount.openat2(-1, "", 0, mount.RESOLVE_IN_ROOT),
+            True,
+            "every start",
+        ),
     ]
     found = []
     for group, name, call, required, needed_by in calls:
@@ -109,7 +146,14 @@ def _system_calls() -> list[Feature]:
     except OSError:
         available = False
     found.append(
-        Feature("Processes", "PIDFD_GET_INFO", available, False, "exit status when the keeper is lost", "Linux 6.15")  # noqa: FBT003
+        Feature(
+            "Processes",
+            "PIDFD_GET_INFO",
+            available,
+            False,
+            "exit status when the keeper is lost",
+            "Linux 6.15",
+        )
     )
     return found
 
@@ -138,7 +182,10 @@ def _cgroups() -> list[Feature]:
             words = line.split()
             if not line.startswith("#") and words[3] == "1":
                 controllers.add(words[0])
-    with contextlib.suppress(OSError), open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as file:
+    with (
+        contextlib.suppress(OSError),
+        open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as file,
+    ):
         controllers |= set(file.read().split())
     wanted = (
         ("memory", "Cgroup memory controller", "memory limits, out-of-memory exits told as such"),
@@ -149,10 +196,17 @@ def _cgroups() -> list[Feature]:
         ("freezer", "Freezer", "freeze and thaw on version 1"),
     )
     found = [
-        Feature("Control groups", "Cgroup", bool(versions), True, "every container", " ".join(sorted(versions)))  # noqa: FBT003
+        Feature(
+            "Control groups",
+            "Cgroup",
+            bool(versions),
+            True,
+            "every container",
+            " ".join(sorted(versions)),
+        )
     ]
     for name, title, needed_by in wanted:
-        found.append(Feature("Control groups", title, name in controllers, False, needed_by))  # noqa: FBT003
+        found.append(Feature("Control groups", title, name in controllers, False, needed_by))
     return found
 
 
@@ -166,24 +220,35 @@ def _security() -> list[Feature]:
     with contextlib.suppress(OSError):
         seccomp = b"Seccomp:" in procfs.read("self", "status")
     return [
-        Feature("Security", "Seccomp", seccomp, False, "lxc.seccomp.profile"),  # noqa: FBT003
-        Feature("Security", "AppArmor", apparmor, False, "lxc.apparmor.profile", modules),  # noqa: FBT003
-        Feature("Security", "SELinux", selinux, False, "lxc.selinux.context", modules),  # noqa: FBT003
-        Feature("Security", "File capabilities", True, False, "capabilities of programs inside"),  # noqa: FBT003
-        Feature("Misc", "Veth pair device", _driver("veth"), False, "lxc.net.N.type = veth"),  # noqa: FBT003
-        Feature("Misc", "Macvlan", _driver("macvlan"), False, "lxc.net.N.type = macvlan"),  # noqa: FBT003
-        Feature("Misc", "Vlan", _driver("8021q"), False, "lxc.net.N.type = vlan"),  # noqa: FBT003
-        Feature("Misc", "Checkpoint restore", os.path.exists("/proc/self/map_files"), False, "checkpoints"),  # noqa: FBT003
+        Feature("Security", "Seccomp", seccomp, False, "lxc.seccomp.profile"),
+        Feature("Security", "AppArmor", apparmor, False, "lxc.apparmor.profile", modules),
+        Feature("Security", "SELinux", selinux, False, "lxc.selinux.context", modules),
+        Feature("Security", "File capabilities", True, False, "capabilities of programs inside"),
+        Feature("Misc", "Veth pair device", _driver("veth"), False, "lxc.net.N.type = veth"),
+        Feature("Misc", "Macvlan", _driver("macvlan"), False, "lxc.net.N.type = macvlan"),
+        Feature("Misc", "Vlan", _driver("8021q"), False, "lxc.net.N.type = vlan"),
+        Feature(
+            "Misc",
+            "Checkpoint restore",
+            os.path.exists("/proc/self/map_files"),
+            False,
+            "checkpoints",
+        ),
     ]
 
 
 def _driver(name: str) -> bool:
-    """Built in or loaded; a module that could be loaded counts when modules.builtin or .dep names it."""
+    """Built in or loaded; a module that could be loaded counts when modules.builtin or .dep names
+    it.
+    """
     if os.path.isdir(f"/sys/module/{name}"):
         return True
     release = os.uname().release
     for listing in ("modules.builtin", "modules.dep"):
-        with contextlib.suppress(OSError), open(f"/lib/modules/{release}/{listing}", encoding="utf-8") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(f"/lib/modules/{release}/{listing}", encoding="utf-8") as file,
+        ):
             if any(f"/{name}.ko" in line for line in file):
                 return True
     return _in_kernel_config(name)

@@ -10,24 +10,64 @@ from lxcd.kernel import libc
 from lxcd.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
 
 # linux/capability.h, in the order of their numbers; complete up to Linux 6.18.
-CAPABILITIES = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
-    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct "
-    "sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap "
-    "mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
+CAPABILITIES = [
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
+    "checkpoint_restore",
+]
 
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_MAXIMUM = 64  # bits in the kernel's sets
 
 
 def capability_number(name: str) -> int:
-    """The number of a capability by its name (any case, with or without `cap_`) or decimal number. ValueError."""
+    """The number of a capability by its name (any case, with or without `cap_`) or decimal number.
+    ValueError.
+    """
     name = name.lower().removeprefix("cap_")
-    if name.isascii() and name.isdigit() and int(name) < 64:
+    if name.isascii() and name.isdigit() and int(name) < _MAXIMUM:
         return int(name)
     return CAPABILITIES.index(name)
 
@@ -55,10 +95,11 @@ def _sets() -> tuple[list[int], list[int], list[int]]:
 
 
 def drop_bounding(keep: frozenset[int], last: int) -> None:
-    """Drop all but `keep` from the bounding set, for ever; empty the inheritable and ambient sets (CVE-2022-29162).
+    """Drop all but `keep` from the bounding set, for ever; empty the inheritable and ambient sets
+    (CVE-2022-29162).
 
-    `last` is `last_capability()`, read while there was a /proc. What is permitted stays so until an exec(2), or until
-    `limit_permitted`.
+    `last` is `last_capability()`, read while there was a /proc. What is permitted stays so until an
+    exec(2), or until `limit_permitted`.
     """
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(last + 1):
@@ -81,7 +122,9 @@ def _set(capabilities: frozenset[int]) -> None:
 
 
 def set_user(uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Become this user for good: groups first, then gid, then uid, while the right to change them lasts."""
+    """Become this user for good: groups first, then gid, then uid, while the right to change them
+    lasts.
+    """
     try:
         os.setgroups(groups)
     except OSError as error:
@@ -104,7 +147,8 @@ def set_no_new_privs() -> None:
 def write_id_maps(
     pid: int, uids: tuple[tuple[int, int, int], ...], gids: tuple[tuple[int, int, int], ...]
 ) -> None:
-    """Write /proc/PID/uid_map and gid_map: (first inside, first on the host, count) each. user_namespaces(7).
+    """Write /proc/PID/uid_map and gid_map: (first inside, first on the host, count) each.
+    user_namespaces(7).
 
     Each file takes one write(2) of at most 340 lines; more is EINVAL.
     """

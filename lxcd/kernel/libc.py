@@ -1,7 +1,7 @@
 """The C library: prototypes, each declared once, and the way from errno to OSError.
 
-Numbers of system calls that glibc may not wrap are the kernel's (include/uapi/asm-generic/unistd.h); all since 424 are
-the same on every architecture.
+Numbers of system calls that glibc may not wrap are the kernel's
+(include/uapi/asm-generic/unistd.h); all since 424 are the same on every architecture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SYS_PIDFD_GETFD = 438
 SYS_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Keeps the GIL: the child of a clone3 made through it starts as the owner of the GIL, like its parent.
+# Keeps the GIL: the child of a clone3 made through it starts as the owner of the GIL, like its
+# parent.
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
 
 syscall = _libc.syscall
@@ -70,7 +71,9 @@ def oserror(number: int, name: str, path: str | bytes = "") -> OSError:
     """An OSError that also says which system call failed, in `.syscall`."""
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    error = OSError(number, os.strerror(number), path) if path else OSError(number, os.strerror(number))
+    error = (
+        OSError(number, os.strerror(number), path) if path else OSError(number, os.strerror(number))
+    )
     error.syscall = name  # type: ignore[attr-defined]
     return error
 

@@ -1,7 +1,7 @@
 """Mounts, by descriptors (Linux 5.2): nothing here resolves a path a second time.
 
-A mount made by `fsmount` or `open_tree(OPEN_TREE_CLONE)` hangs nowhere until `move_mount` puts it somewhere, and goes
-away with its last descriptor. Descriptors are close-on-exec and the caller's.
+A mount made by `fsmount` or `open_tree(OPEN_TREE_CLONE)` hangs nowhere until `move_mount` puts it
+somewhere, and goes away with its last descriptor. Descriptors are close-on-exec and the caller's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 from ctypes import c_uint64
+from typing import Self
 
 from lxcd.kernel import libc
 
@@ -59,7 +60,7 @@ _FSCONFIG_CMD_CREATE = 6
 class _MountAttr(ctypes.Structure):
     """struct mount_attr of linux/mount.h."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # the way of ctypes
         ("attr_set", c_uint64),
         ("attr_clr", c_uint64),
         ("propagation", c_uint64),
@@ -70,7 +71,11 @@ class _MountAttr(ctypes.Structure):
 class _OpenHow(ctypes.Structure):
     """struct open_how of linux/openat2.h."""
 
-    _fields_ = (("flags", c_uint64), ("mode", c_uint64), ("resolve", c_uint64))
+    _fields_ = (  # type: ignore[mutable-override]  # the way of ctypes
+        ("flags", c_uint64),
+        ("mode", c_uint64),
+        ("resolve", c_uint64),
+    )
 
 
 def _path(path: str) -> ctypes.c_char_p:
@@ -78,7 +83,9 @@ def _path(path: str) -> ctypes.c_char_p:
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2): open below `dirfd` under the rules of `resolve`. The one way into a tree that is not ours."""
+    """openat2(2): open below `dirfd` under the rules of `resolve`. The one way into a tree that is
+    not ours.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     while True:
         result = libc.syscall(
@@ -94,7 +101,9 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> i
 
 
 def open_tree(dirfd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
-    """open_tree(2). With OPEN_TREE_CLONE a bind mount that hangs nowhere; AT_RECURSIVE takes what is mounted below."""
+    """open_tree(2). With OPEN_TREE_CLONE a bind mount that hangs nowhere; AT_RECURSIVE takes what
+    is mounted below.
+    """
     return libc.check(
         libc.syscall(
             libc.SYS_OPEN_TREE, libc.Long(dirfd), _path(path), libc.UInt(flags | OPEN_TREE_CLOEXEC)
@@ -105,7 +114,9 @@ def open_tree(dirfd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
 
 
 def move_mount(mount_fd: int, to_dirfd: int, to_path: str = "") -> None:
-    """move_mount(2): hang the mount `mount_fd` over `to_path`, or over `to_dirfd` itself if the path is empty."""
+    """move_mount(2): hang the mount `mount_fd` over `to_path`, or over `to_dirfd` itself if the
+    path is empty.
+    """
     flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if to_path else MOVE_MOUNT_T_EMPTY_PATH)
     libc.check(
         libc.syscall(
@@ -122,21 +133,27 @@ def move_mount(mount_fd: int, to_dirfd: int, to_path: str = "") -> None:
 
 
 class FsContext:
-    """A file system that is being configured: fsopen(2) … fsmount(2). Use it in a `with` statement."""
+    """A file system that is being configured: fsopen(2) … fsmount(2). Use it in a `with`
+    statement.
+    """
 
     def __init__(self, fstype: str) -> None:
         self.fstype = fstype
         self._fd = libc.check(
-            libc.syscall(libc.SYS_FSOPEN, _path(fstype), libc.UInt(_FSOPEN_CLOEXEC)), "fsopen", fstype
+            libc.syscall(libc.SYS_FSOPEN, _path(fstype), libc.UInt(_FSOPEN_CLOEXEC)),
+            "fsopen",
+            fstype,
         )
 
-    def __enter__(self) -> FsContext:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def _config(self, command: int, key: str | None, value: ctypes.c_char_p | None, number: int, what: str) -> None:
+    def _config(
+        self, command: int, key: str | None, value: ctypes.c_char_p | None, number: int, what: str
+    ) -> None:
         result = libc.syscall(
             libc.SYS_FSCONFIG,
             libc.Long(self._fd),
@@ -150,7 +167,9 @@ class FsContext:
             raise libc.oserror(number, "fsconfig", f"{self.fstype}: {self._said() or what}")
 
     def _said(self) -> str:
-        """What the file system wrote to the context's log: `overlay: upper fs does not support …`."""
+        """What the file system wrote to the context's log: `overlay: upper fs does not support
+        …`.
+        """
         lines = []
         while True:
             try:
@@ -181,13 +200,20 @@ class FsContext:
     def mount(self, attributes: int = 0) -> int:
         """fsmount(2): a mount of it that hangs nowhere; the caller owns the descriptor."""
         result = libc.syscall(
-            libc.SYS_FSMOUNT, libc.Long(self._fd), libc.UInt(_FSMOUNT_CLOEXEC), libc.UInt(attributes)
+            libc.SYS_FSMOUNT,
+            libc.Long(self._fd),
+            libc.UInt(_FSMOUNT_CLOEXEC),
+            libc.UInt(attributes),
         )
         return libc.check(result, "fsmount", self.fstype)
 
 
-def fsmount(fstype: str, options: tuple[tuple[str, str | None], ...] = (), attributes: int = 0) -> int:
-    """A new mount of `fstype` that hangs nowhere; the caller owns the descriptor. An option of None is a flag."""
+def fsmount(
+    fstype: str, options: tuple[tuple[str, str | None], ...] = (), attributes: int = 0
+) -> int:
+    """A new mount of `fstype` that hangs nowhere; the caller owns the descriptor. An option of None
+    is a flag.
+    """
     with FsContext(fstype) as context:
         for key, value in options:
             if value is None:
@@ -231,4 +257,6 @@ def umount2(path: str, flags: int = MNT_DETACH) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
-    libc.check(libc.syscall(libc.SYS_PIVOT_ROOT, _path(new_root), _path(put_old)), "pivot_root", new_root)
+    libc.check(
+        libc.syscall(libc.SYS_PIVOT_ROOT, _path(new_root), _path(put_old)), "pivot_root", new_root
+    )

@@ -1,6 +1,7 @@
 """Processes: making them, naming them by pidfd, joining namespaces, prctl.
 
-Waiting and signals need no wrapper: os.waitid(P_PIDFD), os.pidfd_open and signal.pidfd_send_signal are in Python.
+Waiting and signals need no wrapper: os.waitid(P_PIDFD), os.pidfd_open and signal.pidfd_send_signal
+are in Python.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 class _CloneArgs(ctypes.Structure):
     """struct clone_args of linux/sched.h, up to `cgroup` (Linux 5.7)."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # the way of ctypes
         ("flags", c_uint64),
         ("pidfd", c_uint64),
         ("child_tid", c_uint64),
@@ -74,10 +75,12 @@ class _CloneArgs(ctypes.Structure):
 
 
 def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
-    """clone3(2) as a fork with namespaces: (pid, pidfd) in the parent, who owns the pidfd; (0, -1) in the child.
+    """clone3(2) as a fork with namespaces: (pid, pidfd) in the parent, who owns the pidfd; (0, -1)
+    in the child.
 
-    `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup_fd` is a directory of cgroup v2 for the child to be born in.
-    Only for a process with one thread: Python's own fork hooks do not run, and need not then.
+    `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup_fd` is a directory of cgroup v2 for the child
+    to be born in. Only for a process with one thread: Python's own fork hooks do not run, and need
+    not then.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
@@ -97,7 +100,9 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
 
 
 def setns(fd: int, flags: int) -> None:
-    """setns(2): into one namespace by its descriptor, or into several of a process by its pidfd (Linux 5.8)."""
+    """setns(2): into one namespace by its descriptor, or into several of a process by its pidfd
+    (Linux 5.8).
+    """
     libc.check(libc.setns(fd, flags), "setns")
 
 
@@ -123,14 +128,19 @@ def personality(persona: int) -> None:
 
 
 def new_session_keyring() -> None:
-    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: a new anonymous session keyring instead of the inherited one."""
+    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: a new anonymous session keyring instead of the
+    inherited one.
+    """
     libc.check(
-        libc.syscall(libc.SYS_KEYCTL, libc.Long(_KEYCTL_JOIN_SESSION_KEYRING), libc.Long(0)), "keyctl"
+        libc.syscall(libc.SYS_KEYCTL, libc.Long(_KEYCTL_JOIN_SESSION_KEYRING), libc.Long(0)),
+        "keyctl",
     )
 
 
 def new_core_cookie() -> None:
-    """PR_SCHED_CORE: this process and its children never share a core with others at the same time."""
+    """PR_SCHED_CORE: this process and its children never share a core with others at the same
+    time.
+    """
     prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, 0, 0)
 
 
@@ -145,20 +155,23 @@ def signalfd(signals: list[int]) -> int:
 def pidfd_getfd(pidfd: int, number: int) -> int:
     """pidfd_getfd(2): a copy of another process's descriptor; the caller owns it."""
     return libc.check(
-        libc.syscall(libc.SYS_PIDFD_GETFD, libc.Long(pidfd), libc.Long(number), libc.Long(0)), "pidfd_getfd"
+        libc.syscall(libc.SYS_PIDFD_GETFD, libc.Long(pidfd), libc.Long(number), libc.Long(0)),
+        "pidfd_getfd",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PidfdInfo:
-    """What PIDFD_GET_INFO tells. `status` is a wait status, or None while the process is not reaped."""
+    """What PIDFD_GET_INFO tells. `status` is a wait status, or None while the process is not
+    reaped.
+    """
 
     pid: int
     status: int | None
 
 
 def pidfd_get_info(pidfd: int) -> PidfdInfo:
-    """ioctl PIDFD_GET_INFO (Linux 6.13, exit status 6.15).
+    """Ioctl PIDFD_GET_INFO (Linux 6.13, exit status 6.15).
 
     Raises OSError: ENOTTY from a kernel without it; ESRCH for a process that ended unseen.
     """

@@ -1,4 +1,6 @@
-"""Readers for /proc: proc(5). What is gone by the time it is read raises ProcessLookupError or FileNotFoundError."""
+"""Readers for /proc: proc(5). What is gone by the time it is read raises ProcessLookupError or
+FileNotFoundError.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def status(pid: int | str) -> Status:
 
 
 def start_time(pid: int | str) -> int:
-    """Field 22 of /proc/PID/stat: clock ticks from boot to its start. With the pid it names one process for good."""
+    """Field 22 of /proc/PID/stat: clock ticks from boot to its start. With the pid it names one
+    process for good.
+    """
     # comm may hold blanks and brackets: count from the last one.
     return int(read(pid, "stat").rpartition(b")")[2].split()[19])
 
@@ -74,11 +78,17 @@ def start_time(pid: int | str) -> int:
 def command(pid: int | str) -> list[str]:
     """/proc/PID/cmdline, split; empty for a zombie or a kernel thread."""
     data = read(pid, "cmdline")
-    return [part.decode(errors="surrogateescape") for part in data.rstrip(b"\0").split(b"\0")] if data else []
+    return (
+        [part.decode(errors="surrogateescape") for part in data.rstrip(b"\0").split(b"\0")]
+        if data
+        else []
+    )
 
 
 def cgroups(pid: int | str) -> dict[str, str]:
-    """/proc/PID/cgroup: controllers as written (`cpu,cpuacct`, `name=systemd`, empty for v2) -> path."""
+    """/proc/PID/cgroup: controllers as written (`cpu,cpuacct`, `name=systemd`, empty for v2) ->
+    path.
+    """
     found = {}
     for line in read(pid, "cgroup").decode(errors="surrogateescape").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -92,7 +102,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
     for line in text.splitlines():
         before, _, behind = line.partition(" - ")
         words = before.split(" ")
-        kind = behind.split(" ", 2)
+        fstype, source, *more = behind.split(" ", 2)
         mounts.append(
             Mount(
                 mount_id=int(words[0]),
@@ -100,9 +110,9 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 root=_unescape(words[3]),
                 target=_unescape(words[4]),
                 options=tuple(words[5].split(",")),
-                fstype=kind[0],
-                source=_unescape(kind[1]),
-                super_options=tuple(kind[2].split(",")) if len(kind) > 2 else (),
+                fstype=fstype,
+                source=_unescape(source),
+                super_options=tuple(more[0].split(",")) if more else (),
             )
         )
     return mounts

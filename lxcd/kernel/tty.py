@@ -16,7 +16,8 @@ _TIOCGPTN = 0x80045430
 
 
 def open_master(devpts_fd: int) -> int:
-    """A new pty in the devpts that `devpts_fd` is the root of: its master, unlocked, owned by the caller.
+    """A new pty in the devpts that `devpts_fd` is the root of: its master, unlocked, owned by the
+    caller.
 
     Raises OSError ENOSPC when the instance's `max=` or kernel.pty.max is reached.
     """
@@ -29,7 +30,8 @@ def open_master(devpts_fd: int) -> int:
 
 
 def open_peer(master: int) -> int:
-    """TIOCGPTPEER: the slave of this very master, whatever has been mounted over its path since (CVE-2025-52565).
+    """TIOCGPTPEER: the slave of this very master, whatever has been mounted over its path since
+    (CVE-2025-52565).
 
     Never becomes the controlling terminal. The caller owns the descriptor.
     """

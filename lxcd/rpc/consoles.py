@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.console import stream as console
-from lxcd.console.stream import Stream
 from lxcd.rpc import convert
 from lxcd.rpc.status import Context, stream
-from lxcd.supervisor.container import Container
-from lxcd.supervisor.house import House
-from lxcd.supervisor.keeper import Held
-from lxcd.supervisor.registry import Registry
 from lxcd.v1 import console_pb2 as pb
 from lxcd.v1 import console_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lxcd.console.stream import Stream
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.keeper import Held
+    from lxcd.supervisor.registry import Registry
 
 OUTPUT = "output"
 _PIPES = ("stdout", "stderr")
@@ -84,7 +88,7 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
     ) -> None:
         lossless = request.lossless and request.follow and source.name in _PIPES
         if lossless and source.ring is not None:
-            source.ring.set_hold(True)  # noqa: FBT003
+            source.ring.set_hold(True)
         try:
             start = _start(source, request)
             async for piece in console.follow(source, start, until_head=not request.follow):
@@ -101,7 +105,7 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
             await queue.put(None)
         finally:
             if lossless and source.ring is not None:
-                source.ring.set_hold(False)  # noqa: FBT003
+                source.ring.set_hold(False)
                 with contextlib.suppress(errors.Unavailable):
                     self._house.keeper.drained(child, source)
 
@@ -110,7 +114,7 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
         if ring is None:
             return
         # It may have been made only now, with the first output.
-        ring.set_hold(True)  # noqa: FBT003
+        ring.set_hold(True)
         full = ring.room() <= 0
         ring.acknowledge(offset)
         if full:

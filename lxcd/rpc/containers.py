@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
-
-from google.protobuf.duration_pb2 import Duration
+from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.config import writer
 from lxcd.rpc import convert
-from lxcd.rpc.replay import Replays
 from lxcd.rpc.status import Context, stream, unary
 from lxcd.supervisor import processes
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_LIMIT_BYTES, Definition, read_text
-from lxcd.supervisor.house import House
 from lxcd.supervisor.records import Request
-from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.state import State
 from lxcd.v1 import container_pb2 as pb
 from lxcd.v1 import container_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from google.protobuf.duration_pb2 import Duration
+
+    from lxcd.rpc.replay import Replays
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.registry import Registry
 
 _STOP_SECONDS = 60.0
 _PAGE = 100
@@ -59,7 +62,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         after = _read_token(request.page_token)
         wanted = convert.states(request.states)
         full = request.view == pb.VIEW_FULL
-        actors = await asyncio.to_thread(self._registry.list, request.lxcpath)
+        actors = await asyncio.to_thread(self._registry.containers, request.lxcpath)
         rest = [
             actor
             for actor in actors
@@ -83,7 +86,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         names = frozenset(request.names)
         # Before the first picture: what happens while it is drawn comes behind it.
         last = self._house.events.last
-        for actor in await asyncio.to_thread(self._registry.list, lxcpath):
+        for actor in await asyncio.to_thread(self._registry.containers, lxcpath):
             if not names or actor.name in names:
                 yield answer(kind=answer.KIND_PRESENT, container=convert.container(actor))
         yield answer(kind=answer.KIND_SYNCED)
@@ -166,7 +169,10 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         return await self._replays.once(request, work)
 
     def _update(
-        self, actor: Container, request: pb.UpdateContainerRequest, whole: bool  # noqa: FBT001
+        self,
+        actor: Container,
+        request: pb.UpdateContainerRequest,
+        whole: bool,  # noqa: FBT001
     ) -> pb.Container:
         if not actor.defined:
             raise errors.FailedPrecondition(
@@ -218,7 +224,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                     raise errors.Aborted(f"{actor.name} was changed meanwhile", "ETAG_MISMATCH")
                 if actor.state is not State.STOPPED and not request.force:
                     raise errors.FailedPrecondition(
-                        f"container {actor.name} is {actor.state.value}: stop it first, or force it",
+                        f"container {actor.name} is {actor.state.value}: stop it, or use force",
                         "CONTAINER_RUNNING",
                         container=actor.name,
                     )
@@ -377,7 +383,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         return pb.ThawContainerResponse()
 
     async def _locked(
-        self, request: Any, act: Callable[[Container], Awaitable[None]]  # noqa: ANN401
+        self,
+        request: Any,  # noqa: ANN401 - whichever has name, lxcpath, validate_only
+        act: Callable[[Container], Awaitable[None]],
     ) -> None:
         async def work() -> None:
             actor = self._registry.get(request.lxcpath, request.name)

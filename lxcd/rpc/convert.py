@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lxcd import errors
-from lxcd.config.model import Line, Problem
-from lxcd.container.plan import Plan
-from lxcd.supervisor import events, processes
-from lxcd.supervisor.container import Container
-from lxcd.supervisor.definition import Definition
 from lxcd.supervisor.state import Exit, State
 from lxcd.v1 import container_pb2, event_pb2, types_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lxcd.config.model import Line, Problem
+    from lxcd.container.plan import Plan
+    from lxcd.supervisor import events, processes
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.definition import Definition
 
 _SEVERITIES = {
     "warning": types_pb2.Problem.SEVERITY_WARNING,
@@ -91,11 +95,15 @@ def config_item(line: Line) -> types_pb2.ConfigItem:
 
 
 def defines(items: Iterable[types_pb2.ConfigItem]) -> tuple[tuple[str, str], ...]:
-    """The reverse, of what a request asks for. Control characters never get into a config file (I8)."""
+    """The reverse, of what a request asks for. Control characters never get into a config file
+    (I8).
+    """
     found = []
     for item in items:
         if not item.key.startswith("lxc."):
-            raise errors.InvalidArgument(f"not a key of a container: {item.key!r}", "INVALID_CONFIG")
+            raise errors.InvalidArgument(
+                f"not a key of a container: {item.key!r}", "INVALID_CONFIG"
+            )
         for word in (item.key, item.value):
             if any(ord(char) < 32 or char in "\x7f\x85\u2028\u2029" for char in word):  # noqa: PLR2004
                 raise errors.InvalidArgument(
@@ -145,9 +153,7 @@ def definition_only(name: str, definition: Definition) -> container_pb2.Containe
     return message
 
 
-def _describe(
-    message: container_pb2.Container, definition: Definition, *, full: bool
-) -> None:
+def _describe(message: container_pb2.Container, definition: Definition, *, full: bool) -> None:
     config = definition.config
     message.etag = definition.etag
     message.unprivileged = bool(config.idmap)
@@ -161,9 +167,7 @@ def _describe(
         message.config_text = definition.text.decode(errors="replace")
 
 
-def steps(
-    plan: Plan, failure: errors.StartFailed | None
-) -> list[types_pb2.Step]:
+def steps(plan: Plan, failure: errors.StartFailed | None) -> list[types_pb2.Step]:
     """A plan: what lxcd takes on the host's side first, then the child's steps."""
     found = [
         types_pb2.Step(
@@ -192,7 +196,9 @@ def steps(
 
 
 def _mark(found: list[types_pb2.Step], first: int, failure: errors.StartFailed) -> None:
-    """Where the last start failed. The child counts its own steps; for the host's side name and line tell."""
+    """Where the last start failed. The child counts its own steps; for the host's side name and
+    line tell.
+    """
     known = failure.metadata
     index = int(known.get("index", "-1"))
     if index >= 0:

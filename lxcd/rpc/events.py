@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.rpc import convert
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor.events import Event
-from lxcd.supervisor.house import House
 from lxcd.v1 import event_pb2 as pb
 from lxcd.v1 import event_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from lxcd.supervisor.events import Event
+    from lxcd.supervisor.house import House
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -54,7 +58,7 @@ class Events(event_pb2_grpc.EventServiceServicer):
             if not (request.page_token.isascii() and request.page_token.isdigit()):
                 raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN")
             after = max(after, int(request.page_token))
-        found = []
+        found: list[pb.Event] = []
         for event in self._events.since(after):
             if event.time_ns >= since and matches(event):
                 if len(found) == size:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lxcd.rpc import convert
 from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import execs
-from lxcd.supervisor.house import House
-from lxcd.supervisor.registry import Registry
 from lxcd.v1 import exec_pb2 as pb
 from lxcd.v1 import exec_pb2_grpc
+
+if TYPE_CHECKING:
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.registry import Registry
 
 
 class Execs(exec_pb2_grpc.ExecServiceServicer):

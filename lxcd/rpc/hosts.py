@@ -6,18 +6,22 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from lxcd import __version__
 from lxcd.kernel import features
 from lxcd.rpc import convert
-from lxcd.rpc.replay import Replays
 from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import host
-from lxcd.supervisor.house import House
-from lxcd.supervisor.registry import Registry
 from lxcd.v1 import host_pb2 as pb
 from lxcd.v1 import host_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lxcd.rpc.replay import Replays
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.registry import Registry
 
 
 class Hosts(host_pb2_grpc.HostServiceServicer):
@@ -41,7 +45,7 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
         """See host.proto."""
         del request, context
         found = await asyncio.to_thread(features.probe)
-        actors = await asyncio.to_thread(self._registry.list, "")
+        actors = await asyncio.to_thread(self._registry.containers, "")
         paths = self._house.paths
         uname = os.uname()
         return pb.GetHostResponse(

@@ -1,14 +1,18 @@
-"""`request_id`: a retried request gets the answer of the first one, also if that is still being worked on."""
+"""`request_id`: a retried request gets the answer of the first one, also if that is still being
+worked on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 _KEPT = 10_000
 _SECONDS = 24 * 3600.0
@@ -26,8 +30,8 @@ class Replays:
     async def once(self, request: Any, work: Callable[[], Awaitable[Answer]]) -> Answer:  # noqa: ANN401
         """Run `work`, or give what it gave before for the same id.
 
-        With an id the work goes on if this caller goes away: the retry is to find its answer. Raises
-        InvalidArgument when the id was used for another request.
+        With an id the work goes on if this caller goes away: the retry is to find its answer.
+        Raises InvalidArgument when the id was used for another request.
         """
         if not request.request_id:
             return await work()

@@ -7,17 +7,13 @@ import grp
 import logging
 import os
 import socket
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lxcd import errors
-from lxcd.rpc.consoles import Consoles
-from lxcd.rpc.containers import Containers
-from lxcd.rpc.events import Events
-from lxcd.rpc.execs import Execs
-from lxcd.rpc.hosts import Hosts
 from lxcd.v1 import (
     console_pb2,
     console_pb2_grpc,
@@ -31,9 +27,17 @@ from lxcd.v1 import (
     host_pb2_grpc,
 )
 
+if TYPE_CHECKING:
+    from lxcd.rpc.consoles import Consoles
+    from lxcd.rpc.containers import Containers
+    from lxcd.rpc.events import Events
+    from lxcd.rpc.execs import Execs
+    from lxcd.rpc.hosts import Hosts
+
 _log = logging.getLogger(__name__)
 GROUP = "lxcd"
-# Both directions: the largest reply is RunExec's output, the largest request a config text or stdin.
+# Both directions: the largest reply is RunExec's output, the largest request a config text or
+# stdin.
 _MESSAGE_BYTES = 64 << 20
 _SOCKET_PATH_BYTES = 107  # unix(7)
 _SERVICES = (
@@ -94,8 +98,9 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _bind(self, path: str) -> None:
-        """gRPC unlinks whatever socket is at the path it binds: so it binds a name of ours, and only when
-        nobody answers at the real one does that name move there (grpc#17122)."""
+        """GRPC unlinks whatever socket is at the path it binds: so it binds a name of ours, and
+        only when nobody answers at the real one does that name move there (grpc#17122).
+        """
         if _answers(path):
             raise errors.AlreadyExists(f"somebody serves {path} already", "ADDRESS_IN_USE")
         own = f"{path}.{os.getpid()}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from lxcd import errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 _log = logging.getLogger(__name__)
 DOMAIN = "lxcd"
@@ -44,7 +46,7 @@ def status_of(error: errors.LxcdError) -> status_pb2.Status:
         info.metadata[key] = _printable(value)
     detail = any_pb2.Any()
     detail.Pack(info)
-    number = code.value[0]  # type: ignore[index]
+    number = code.value[0]
     return status_pb2.Status(code=number, message=_printable(error.text), details=[detail])
 
 
@@ -74,7 +76,7 @@ def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
             return await method(self, request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:  # noqa: BLE001 - this is where errors stop
+        except Exception as error:
             await abort(context, error)
             raise AssertionError from error
 

@@ -1,15 +1,15 @@
 """The office: the only place that decides.
 
-    state.py       states, and the table of allowed transitions
-    registry.py    name -> actor; create, rename, delete; what was found after a restart
-    container.py   one actor per container: its state, its present life
-    definition.py  a container's config file: read when it changed, written on request
-    start.py       the start: plan, cgroups, resources, keeper, barriers; every step undone on failure
-    stop.py        how to ask which init to shut down
-    execs.py       commands that join a container
-    processes.py   who belongs to which container
-    keeper.py      the asyncio side of the keeper's protocol; starts or finds the keeper
-    records.py     what must survive the daemon: one small file a container
-    events.py      what happened, numbered
-    host.py        what this host can do
+state.py       states, and the table of allowed transitions
+registry.py    name -> actor; create, rename, delete; what was found after a restart
+container.py   one actor per container: its state, its present life
+definition.py  a container's config file: read when it changed, written on request
+start.py       the start: plan, cgroups, resources, keeper, barriers; every step undone on failure
+stop.py        how to ask which init to shut down
+execs.py       commands that join a container
+processes.py   who belongs to which container
+keeper.py      the asyncio side of the keeper's protocol; starts or finds the keeper
+records.py     what must survive the daemon: one small file a container
+events.py      what happened, numbered
+host.py        what this host can do
 """

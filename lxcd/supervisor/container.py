@@ -1,7 +1,7 @@
 """One actor per container. Its operations come one after the other; its end may come at any time.
 
-`lock` is held by whoever changes the container on request. The end of a life is handled beside it, by
-`_finish`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
+`lock` is held by whoever changes the container on request. The end of a life is handled beside it,
+by `_finish`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
-from lxcd.supervisor import removal, start, stop
+from lxcd.supervisor import removal, start
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
-from lxcd.supervisor.house import House
-from lxcd.supervisor.keeper import Held
 from lxcd.supervisor.records import STOPPED, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
+from lxcd.supervisor.stop import Method, ask_runlevel, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
-# How long a killed init may take to be gone: a process in uninterruptible sleep does not hear SIGKILL.
+# How long a killed init may take to be gone: a process in uninterruptible sleep does not hear
+# SIGKILL.
 _KILL_SECONDS = 30.0
 # reboot(2) over and over must not keep the host busy.
 _REBOOT_PAUSE_SECONDS = 0.2
@@ -88,6 +94,12 @@ class Container:
             return read_text(text, self.record.config_origin, self.record.request.defines)
         return self.file.read()
 
+    def vanished(self) -> bool:
+        """It was defined, and somebody has removed its directory; nothing of it runs."""
+        transient = self.record.transient_dir or self.record.config_text is not None
+        busy = self.lock.locked() or self.state is not State.STOPPED
+        return not (busy or transient or self.defined)
+
     # ---- states
 
     def set_state(self, state: State, reason: str = "") -> None:
@@ -124,7 +136,7 @@ class Container:
         state: State | None = None,
         exit_: Exit | None = None,
         message: str = "",
-        **details: str,
+        details: dict[str, str] | None = None,
     ) -> None:
         """An event about it."""
         self._house.events.add(
@@ -135,7 +147,7 @@ class Container:
             state=state,
             exit_=exit_,
             message=message,
-            **details,
+            details=details,
         )
 
     def require_running(self) -> Held:
@@ -219,7 +231,7 @@ class Container:
         reason = error.text if isinstance(error, errors.LxcdError) else "the start was cancelled"
         metadata = error.metadata if isinstance(error, errors.LxcdError) else {}
         self.set_state(State.ABORTING, reason)
-        self.tell("container.start_failed", message=reason, **metadata)
+        self.tell("container.start_failed", message=reason, details=metadata)
         # The number was used: output and events of the attempt carry it.
         self.record = before.but(generation=self.record.generation, phase=STOPPED)
         self._write_record()
@@ -258,7 +270,7 @@ class Container:
     def _on_exit(self, child: Held) -> None:
         if self.child is child and self.state.alive:
             child.on_exit = None
-            self._house.spawn(self._finish(child))
+            self._house.begin(self._finish(child))
 
     async def _finish(self, child: Held) -> None:
         log.container.set(self.name)
@@ -287,7 +299,7 @@ class Container:
             pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
         )
         if not child.known:
-            how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)  # noqa: FBT003
+            how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
         if self.state is not State.STOPPING:
             self.set_state(State.STOPPING)
         left = await asyncio.to_thread(tree.remove, self.payload)
@@ -345,8 +357,9 @@ class Container:
         return kept
 
     def kept_rootfs(self) -> str:
-        """The root file system that a delete leaves alone: one outside of the container's directory,
-        or one that `lxc.rootfs.managed = 0` protects; empty if there is none."""
+        """The root file system that a delete leaves alone: one outside of the container's
+        directory, or one that `lxc.rootfs.managed = 0` protects; empty if there is none.
+        """
         try:
             root = self.definition().config.rootfs
         except errors.LxcdError:
@@ -368,10 +381,10 @@ class Container:
 
     # ---- stop
 
-    async def stop(self, timeout: float | None, *, no_kill: bool = False) -> Stopped:
-        """Stop it: ask in the way its init understands, wait, kill. `timeout` None: kill at once.
+    async def stop(self, patience: float | None, *, no_kill: bool = False) -> Stopped:
+        """Stop it: ask in the way its init understands, wait, kill.
 
-        The caller holds the lock.
+        `patience` is in seconds; None kills at once. The caller holds the lock.
         """
         await self.settled()
         child = self.require_running()
@@ -380,7 +393,7 @@ class Container:
         self.record = self.record.but(stop_requested=True)
         self._write_record()
         generation = self.record.generation
-        if timeout is None:
+        if patience is None:
             return await self._kill(child, "SIGKILL")
         method = await self._choose(child)
         was_frozen = self.state in (State.FREEZING, State.FROZEN)
@@ -392,7 +405,7 @@ class Container:
         if was_frozen:
             await freezer.freeze(self.payload, frozen=False)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 await self.until(lambda: self._over(generation))
         except TimeoutError:
             if no_kill:
@@ -402,29 +415,31 @@ class Container:
                 if self.state is State.STOPPING and child.exited is None:
                     self.set_state(State.RUNNING)
                 raise errors.DeadlineExceeded(
-                    f"{self.name} did not stop in {timeout:g} s after {method.describe()}",
+                    f"{self.name} did not stop in {patience:g} s after {method.describe()}",
                     "STOP_TIMEOUT",
                     container=self.name,
                 ) from None
-            return await self._kill(child, f"{method.describe()}, then SIGKILL after {timeout:g} s")
+            return await self._kill(
+                child, f"{method.describe()}, then SIGKILL after {patience:g} s"
+            )
         return Stopped(method.describe(), killed=False, exit=self.record.exit)
 
     def _over(self, generation: int) -> bool:
         return self.state is State.STOPPED or self.record.generation > generation
 
-    async def _choose(self, child: Held) -> stop.Method:
+    async def _choose(self, child: Held) -> Method:
         halt = self.running.config.signal_halt if self.running is not None else None
         application = self.record.request.application
         return await asyncio.to_thread(
-            lambda: stop.choose(child.pid, halt_signal=halt, application=application)
+            lambda: choose(child.pid, halt_signal=halt, application=application)
         )
 
     @staticmethod
-    def _ask(child: Held, method: stop.Method) -> None:
+    def _ask(child: Held, method: Method) -> None:
         if method.signal:
             signal.pidfd_send_signal(child.pidfd.fileno(), method.signal)
         else:
-            stop.ask_runlevel(child.pid, "0")
+            ask_runlevel(child.pid, "0")
 
     async def _kill(self, child: Held, method: str) -> Stopped:
         was_frozen = self.state in (State.FREEZING, State.FROZEN)
@@ -489,4 +504,3 @@ class Container:
         if self.state is State.FROZEN:
             self.set_state(State.THAWED)
             self.set_state(State.RUNNING)
-

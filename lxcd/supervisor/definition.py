@@ -1,7 +1,7 @@
 """A container's configuration on disk: LXCPATH/NAME/config, read again only when it has changed.
 
-The file is its owner's: it is rewritten only on request, and keeps its comments then. A hand edit counts
-at the next command.
+The file is its owner's: it is rewritten only on request, and keeps its comments then. A hand edit
+counts at the next command.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.config import check, loader, reader
-from lxcd.config.model import ContainerConfig, Problem
+
+if TYPE_CHECKING:
+    from lxcd.config.model import ContainerConfig, Problem
 
 CONFIG_NAME = "config"
 CONFIG_LIMIT_BYTES = 16 << 20
@@ -42,9 +45,7 @@ class Definition:
             )
 
 
-def read_text(
-    text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = ()
-) -> Definition:
+def read_text(text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = ()) -> Definition:
     """Read a configuration that is not in a file."""
     config, _ = loader.load(text, origin, defines=defines)
     return Definition(text, origin, config, check.check(config))
@@ -64,7 +65,9 @@ class ConfigFile:
         return os.path.isfile(self.path)
 
     def read(self) -> Definition:
-        """The configuration as it is now. Raises NotFound, or FailedPrecondition if it is unreadable."""
+        """The configuration as it is now. Raises NotFound, or FailedPrecondition if it is
+        unreadable.
+        """
         files = loader.HOST_FILES
         if self._last is not None and reader.unchanged(self._stamps, files):
             return self._last
@@ -96,7 +99,9 @@ class ConfigFile:
                 mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
             except FileNotFoundError:
                 mode, uid, gid = 0o640, -1, -1
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            fd = os.open(
+                new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
+            )
             try:
                 view = memoryview(text)
                 while view:

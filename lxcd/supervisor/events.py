@@ -1,4 +1,6 @@
-"""What happened, numbered. Kept in a file of the runtime directory, so that numbers go on after a restart."""
+"""What happened, numbered. Kept in a file of the runtime directory, so that numbers go on after a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ class Events:
         state: State | None = None,
         exit_: Exit | None = None,
         message: str = "",
-        **details: str,
+        details: dict[str, str] | None = None,
     ) -> Event:
         """Number it, keep it, tell everybody. A full disk costs the copy on disk, not the event."""
         event = Event(
@@ -81,7 +83,7 @@ class Events:
             state,
             exit_,
             message,
-            details,
+            details or {},
         )
         self._kept.append(event)
         try:

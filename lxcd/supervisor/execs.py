@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from lxcd import errors
 from lxcd.cgroup import tree
@@ -20,10 +21,13 @@ from lxcd.container.spec import Spec, Step
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor.container import Container
-from lxcd.supervisor.house import House
-from lxcd.supervisor.keeper import Held
+from lxcd.supervisor import reports
 from lxcd.supervisor.state import Cause, Exit, State
+
+if TYPE_CHECKING:
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -58,7 +62,9 @@ class Result:
 
 
 async def run(house: House, container: Container, command: Command) -> Result:
-    """Run a command in a container to its end. Raises an LxcdError if it could not even be begun."""
+    """Run a command in a container to its end. Raises an LxcdError if it could not even be
+    begun.
+    """
     _check(command)
     init = container.require_running()
     if container.state is State.FROZEN:
@@ -119,10 +125,12 @@ class _Exec:
         self._child: Held | None = None
         self._stdin: Fd | None = None
 
-    async def __aenter__(self) -> _Exec:
+    async def __aenter__(self) -> Self:
         record = self._container.record
         payload = self._container.payload
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
         ours.setblocking(False)
         cgroup, procs = await asyncio.to_thread(
             tree.open_for_join, self._house.trees, payload, self._init.pid
@@ -255,29 +263,15 @@ class _Exec:
         return Result(stdout, stderr, how, child.pid, timed_out, cut_out or cut_err)
 
     async def _joined(self) -> None:
-        """Wait until the command was exec'ed. Raises an LxcdError if the container could not be entered."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                data, _ = kernel_fd.receive(self._socket, channel.MESSAGE_LIMIT)
-            except BlockingIOError:
-                arrived = loop.create_future()
-                number = self._socket.fileno()
-                loop.add_reader(number, lambda: arrived.done() or arrived.set_result(None))
-                try:
-                    await arrived
-                finally:
-                    loop.remove_reader(number)
-                continue
-            except ConnectionResetError:
-                return
-            if not data:
-                return
-            report = channel.decode(data)
+        """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
+        entered.
+        """
+        while (report := await reports.next_report(self._socket)) is not None:
             if isinstance(report, channel.Failed):
                 call = f"{report.syscall}: " if report.syscall else ""
                 raise errors.FailedPrecondition(
-                    f"{self._container.name} could not be entered: {report.step}: {call}{report.text}",
+                    f"{self._container.name} could not be entered: "
+                    f"{report.step}: {call}{report.text}",
                     "EXEC_FAILED",
                     step=report.step,
                     syscall=report.syscall,
@@ -292,20 +286,19 @@ class _Exec:
         number = self._stdin.fileno()
         os.set_blocking(number, False)
         view = memoryview(self._command.stdin)
+        room = asyncio.Event()
+        loop.add_writer(number, room.set)
         try:
             while view:
                 try:
                     view = view[os.write(number, view) :]
                 except BlockingIOError:
-                    room = loop.create_future()
-                    loop.add_writer(number, lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
-                    try:
-                        await room
-                    finally:
-                        loop.remove_writer(number)
+                    room.clear()
+                    await room.wait()
         except BrokenPipeError:
             return
         finally:
+            loop.remove_writer(number)
             self._stdin.close()
 
     async def _collect(self, child: Held, name: str, limit: int) -> tuple[bytes, bool]:
@@ -326,5 +319,3 @@ class _Exec:
                 self._kill()
                 return b"".join(parts)[:limit], True
         return b"".join(parts), False
-
-

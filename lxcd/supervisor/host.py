@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.cgroup.tree import Trees
 from lxcd.container import plan
 from lxcd.kernel import features, identity, procfs
 
-# Capabilities that lxcd makes use of; one that is missing is done without, or fails by name where used.
+if TYPE_CHECKING:
+    from lxcd.cgroup.tree import Trees
+
+# Capabilities that lxcd makes use of; one that is missing is done without, or fails by name where
+# used.
 _USED = frozenset(
-    (
-        "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap net_admin "
-        "sys_chroot sys_ptrace sys_admin sys_resource mknod setfcap sys_boot"
-    ).split()
+    [
+        "chown",
+        "dac_override",
+        "dac_read_search",
+        "fowner",
+        "fsetid",
+        "kill",
+        "setgid",
+        "setuid",
+        "setpcap",
+        "net_admin",
+        "sys_chroot",
+        "sys_ptrace",
+        "sys_admin",
+        "sys_resource",
+        "mknod",
+        "setfcap",
+        "sys_boot",
+    ]
 )
 
 
@@ -43,7 +62,9 @@ def missing_capabilities() -> tuple[str, ...]:
 
 
 def require() -> tuple[features.Feature, ...]:
-    """Features of this kernel. Raises FailedPrecondition if one is missing that nothing works without."""
+    """Features of this kernel. Raises FailedPrecondition if one is missing that nothing works
+    without.
+    """
     found = features.probe()
     lacking = features.missing(found)
     if lacking:

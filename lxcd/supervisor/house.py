@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lxcd.cgroup.tree import Trees
-from lxcd.container import plan
-from lxcd.paths import Paths
-from lxcd.supervisor.events import Events
-from lxcd.supervisor.keeper import Keeper
-from lxcd.supervisor.records import Records
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine
+
+    from lxcd.cgroup.tree import Trees
+    from lxcd.container import plan
+    from lxcd.paths import Paths
+    from lxcd.supervisor.events import Events
+    from lxcd.supervisor.keeper import Keeper
+    from lxcd.supervisor.records import Records
 
 
 @dataclass(slots=True)
 class House:
-    """The parts. `tasks` owns every task; one that fails is a mistake of ours and ends the daemon."""
+    """The parts. `tasks` owns every task; one that fails is a mistake of ours and ends the
+    daemon.
+    """
 
     paths: Paths
     keeper: Keeper
@@ -26,12 +30,13 @@ class House:
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
-    boot_id: str = ""
     _numbers: dict[str, int] = field(default_factory=dict)
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something beside what is being done; it must catch its own errors."""
-        return self.tasks.create_task(work)
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside what is being done."""
+        self._under_way.add(task := self.tasks.create_task(work))
+        task.add_done_callback(self._under_way.discard)
 
     def next_id(self, prefix: str) -> str:
         """An id for a child of the keeper that no other child has, or had while this lxcd runs."""
@@ -41,5 +46,3 @@ class House:
             id_ = f"{prefix}/{number}"
             if id_ not in self.keeper.children:
                 return id_
-
-

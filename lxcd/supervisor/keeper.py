@@ -1,8 +1,8 @@
 """The asyncio side of the keeper's protocol; finds the keeper or starts one.
 
-Holds a copy of every pidfd, terminal and ring that the keeper holds. Every child's pidfd is watched here
-too: while the keeper is there its word counts (it has reaped the child and knows the time); when it is
-not, PIDFD_GET_INFO tells the status where the kernel has it.
+Holds a copy of every pidfd, terminal and ring that the keeper holds. Every child's pidfd is watched
+here too: while the keeper is there its word counts (it has reaped the child and knows the time);
+when it is not, PIDFD_GET_INFO tells the status where the kernel has it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.console.stream import Stream
@@ -25,7 +25,11 @@ from lxcd.keeper.ring import Ring
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 from lxcd.kernel.fd import Fd
-from lxcd.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lxcd.paths import Paths
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 30.0
@@ -114,7 +118,7 @@ class Keeper:
         # The interpreter behind a virtual environment: the keeper needs nothing but the library.
         interpreter = os.path.realpath(sys.executable)
         options = ["--runtime-dir", self._paths.runtime_dir, "--build", self._build]
-        self._launcher = os.posix_spawn(  # noqa: S606
+        self._launcher = os.posix_spawn(
             interpreter,
             [interpreter, "-I", "-S", "-B", "-c", code, *options],
             {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
@@ -193,6 +197,7 @@ class Keeper:
                 return
 
     def _take(self, answer: protocol.Answer, fds: list[Fd]) -> None:
+        """One answer; its descriptors are closed unless somebody keeps them."""
         match answer:
             case protocol.Welcome():
                 self.pid = answer.pid
@@ -205,40 +210,44 @@ class Keeper:
                 self._add(answer, fds)
             case protocol.Refused():
                 self._refuse(answer)
-            case protocol.Joined():
-                child = self._child(answer.id)
-                if child is not None:
-                    self._unwatch(child)
-                    child.pid, child.pidfd, child.joined = answer.pid, fds[0], True
-                    self._watch(child)
-            case protocol.Streams():
-                child = self._child(answer.id)
-                for name, number in zip(answer.names, fds, strict=True):
-                    if child is not None:
-                        child.stream(name).fd = number
-            case protocol.RingMade():
-                child = self._child(answer.id)
-                if child is not None:
-                    stream = child.stream(answer.stream)
-                    stream.ring = Ring(fds[0].take())
-                    stream.wake()
-            case protocol.Closed():
-                child = self._child(answer.id)
-                if child is not None:
-                    stream = child.stream(answer.stream)
-                    stream.closed = True
-                    stream.wake()
             case protocol.Exited():
-                child = self._child(answer.id)
-                if child is None:
-                    # Only its exit is left of it, from before a new keeper.
-                    child = Held(answer.id, "init", answer.pid, Fd(-1))
-                    self.children[answer.id] = child
-                child.exited = answer
-                self._end(child)
+                self._exited(answer)
+            case _:
+                child = self.children.get(answer.id)
+                if child is not None:
+                    self._take_of(child, answer, fds)
 
-    def _child(self, id_: str) -> Held | None:
-        return self.children.get(id_)
+    def _take_of(
+        self,
+        child: Held,
+        answer: protocol.Joined | protocol.Streams | protocol.RingMade | protocol.Closed,
+        fds: list[Fd],
+    ) -> None:
+        match answer:
+            case protocol.Joined():
+                self._unwatch(child)
+                child.pid, child.pidfd, child.joined = answer.pid, fds[0], True
+                self._watch(child)
+            case protocol.Streams():
+                for name, number in zip(answer.names, fds, strict=True):
+                    child.stream(name).fd = number
+            case protocol.RingMade():
+                stream = child.stream(answer.stream)
+                stream.ring = Ring(fds[0].take())
+                stream.wake()
+            case protocol.Closed():
+                stream = child.stream(answer.stream)
+                stream.closed = True
+                stream.wake()
+
+    def _exited(self, answer: protocol.Exited) -> None:
+        child = self.children.get(answer.id)
+        if child is None:
+            # Only its exit is left of it, from before a new keeper.
+            child = Held(answer.id, "init", answer.pid, Fd(-1))
+            self.children[answer.id] = child
+        child.exited = answer
+        self._end(child)
 
     def _add(self, answer: protocol.Child, fds: list[Fd]) -> None:
         child = Held(answer.id, answer.kind, answer.pid, fds[0] if fds else Fd(-1))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lxcd.cgroup.tree import Trees
 from lxcd.kernel import procfs
-from lxcd.supervisor.container import Container
+
+if TYPE_CHECKING:
+    from lxcd.cgroup.tree import Trees
+    from lxcd.supervisor.container import Container
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ def list_processes(
 
 
 def _owner(pid: int, owners: dict[tuple[str, str], str]) -> str:
-    for key, path in procfs.cgroups(pid).items():
+    for key, own in procfs.cgroups(pid).items():
+        path = own
         # A container's process may have made itself a directory below.
         while len(path) > 1:
             name = owners.get((key, path))

@@ -1,8 +1,9 @@
-"""What must survive lxcd: one small file for each container that was started since the host came up.
+"""What must survive lxcd: one small file for each container that was started since the host came
+up.
 
-Written before anything is made that would outlive a crash, replaced whole (write, fsync, rename), and
-read once, when lxcd comes back. The runtime directory is the place: after a reboot of the host there is
-nothing to remember.
+Written before anything is made that would outlive a crash, replaced whole (write, fsync, rename),
+and read once, when lxcd comes back. The runtime directory is the place: after a reboot of the host
+there is nothing to remember.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Record:
     cgroups: dict[str, str] = field(default_factory=dict)
     cgroups_made: tuple[str, ...] = ()
     stop_requested: bool = False
-    # Of a container that is not defined: its whole configuration, and the directory that goes with it.
+    # Of a container that is not defined: its whole configuration, and the directory that goes with
+    # it.
     config_text: str | None = None
     config_origin: str = ""
     transient_dir: str = ""
@@ -73,7 +75,9 @@ class Records:
         path = self._path(record.lxcpath, record.name)
         text = json.dumps(asdict(record), default=_plain).encode()
         fd = os.open(
-            f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            f"{path}.new",
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+            0o600,
         )
         try:
             written = os.write(fd, text)

@@ -1,4 +1,6 @@
-"""Name -> actor: what is defined on disk, and what runs. Create, rename, delete; what a restart finds."""
+"""Name -> actor: what is defined on disk, and what runs. Create, rename, delete; what a restart
+finds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.cgroup import tree
@@ -18,10 +21,12 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import removal
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_NAME, ConfigFile, Definition, read_text
-from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Held
-from lxcd.supervisor.records import RUNNING, STOPPED, Record, Request
+from lxcd.supervisor.records import RUNNING, STOPPED, Record
 from lxcd.supervisor.state import State
+
+if TYPE_CHECKING:
+    from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
 HOST_IMAGE = "host"
@@ -30,7 +35,9 @@ ENDED_SECONDS = 30.0
 
 
 class Registry:
-    """All containers of one daemon. A container that has no lxcpath of its own is in the default one."""
+    """All containers of one daemon. A container that has no lxcpath of its own is in the default
+    one.
+    """
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -50,7 +57,9 @@ class Registry:
         return os.path.normpath(asked)
 
     def get(self, lxcpath: str, name: str) -> Container:
-        """The actor of a container that exists. Raises NotFound, or InvalidArgument for its name."""
+        """The actor of a container that exists. Raises NotFound, or InvalidArgument for its
+        name.
+        """
         names.require_name(name)
         lxcpath = self.lxcpath(lxcpath)
         actor = self._actors.get((lxcpath, name))
@@ -61,14 +70,13 @@ class Registry:
                     f"no container {name}", "CONTAINER_NOT_FOUND", container=name, lxcpath=lxcpath
                 )
             self._actors[lxcpath, name] = actor
-        elif not actor.defined and actor.state is State.STOPPED and not actor.lock.locked():
-            if not actor.record.transient_dir and actor.record.config_text is None:
-                # Its directory was removed by hand.
-                del self._actors[lxcpath, name]
-                raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
+        elif actor.vanished():
+            # Its directory was removed by hand.
+            del self._actors[lxcpath, name]
+            raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
         return actor
 
-    def list(self, lxcpath: str) -> list[Container]:
+    def containers(self, lxcpath: str) -> list[Container]:
         """Everything that is defined in an lxcpath, or runs, by name."""
         lxcpath = self.lxcpath(lxcpath)
         found = {name for path, name in self._actors if path == lxcpath}
@@ -88,8 +96,9 @@ class Registry:
         return [actor for actor in self._actors.values() if actor.state.alive]
 
     def get_or_ended(self, lxcpath: str, name: str) -> Container:
-        """The same, or one that was deleted with its end a moment ago: its output and exit can be read
-        for a while by those who had no time to."""
+        """The same, or one that was deleted with its end a moment ago: its output and exit can be
+        read for a while by those who had no time to.
+        """
         try:
             return self.get(lxcpath, name)
         except errors.NotFound:
@@ -140,11 +149,10 @@ class Registry:
         lxcpath = self.lxcpath(lxcpath)
         directory = os.path.join(lxcpath, name)
         async with self._making:
-            if os.path.lexists(directory) or (lxcpath, name) in self._actors:
-                raise errors.AlreadyExists(
-                    f"container {name} exists", "CONTAINER_EXISTS", container=name
-                )
-            whole = _with_defines(text, (("lxc.uts.name", name), *defines), keep_first="lxc.uts.name")
+            self._require_free(lxcpath, name)
+            whole = _with_defines(
+                text, (("lxc.uts.name", name), *defines), keep_first="lxc.uts.name"
+            )
             definition = read_text(whole, origin or "request")
             definition.require_sound()
             skeleton = None
@@ -159,6 +167,12 @@ class Registry:
         actor.tell("container.created")
         return actor
 
+    def _require_free(self, lxcpath: str, name: str) -> None:
+        if os.path.lexists(os.path.join(lxcpath, name)) or (lxcpath, name) in self._actors:
+            raise errors.AlreadyExists(
+                f"container {name} exists", "CONTAINER_EXISTS", container=name
+            )
+
     async def _furnish(
         self, image: str, directory: str, name: str, text: bytes
     ) -> tuple[host_image.Skeleton, bytes]:
@@ -172,8 +186,8 @@ class Registry:
         return skeleton, _with_defines(text, lines)
 
     def _free_range(self) -> int:
-        taken = []
-        for actor in self.list(""):
+        taken: list[tuple[int, int]] = []
+        for actor in self.containers(""):
             with contextlib.suppress(errors.LxcdError):
                 taken.extend((m.host, m.count) for m in actor.definition().config.idmap)
         return ranges.free_range(taken)
@@ -187,15 +201,13 @@ class Registry:
         defines: tuple[tuple[str, str], ...],
         image: str,
     ) -> tuple[Container, Definition, str]:
-        """An actor for a container without a directory: its configuration, and a directory that lives
-        as long as it does (empty if it needs none)."""
+        """An actor for a container without a directory: its configuration, and a directory that
+        lives as long as it does (empty if it needs none).
+        """
         names.require_name(name)
         lxcpath = self.lxcpath(lxcpath)
         async with self._making:
-            if os.path.lexists(os.path.join(lxcpath, name)) or (lxcpath, name) in self._actors:
-                raise errors.AlreadyExists(
-                    f"container {name} exists", "CONTAINER_EXISTS", container=name
-                )
+            self._require_free(lxcpath, name)
             definition = read_text(text, origin or "request", defines)
             definition.require_sound()
             transient = ""
@@ -220,7 +232,9 @@ class Registry:
     async def rename(
         self, actor: Container, new_name: str, *, validate_only: bool = False
     ) -> Container:
-        """Give a stopped container another name; its configuration follows. The caller holds its lock."""
+        """Give a stopped container another name; its configuration follows. The caller holds its
+        lock.
+        """
         names.require_name(new_name)
         if actor.state is not State.STOPPED or not actor.defined:
             raise errors.FailedPrecondition(
@@ -229,8 +243,7 @@ class Registry:
             )
         target = os.path.join(actor.lxcpath, new_name)
         async with self._making:
-            if os.path.lexists(target) or (actor.lxcpath, new_name) in self._actors:
-                raise errors.AlreadyExists(f"container {new_name} exists", "CONTAINER_EXISTS")
+            self._require_free(actor.lxcpath, new_name)
             if validate_only:
                 return actor
             await asyncio.to_thread(_rename, actor, target, new_name)
@@ -240,7 +253,7 @@ class Registry:
         renamed.record = renamed.record.but(
             generation=actor.record.generation, exit=actor.record.exit
         )
-        actor.tell("container.renamed", message=f"to {new_name}", new_name=new_name)
+        actor.tell("container.renamed", message=f"to {new_name}", details={"new_name": new_name})
         return renamed
 
     # ---- after a restart of the daemon
@@ -254,7 +267,7 @@ class Registry:
             self._leave_alone(child)
         swept = await asyncio.to_thread(self._sweep)
         for path in swept:
-            self._house.events.add("daemon.swept", message=path, path=path)
+            self._house.events.add("daemon.swept", message=path, details={"path": path})
 
     async def _recover_one(self, record: Record, child: Held | None) -> None:
         actor = Container(self._house, record.lxcpath, record.name, self._gone)
@@ -314,7 +327,9 @@ class Registry:
         self._house.records.delete(actor.lxcpath, actor.name)
 
     def _leave_alone(self, child: Held) -> None:
-        """A child without a record: an exec whose caller is gone. It goes on; its output is let go."""
+        """A child without a record: an exec whose caller is gone. It goes on; its output is let
+        go.
+        """
         if child.kind == "init" and child.exited is None:
             with contextlib.suppress(OSError, ValueError):
                 signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
@@ -414,5 +429,3 @@ def _rename(actor: Container, target: str, new_name: str) -> None:
         except BaseException:
             os.rename(target, old)
             raise
-
-

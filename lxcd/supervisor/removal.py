@@ -1,4 +1,5 @@
-"""Deleting what belongs to a container, and nothing else: never across a mount, never through a link.
+"""Deleting what belongs to a container, and nothing else: never across a mount, never through a
+link.
 
 A rootfs outside of the container's own directory is not even looked at.
 """
@@ -12,7 +13,8 @@ import stat
 from lxcd import errors
 from lxcd.kernel import mount, procfs
 
-# A directory on its way out or in; swept when lxcd starts. Stock LXC lists no name with a leading dot.
+# A directory on its way out or in; swept when lxcd starts. Stock LXC lists no name with a leading
+# dot.
 DELETING = ".lxcd-deleting"
 CREATING = ".lxcd-creating"
 _RESOLVE = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
@@ -27,8 +29,9 @@ def hidden(directory: str, suffix: str) -> str:
 def remove(directory: str, transient: str = "", *, keep: str = "") -> None:
     """Delete a container's directory, and the one that a container without definition had.
 
-    `keep`: a path below `directory` that stays (an unmanaged rootfs), with the directories above it.
-    Renamed first, so that a crash leaves it there or gone, never half there. Raises an LxcdError.
+    `keep`: a path below `directory` that stays (an unmanaged rootfs), with the directories above
+    it. Renamed first, so that a crash leaves it there or gone, never half there. Raises an
+    LxcdError.
     """
     for path in (directory, transient):
         if path and os.path.lexists(path):

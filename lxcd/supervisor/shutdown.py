@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.supervisor.container import Container
-from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.state import State
+
+if TYPE_CHECKING:
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 
-async def stop_all(registry: Registry, timeout: float) -> tuple[list[str], list[str]]:
+async def stop_all(registry: Registry, patience: float) -> tuple[list[str], list[str]]:
     """Stop all that run, those of one `lxc.start.order` at once, higher orders first.
 
     Returns the names of those that were stopped, and of those among them that had to be killed.
@@ -27,7 +30,7 @@ async def stop_all(registry: Registry, timeout: float) -> tuple[list[str], list[
                 await container.settled()
                 if container.state is State.STOPPED:
                     return
-                result = await container.stop(timeout or None)
+                result = await container.stop(patience or None)
         except errors.LxcdError as error:
             _log.error("%s could not be stopped: %s", container.name, error)
             return

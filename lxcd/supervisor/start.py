@@ -1,4 +1,6 @@
-"""A start: plan, cgroups, resources, child, barriers, exec. What was done is undone if it does not succeed."""
+"""A start: plan, cgroups, resources, child, barriers, exec. What was done is undone if it does not
+succeed.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,23 @@ import socket
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.cgroup import tree
-from lxcd.config.model import ContainerConfig, IdMapping
 from lxcd.container import channel, plan
 from lxcd.container.mounts import MountTree
 from lxcd.container.namespaces import Barrier
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor.house import House
-from lxcd.supervisor.keeper import Held
+from lxcd.supervisor import reports
 from lxcd.supervisor.records import RUNNING, STARTING, Record
+
+if TYPE_CHECKING:
+    from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +53,11 @@ def payload_name(config: ContainerConfig, name: str) -> str:
     return f"{config.cgroup_dir}/{own}" if config.cgroup_dir else own
 
 
-async def start(
-    house: House, config: ContainerConfig, made: plan.Plan, record: Record
-) -> Started:
+async def start(house: House, config: ContainerConfig, made: plan.Plan, record: Record) -> Started:
     """Carry out `made`. The record of the new generation is on disk before anything is made.
 
-    Raises StartFailed, or another LxcdError for what is no step of the plan. Nothing is left then but
-    the record, which the caller replaces.
+    Raises StartFailed, or another LxcdError for what is no step of the plan. Nothing is left then
+    but the record, which the caller replaces.
     """
     clock = _Clock()
     async with AsyncExitStack() as undo:
@@ -80,7 +84,9 @@ async def start(
         undo.callback(_close, fds)
         undo.callback(_close, [cgroup, *procs])
         clock.note("prepare")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
         ours.setblocking(False)
         undo.callback(ours.close)
         with theirs:
@@ -153,11 +159,10 @@ class _Walk:
         """Return once the child has exec'ed its program. Raises StartFailed."""
         executing = False
         while True:
-            data = await self._receive()
-            if not data:
-                break
-            report = channel.decode(data)
+            report = await reports.next_report(self._socket)
             match report:
+                case None:
+                    break
                 case channel.Reached():
                     await self._at_barrier(report.barrier)
                     channel.send_go(self._socket)
@@ -176,25 +181,6 @@ class _Walk:
                 index="-1",
             )
 
-    async def _receive(self) -> bytes:
-        loop = asyncio.get_running_loop()
-        number = self._socket.fileno()
-        while True:
-            try:
-                data, fds = kernel_fd.receive(self._socket, channel.MESSAGE_LIMIT)
-            except BlockingIOError:
-                arrived = loop.create_future()
-                loop.add_reader(number, lambda: arrived.done() or arrived.set_result(None))
-                try:
-                    await arrived
-                finally:
-                    loop.remove_reader(number)
-                continue
-            except ConnectionResetError:
-                return b""
-            kernel_fd.close_all(fds)
-            return data
-
     async def _at_barrier(self, barrier: str) -> None:
         step = next(
             step
@@ -207,9 +193,13 @@ class _Walk:
             if barrier == plan.IDENTITY:
                 await asyncio.to_thread(self._give_identity)
             elif barrier == plan.LIMITS:
-                for item in (*self._config.prlimits, *self._config.procs):
-                    origin = item.origin
-                    await asyncio.to_thread(self._limit, item)
+                for limit in self._config.prlimits:
+                    origin = limit.origin
+                    _set_limit(self._child.pid, limit)
+                for setting in self._config.procs:
+                    origin = setting.origin
+                    path = f"/proc/{self._child.pid}/{setting.name}"
+                    await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
         except OSError as error:
             raise _failed(f"barrier {barrier}", error, index, origin) from None
 
@@ -229,23 +219,6 @@ class _Walk:
                     except OSError as error:
                         text = f"{wanted.describe()}: idmapped mounts are not possible there"
                         raise libc.oserror(error.errno or 0, "mount_setattr", text) from None
-
-    def _limit(self, item: object) -> None:
-        pid = self._child.pid
-        name, soft, hard = getattr(item, "name", ""), getattr(item, "soft", None), None
-        if hasattr(item, "soft"):
-            hard = getattr(item, "hard", None)
-            number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-            if number is None:
-                raise libc.oserror(errno.EINVAL, "prlimit", f"no limit is called {name}")
-            values = tuple(resource.RLIM_INFINITY if value is None else value for value in (soft, hard))
-            try:
-                resource.prlimit(pid, number, (values[0], values[1]))
-            except OSError as error:
-                raise libc.oserror(error.errno or 0, "prlimit", name) from None
-            return
-        path = f"/proc/{pid}/{name}"
-        kernel_fd.write_once(-1, path, str(getattr(item, "value", "")).encode())
 
     def _step_failed(self, report: channel.Failed) -> errors.StartFailed:
         origin, what = "default", report.step
@@ -325,6 +298,21 @@ def _ranges(idmap: tuple[IdMapping, ...], kind: str) -> tuple[tuple[int, int, in
     return tuple((m.first, m.host, m.count) for m in idmap if m.kind == kind and m.count)
 
 
+def _set_limit(pid: int, limit: ResourceLimit) -> None:
+    """prlimit(2), from outside: what the child may not raise itself."""
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:
+        raise libc.oserror(errno.EINVAL, "prlimit", f"no limit is called {limit.name}")
+    soft, hard = (
+        resource.RLIM_INFINITY if value is None else value for value in (limit.soft, limit.hard)
+    )
+    try:
+        resource.prlimit(pid, number, (soft, hard))
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None) or errno.EINVAL
+        raise libc.oserror(code, "prlimit", limit.name) from None
+
+
 def _send_spec(ours: socket.socket, made: plan.Plan, fds: list[int]) -> None:
     try:
         with Fd(kernel_fd.sealed_memfd("lxcd-spec", made.spec.encode())) as memfd:
@@ -361,7 +349,9 @@ def _close(fds: list[int]) -> None:
     kernel_fd.close_all([number for number in fds if number >= 0])
 
 
-def _failed(step: str, error: OSError, index: int, origin: str, what: str = "") -> errors.StartFailed:
+def _failed(
+    step: str, error: OSError, index: int, origin: str, what: str = ""
+) -> errors.StartFailed:
     number = error.errno or 0
     path = f": {error.filename}" if isinstance(error.filename, str) and error.filename else ""
     where = f" [{origin}]" if origin != "default" else ""

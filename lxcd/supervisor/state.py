@@ -67,8 +67,8 @@ def exit_of(
 ) -> Exit:
     """Read a wait status.
 
-    reboot(2) in a pid namespace ends its init as if by SIGHUP (restart) or SIGINT (halt, power off):
-    pid_namespaces(7). Neither can kill an init otherwise.
+    reboot(2) in a pid namespace ends its init as if by SIGHUP (restart) or SIGINT (halt, power
+    off): pid_namespaces(7). Neither can kill an init otherwise.
     """
     signal = status & 0x7F
     cause = Cause.REQUESTED if requested else Cause.SELF

@@ -1,7 +1,7 @@
 """How to ask an init to shut down: every kind understands something else.
 
-What runs is found out by looking, from the host's side, at the process and at its files; nothing of the
-container is executed for it (I6).
+What runs is found out by looking, from the host's side, at the process and at its files; nothing of
+the container is executed for it (I6).
 """
 
 from __future__ import annotations
@@ -59,19 +59,32 @@ def choose(pid: int, *, halt_signal: int | None, application: bool) -> Method:
         program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
     except OSError:
         return Method(signal.SIGPWR, "init")
-    if "systemd" in (program, status.comm) or status.signals_blocked >> (_SYSTEMD_HALT - 1) & 1:
+    caught = status.signals_caught
+    kinds = (
         # LXC looks at the blocked signals too: systemd takes its signals through a signalfd.
-        return Method(_SYSTEMD_HALT, "systemd")
-    if program.startswith("busybox"):
-        return Method(signal.SIGUSR1, "busybox")
-    if _control_pipe(pid) is not None:
-        return Method(0, "sysvinit")
-    if status.signals_caught >> (signal.SIGPWR - 1) & 1:
-        return Method(signal.SIGPWR, "init")
-    if status.signals_caught >> (signal.SIGTERM - 1) & 1:
+        (
+            "systemd" in (program, status.comm) or _has(status.signals_blocked, _SYSTEMD_HALT),
+            Method(_SYSTEMD_HALT, "systemd"),
+        ),
+        (program.startswith("busybox"), Method(signal.SIGUSR1, "busybox")),
+        (_is_sysvinit(pid), Method(0, "sysvinit")),
+        (_has(caught, signal.SIGPWR), Method(signal.SIGPWR, "init")),
         # A program started as init: SIGPWR would not even be delivered to it (pid_namespaces(7)).
-        return Method(signal.SIGTERM, "program")
-    return Method(signal.SIGPWR, "init")
+        (_has(caught, signal.SIGTERM), Method(signal.SIGTERM, "program")),
+    )
+    return next((method for fits, method in kinds if fits), Method(signal.SIGPWR, "init"))
+
+
+def _has(mask: int, number: int) -> bool:
+    return bool(mask >> (number - 1) & 1)
+
+
+def _is_sysvinit(pid: int) -> bool:
+    pipe = _control_pipe(pid)
+    if pipe is None:
+        return False
+    os.close(pipe)
+    return True
 
 
 def ask_runlevel(pid: int, runlevel: str) -> None:
@@ -87,10 +100,10 @@ def ask_runlevel(pid: int, runlevel: str) -> None:
 
 
 def _control_pipe(pid: int) -> int | None:
-    """sysvinit's control pipe in the container of `pid`, if somebody reads it; the caller owns it.
+    """Sysvinit's control pipe in the container of `pid`, if somebody reads it; the caller owns it.
 
-    Opened below the container's root without following a link, without blocking, and only if it is a
-    pipe: whatever else a container puts there is left alone.
+    Opened below the container's root without following a link, without blocking, and only if it is
+    a pipe: whatever else a container puts there is left alone.
     """
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
     resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS

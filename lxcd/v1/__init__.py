@@ -1,1 +1,1 @@
-"""The wire format of the API, made from `proto/lxcd/v1/` by `proto/generate.py`. Never edited."""
+"""The wire format of the API, made by `proto/generate.py`. Never edited."""

@@ -1,0 +1,44 @@
+"""Hearing from a child while it walks: the asyncio side of `container.channel`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from lxcd.container import channel
+from lxcd.kernel import fd as kernel_fd
+
+if TYPE_CHECKING:
+    import socket
+
+
+async def next_report(ours: socket.socket) -> channel.Report | None:
+    """What the child says next; None once its end is closed: it has exec'ed, or it is gone.
+
+    ValueError for what no child of ours says.
+    """
+    while True:
+        try:
+            data, fds = kernel_fd.receive(ours, channel.MESSAGE_LIMIT)
+        except BlockingIOError:
+            await _readable(ours)
+            continue
+        except ConnectionResetError:
+            return None
+        kernel_fd.close_all(fds)
+        return channel.decode(data) if data else None
+
+
+async def _readable(ours: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not arrived.done():
+            arrived.set_result(None)
+
+    loop.add_reader(ours.fileno(), note)
+    try:
+        await arrived
+    finally:
+        loop.remove_reader(ours.fileno())
