@@ -47,6 +47,7 @@ class ContainerSettings:
     """What a container's own `lxcd.toml` says: things for which LXC has no key."""
 
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    image: str = ""  # what its root file system was made of
 
 
 # lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
@@ -106,8 +107,14 @@ def load_container_settings(
     """Read the `lxcd.toml` beside a container's configuration."""
     table, problems = _toml(data, origin)
     labels: dict[str, str] = {}
+    image = ""
     for key, value in table.items():
-        if key in _LATER:
+        if key == "image":
+            if isinstance(value, str):
+                image = value
+            else:
+                problems.append(_problem("error", data, origin, key, "must be a text"))
+        elif key in _LATER:
             text = "understood, but lxcd does not act on it yet"
             problems.append(_problem("warning", data, origin, key, text))
         elif key != "labels":
@@ -121,7 +128,7 @@ def load_container_settings(
                     problems.append(_problem("error", data, origin, name, why))
                 else:
                     labels[name] = str(text)
-    return ContainerSettings(MappingProxyType(labels)), tuple(problems)
+    return ContainerSettings(MappingProxyType(labels), image), tuple(problems)
 
 
 def _with(settings: Settings, key: str, value: object) -> Settings:

@@ -101,7 +101,8 @@ class NoNewPrivs(Step):
 class Execute(Step):
     """Become the program: directory, user, environment, streams, exec.
 
-    With `reaper` the child stays as PID 1 and the program is its first child: see `reaper.py`.
+    With `reaper` the child stays as PID 1 and the program, if there is one, is its first child:
+    see `reaper.py`.
     """
 
     argv: tuple[str, ...]
@@ -115,6 +116,8 @@ class Execute(Step):
 
     def describe(self) -> str:
         """See Step."""
+        if not self.argv:
+            return "stay as the reaping PID 1, with nothing to run"
         under = " under the reaping PID 1" if self.reaper else ""
         who = f" as {self.uid}:{self.gid}" if (self.uid, self.gid) != (0, 0) else ""
         return f"exec {' '.join(self.argv)}{who}{under}"

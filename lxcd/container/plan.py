@@ -60,6 +60,8 @@ class Life:
     command: tuple[str, ...] = ()
     application: bool = False  # `command` (or lxc.execute.cmd) runs under the reaping PID 1
     pipes: bool = False  # standard streams are pipes instead of the console
+    # Nothing to run unless lxc.init.cmd says so: the reaping PID 1 alone (the image `host`).
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
         chosen = set(_ALWAYS)
         if config.time_offset_boot_ns or config.time_offset_monotonic_ns:
             chosen.add("time")
+        # lxc.namespace.share is not in force yet; one of its own is what separates.
         chosen -= set(config.namespace_keep)
-        chosen -= {share.namespace for share in config.namespace_share}
     if config.idmap:
         chosen.add("user")
     if "mnt" not in chosen:
@@ -537,6 +539,8 @@ class _Compiler:
             argv, origin = config.execute_cmd, self._origin("lxc.execute.cmd")
             if not argv:
                 raise _fail("exec", origin, "no command was given, and lxc.execute.cmd is not set")
+        elif life.idle and self._origin("lxc.init.cmd") == DEFAULT:
+            argv, origin = (), DEFAULT
         else:
             argv, origin = config.init_cmd, self._origin("lxc.init.cmd")
         return credentials.Execute(
@@ -549,7 +553,7 @@ class _Compiler:
             uid=config.init_uid,
             gid=config.init_gid,
             groups=config.init_groups,
-            reaper=life.application,
+            reaper=life.application or not argv,
         )
 
 

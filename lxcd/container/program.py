@@ -32,13 +32,12 @@ def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
     if step.reaper:
         # Everything is blocked before the fork, so that no signal falls between the two.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pid, pidfd = process.clone3(0)
+        if not step.argv:
+            walk.channel.say(Executing())
+            _stay(walk, 0, step.argv)
+        pid, _ = process.clone3(0)
         if pid != 0:
-            os.close(pidfd)
-            kernel_fd.close_range(0)
-            if walk.capabilities is not None:
-                identity.limit_permitted(walk.capabilities)
-            reaper.reap(pid)
+            _stay(walk, pid, step.argv)
     os.setsid()
     if walk.controlling:
         tty.set_controlling(0)
@@ -57,6 +56,14 @@ def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
         message = f"lxcd: {step.argv[0]}: {os.strerror(error.errno or 0)}\n"
         os.write(2, message.encode(errors="surrogateescape"))
         os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
+
+
+def _stay(walk: Walk, command: int, argv: tuple[str, ...]) -> NoReturn:
+    """Be PID 1, with no descriptor and no more rights than the container has."""
+    kernel_fd.close_range(0)
+    if walk.capabilities is not None:
+        identity.limit_permitted(walk.capabilities)
+    reaper.reap(command, argv)
 
 
 def _take_streams(walk: Walk, channel_fd: int) -> None:

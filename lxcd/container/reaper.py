@@ -19,31 +19,75 @@ from typing import NoReturn
 from lxcd.kernel import process
 
 
-def reap(command: int) -> NoReturn:
-    """Be PID 1 above the process `command`. All signals are blocked already."""
+# Where ps finds the command line; read in the keeper, which its children are copies of.
+_ARGUMENTS = process.own_arguments()
+
+
+def reap(command: int, argv: tuple[str, ...]) -> NoReturn:
+    """Be PID 1 above the process `command`, which runs `argv`; 0: there is none, stay until asked
+    to end.
+
+    All signals are blocked already.
+    """
     process.set_name("lxc-init")
+    process.set_arguments(_ARGUMENTS, ("lxc-init", "--", *argv) if argv else ("lxc-init",))
     every = signal.valid_signals()
     status = 0
-    running = True
+    idle = command == 0
     while True:
         # signal(7): blocked signals reach even PID 1, whose default is to ignore them.
         arrived = signal.sigwaitinfo(every)
-        if arrived.si_signo == signal.SIGCHLD:
-            while True:
-                try:
-                    pid, wait_status = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
-                    os._exit(status)
-                if pid == 0:
-                    break
-                if pid == command:
-                    running = False
-                    code = os.waitstatus_to_exitcode(wait_status)
-                    status = code if code >= 0 else 128 - code
-        elif arrived.si_pid == 0:
-            # 0: the sender is not of this pid namespace (pid_namespaces(7)). What those inside send
-            # is theirs.
-            try:
-                os.kill(command if running else -1, arrived.si_signo)
-            except ProcessLookupError:
-                continue
+        if arrived.si_signo != signal.SIGCHLD:
+            if _from_outside(arrived):
+                _forward(command, arrived.si_signo)
+                idle = idle and arrived.si_signo not in _ENDING
+        elif (ended := _collect(command)) is not None:
+            command, status = 0, ended
+        if not idle and not _has_children():
+            os._exit(status)
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR)
+
+
+def _from_outside(arrived: signal.struct_siginfo) -> bool:
+    """Whether to heed a signal: a sender of another pid namespace shows as 0 (pid_namespaces(7)).
+    What those inside send each other is theirs.
+    """
+    return arrived.si_pid == 0 or os.getpid() != 1
+
+
+def _forward(command: int, number: int) -> None:
+    """To the command; to everybody once that has ended. Never to all processes of a host whose pid
+    namespace the container keeps.
+    """
+    try:
+        if command:
+            os.kill(command, number)
+        elif os.getpid() == 1:
+            os.kill(-1, number)
+    except ProcessLookupError:
+        return
+
+
+def _collect(command: int) -> int | None:
+    """Reap all that has ended; the command's status, as a shell says it, if it is among them."""
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if command and pid == command:
+            code = os.waitstatus_to_exitcode(status)
+            found = code if code >= 0 else 128 - code
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

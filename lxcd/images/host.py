@@ -19,6 +19,7 @@ from lxcd.images.ranges import COUNT
 if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig
 
+NAME = "host"
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DIRECTORIES = (
     ("dev", 0o755),

@@ -122,6 +122,26 @@ def set_name(name: str) -> None:
     prctl(PR_SET_NAME, ctypes.addressof(buffer))
 
 
+def own_arguments() -> tuple[int, int]:
+    """Where this process's argv lies in its memory: begin and end (proc(5), stat, fields 48, 49).
+
+    A fork has it at the same place.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
+def set_arguments(place: tuple[int, int], words: tuple[str, ...]) -> None:
+    """Overwrite argv with `words`, cut to its length: what ps shows of this process.
+
+    `place` is of `own_arguments`. PR_SET_MM_ARG_START would need CAP_SYS_RESOURCE.
+    """
+    begin, end = place
+    text = b"\0".join(os.fsencode(word) for word in words)[: end - begin - 1]
+    ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
+
+
 def personality(persona: int) -> None:
     """personality(2)."""
     libc.check(libc.personality(persona), "personality")

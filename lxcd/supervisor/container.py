@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
+from lxcd.images import host as host_image
 from lxcd.supervisor import removal, start
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Record, Request
@@ -93,6 +94,12 @@ class Container:
             text = self.record.config_text.encode(errors="surrogateescape")
             return read_text(text, self.record.config_origin, self.record.request.defines)
         return self.file.read()
+
+    def _image(self) -> str:
+        """What its root file system was made of; empty if that is not known."""
+        if not self.defined:
+            return host_image.NAME if self.record.transient_dir else ""
+        return self.file.settings().image
 
     def vanished(self) -> bool:
         """It was defined, and somebody has removed its directory; nothing of it runs."""
@@ -172,6 +179,7 @@ class Container:
             command=request.command,
             application=request.application,
             pipes=request.pipes,
+            idle=self._image() == host_image.NAME,
         )
         return plan.compile_plan(definition.config, self._house.host, life)
 
@@ -275,6 +283,8 @@ class Container:
     async def _finish(self, child: Held) -> None:
         log.container.set(self.name)
         try:
+            config = self.running.config if self.running is not None else None
+            ephemeral = self.record.request.ephemeral or (config is not None and config.ephemeral)
             ended = await self._clean_up(child)
         except Exception:
             _log.exception("cleaning up after %s", self.name)
@@ -282,7 +292,7 @@ class Container:
         if ended.cause is Cause.REBOOT:
             await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
             await self._start_again()
-        elif self.record.request.ephemeral or not self.defined:
+        elif ephemeral or not self.defined:
             await self._vanish()
 
     async def _clean_up(self, child: Held) -> Exit:
@@ -446,8 +456,8 @@ class Container:
         if self.state is not State.STOPPING:
             self.set_state(State.STOPPING)
         with contextlib.suppress(OSError, ValueError):
-            stop_signal = self.running.config.signal_stop if self.running is not None else None
-            signal.pidfd_send_signal(child.pidfd.fileno(), stop_signal or signal.SIGKILL)
+            # Not lxc.signal.stop: a program can ignore that, and this has to end.
+            signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
         if was_frozen:
             # The freezer of version 1 keeps even a killed process: freezer-subsystem.rst.
             with contextlib.suppress(OSError, errors.LxcdError):

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.config import check, loader, reader
+from lxcd.config.daemon import ContainerSettings, load_container_settings
 
 if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig, Problem
 
 CONFIG_NAME = "config"
+SETTINGS_NAME = "lxcd.toml"
+_SETTINGS_LIMIT_BYTES = 1 << 20
 CONFIG_LIMIT_BYTES = 16 << 20
 
 
@@ -63,6 +66,18 @@ class ConfigFile:
     def exists(self) -> bool:
         """There is a config file."""
         return os.path.isfile(self.path)
+
+    def settings(self) -> ContainerSettings:
+        """What the `lxcd.toml` beside it says; nothing if there is none."""
+        try:
+            found = loader.HOST_FILES.read(
+                os.path.join(self.directory, SETTINGS_NAME), _SETTINGS_LIMIT_BYTES
+            )
+        except OSError:
+            return ContainerSettings()
+        if not isinstance(found, reader.RegularFile):
+            return ContainerSettings()
+        return load_container_settings(found.data, SETTINGS_NAME)[0]
 
     def read(self) -> Definition:
         """The configuration as it is now. Raises NotFound, or FailedPrecondition if it is

@@ -20,7 +20,7 @@ from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import removal
 from lxcd.supervisor.container import Container
-from lxcd.supervisor.definition import CONFIG_NAME, ConfigFile, Definition, read_text
+from lxcd.supervisor.definition import CONFIG_NAME, SETTINGS_NAME, ConfigFile, Definition, read_text
 from lxcd.supervisor.keeper import Held
 from lxcd.supervisor.records import RUNNING, STOPPED, Record
 from lxcd.supervisor.state import State
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
-HOST_IMAGE = "host"
 # How long the output of a container that was deleted with its end can still be read.
 ENDED_SECONDS = 30.0
 
@@ -154,6 +153,9 @@ class Registry:
                 text, (("lxc.uts.name", name), *defines), keep_first="lxc.uts.name"
             )
             definition = read_text(whole, origin or "request")
+            if validate_only and any(p.severity == "error" for p in definition.problems):
+                # Whoever asks for a check wants to see all that is wrong, not the first.
+                return definition
             definition.require_sound()
             skeleton = None
             if definition.config.rootfs is None:
@@ -177,7 +179,7 @@ class Registry:
         self, image: str, directory: str, name: str, text: bytes
     ) -> tuple[host_image.Skeleton, bytes]:
         """The image's part of a configuration that has no rootfs, behind what it says itself."""
-        if image not in ("", HOST_IMAGE):
+        if image not in ("", host_image.NAME):
             raise errors.NotFound(f"no image {image}", "IMAGE_NOT_FOUND", image=image)
         own = read_text(text, "request").config
         first = None if own.idmap else await asyncio.to_thread(self._free_range)
@@ -390,6 +392,8 @@ def _write_directory(directory: str, text: bytes, skeleton: host_image.Skeleton 
         try:
             if skeleton is not None:
                 host_image.build(os.path.join(aside, "rootfs"), skeleton)
+                with open(os.path.join(aside, SETTINGS_NAME), "x", encoding="ascii") as settings:
+                    settings.write(f'image = "{host_image.NAME}"\n')
             with open(os.path.join(aside, CONFIG_NAME), "xb") as file:
                 file.write(text)
                 file.flush()
