@@ -18,7 +18,6 @@ from typing import NoReturn
 
 from lxcd.kernel import process
 
-
 # Where ps finds the command line; read in the keeper, which its children are copies of.
 _ARGUMENTS = process.own_arguments()
 
