@@ -81,7 +81,7 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
                 loop.call_later(0.1, leave.set)
             return result
 
-        replays = Replays()
+        replays = Replays(house.begin)
         server = Server(
             Containers(house, registry, replays),
             Execs(house, registry),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import signal
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lxcd.errors import FailedPrecondition
 from lxcd.kernel import procfs
 
 ROOT = "/sys/fs/cgroup"
+_MARK = "trusted.lxcd"
 _RETRIES = 1000  # LXC's CGROUP_CREATE_RETRY
 # Files that go with a delegated directory of version 2: /sys/kernel/cgroup/delegate, cgroups(7).
 _DELEGATED_V2 = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
@@ -66,6 +68,8 @@ class Payload:
 
     directories: dict[str, str]
     made: tuple[str, ...]
+    # Written on each as an extended attribute: another lxcd may get to the same name first.
+    mark: str = ""
 
 
 def find_trees() -> Trees:
@@ -122,17 +126,31 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
             missing.append(path)
             path = os.path.dirname(path)
         made.extend(reversed(missing))
-    return Payload(directories, tuple(made))
+    return Payload(directories, tuple(made), secrets.token_hex(8))
 
 
 def make(trees: Trees, payload: Payload) -> None:
-    """Make the directories. Raises OSError; FileExistsError if another was quicker."""
+    """Make the directories, all or none. Raises OSError; FileExistsError if another was quicker."""
+    done: list[str] = []
+    try:
+        _make(trees, payload, done)
+    except OSError:
+        for path in reversed(done):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+def _make(trees: Trees, payload: Payload, done: list[str]) -> None:
     for tree in trees.hierarchies:
         for path in payload.made:
             if path.startswith(tree.mountpoint + "/"):
                 if tree.version == 2:  # noqa: PLR2004
                     _enable_controllers(os.path.dirname(path))
                 os.mkdir(path, 0o755)
+                done.append(path)
+                with contextlib.suppress(OSError):
+                    os.setxattr(path, _MARK, payload.mark.encode())
                 if "cpuset" in tree.options.split(","):
                     _inherit_cpuset(path)
 
@@ -218,7 +236,10 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
     left was part of the container.
     """
     end = time.monotonic() + deadline_seconds
-    left = [path for path in payload.directories.values() if path in payload.made]
+    made = set(payload.made)
+    left = [
+        path for path in payload.directories.values() if path in made and _is_ours(path, payload)
+    ]
     pause = 0.001
     while True:
         left = [path for path in left if not _remove_tree(path)]
@@ -230,13 +251,20 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
                     os.kill(pid, signal.SIGKILL)
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
-    own = set(payload.directories.values())
     for path in reversed(payload.made):
-        if path not in own:
-            # A parent (`lxc.cgroup.dir`) may be another container's too by now.
+        if path not in left:
+            # A parent (`lxc.cgroup.dir`) may be another container's too by now; then it stays.
             with contextlib.suppress(OSError):
                 os.rmdir(path)
     return left
+
+
+def _is_ours(path: str, payload: Payload) -> bool:
+    """Not if it bears another's mark, or none: then a crash came before it was ours."""
+    try:
+        return os.getxattr(path, _MARK) == payload.mark.encode()
+    except OSError as error:
+        return error.errno == errno.ENOTSUP
 
 
 def _remove_tree(top: str) -> bool:

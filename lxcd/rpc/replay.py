@@ -1,6 +1,4 @@
-"""`request_id`: a retried request gets the answer of the first one, also if that is still being
-worked on.
-"""
+"""Work that is finished whoever waits for it, and `request_id`: a retry gets the first answer."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lxcd import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 _KEPT = 10_000
 _SECONDS = 24 * 3600.0
@@ -24,38 +22,62 @@ Answer = TypeVar("Answer")
 class Replays:
     """Answers by request_id, in memory: a new lxcd has not heard of any."""
 
-    def __init__(self) -> None:
-        self._answers: OrderedDict[str, tuple[float, bytes, asyncio.Task[Any]]] = OrderedDict()
+    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """`begin` runs a coroutine in the daemon's TaskGroup."""
+        self._begin = begin
+        self._answers: OrderedDict[str, tuple[float, bytes, asyncio.Future[Any]]] = OrderedDict()
 
-    async def once(self, request: Any, work: Callable[[], Awaitable[Answer]]) -> Answer:  # noqa: ANN401
-        """Run `work`, or give what it gave before for the same id.
+    async def once(
+        self,
+        request: Any,  # noqa: ANN401 - any message with a request_id
+        work: Callable[[], Awaitable[Answer]],
+    ) -> Answer:
+        """Have `work` done, or give what it gave before for the same id.
 
-        With an id the work goes on if this caller goes away: the retry is to find its answer.
-        Raises InvalidArgument when the id was used for another request.
+        A caller that goes away does not stop it: what was begun is finished, and never left half
+        done. Raises InvalidArgument when the id was used for another request.
         """
         if not request.request_id:
-            return await work()
+            return await asyncio.shield(self._run(work))
         if len(request.request_id) > _MAXIMUM_LENGTH:
             raise errors.InvalidArgument("request_id is too long", "INVALID_REQUEST_ID")
         self._expire()
         text = type(request).__name__.encode() + request.SerializeToString(deterministic=True)
         known = self._answers.get(request.request_id)
+        if known is not None and known[1] != text:
+            raise errors.InvalidArgument(
+                "this request_id was used for another request", "REQUEST_ID_REUSED"
+            )
         if known is None:
-            # Not a TaskGroup's: its error is the caller's, and the retry's.
-            task = asyncio.ensure_future(work())
-            self._answers[request.request_id] = (time.monotonic(), text, task)
-        else:
-            _, before, task = known
-            if before != text:
-                raise errors.InvalidArgument(
-                    "this request_id was used for another request", "REQUEST_ID_REUSED"
-                )
-        return await asyncio.shield(task)
+            known = (time.monotonic(), text, self._run(work))
+            self._answers[request.request_id] = known
+        answer: Answer = await asyncio.shield(known[2])
+        return answer
+
+    def _run(self, work: Callable[[], Awaitable[Answer]]) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                answer = await work()
+            except asyncio.CancelledError:
+                # The daemon ends.
+                future.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asks
+                future.set_exception(error)
+                # If nobody asks any more, that is no mistake.
+                future.exception()
+            else:
+                future.set_result(answer)
+
+        self._begin(run())
+        return future
 
     def _expire(self) -> None:
         oldest = time.monotonic() - _SECONDS
         while self._answers:
-            id_, (begun, _, task) = next(iter(self._answers.items()))
-            if not task.done() or (begun > oldest and len(self._answers) < _KEPT):
+            id_, (begun, _, future) = next(iter(self._answers.items()))
+            if not future.done() or (begun > oldest and len(self._answers) < _KEPT):
                 return
             del self._answers[id_]

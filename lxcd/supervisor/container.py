@@ -84,7 +84,8 @@ class Container:
     @property
     def payload(self) -> tree.Payload:
         """Its directories in the cgroup trees."""
-        return tree.Payload(self.record.cgroups, self.record.cgroups_made)
+        record = self.record
+        return tree.Payload(record.cgroups, record.cgroups_made, record.cgroups_mark)
 
     def definition(self) -> Definition:
         """Its configuration: of the file as it is now, or of the text it was started with."""
@@ -439,7 +440,8 @@ class Container:
 
     async def _choose(self, child: Held) -> Method:
         halt = self.running.config.signal_halt if self.running is not None else None
-        application = self.record.request.application
+        # The reaping PID 1 forwards what it gets, or ends by it when it runs nothing.
+        application = self.record.request.application or not self.record.command
         return await asyncio.to_thread(
             lambda: choose(child.pid, halt_signal=halt, application=application)
         )

@@ -132,9 +132,8 @@ class _Exec:
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
         ours.setblocking(False)
-        cgroup, procs = await asyncio.to_thread(
-            tree.open_for_join, self._house.trees, payload, self._init.pid
-        )
+        # On the loop: a few opens of cgroupfs, whose result a cancelled thread would lose.
+        cgroup, procs = tree.open_for_join(self._house.trees, payload, self._init.pid)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             self._child = await self._house.keeper.prepare(

@@ -256,6 +256,9 @@ class Keeper:
         future = self._prepared.get(answer.id)
         if future is not None and not future.done():
             future.set_result(child)
+        elif self._synced is not None and self._synced.done():
+            # Whoever asked for it has given up: its channel is closed, so it ends by itself.
+            child.on_exit = self.forget
 
     def _refuse(self, answer: protocol.Refused) -> None:
         future = self._prepared.get(answer.id)

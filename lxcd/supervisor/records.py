@@ -51,6 +51,7 @@ class Record:
     command: tuple[str, ...] = ()
     cgroups: dict[str, str] = field(default_factory=dict)
     cgroups_made: tuple[str, ...] = ()
+    cgroups_mark: str = ""
     stop_requested: bool = False
     # Of a container that is not defined: its whole configuration, and the directory that goes with
     # it.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
+_CLAIMS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +62,10 @@ async def start(house: House, config: ContainerConfig, made: plan.Plan, record: 
     """
     clock = _Clock()
     async with AsyncExitStack() as undo:
-        payload = await asyncio.to_thread(
-            _plan_payload, house.trees, payload_name(config, record.name), config.cgroup_relative
-        )
-        record = record.but(
-            phase=STARTING,
-            child=house.next_id(f"init/{record.name}/{record.generation}"),
-            cgroups=payload.directories,
-            cgroups_made=payload.made,
-            namespaces=made.namespaces,
-            capabilities=made.capabilities,
-            no_new_privs=config.no_new_privs,
-            command=made.command,
-            stop_requested=False,
-            started_ns=time.time_ns(),
-        )
-        _write(house, record)
+        record, payload = await _claim_cgroups(house, config, made, record)
         undo.push_async_callback(_remove_cgroups, payload)
         made, fds, cgroup, procs = await asyncio.to_thread(
-            _prepare_host, house.trees, payload, made, config
+            _open_resources, house.trees, payload, made
         )
         undo.callback(_close, fds)
         undo.callback(_close, [cgroup, *procs])
@@ -249,21 +235,59 @@ class _Walk:
         return f"exit status {exited.status >> 8}"
 
 
-def _plan_payload(trees: tree.Trees, name: str, relative: bool) -> tree.Payload:  # noqa: FBT001
-    return tree.plan_payload(trees, name, relative=relative)
+async def _claim_cgroups(
+    house: House, config: ContainerConfig, made: plan.Plan, record: Record
+) -> tuple[Record, tree.Payload]:
+    """Make the container's cgroups, under a name that nobody has. Written down before."""
+    for _ in range(_CLAIMS):
+        payload = await asyncio.to_thread(
+            tree.plan_payload,
+            house.trees,
+            payload_name(config, record.name),
+            relative=config.cgroup_relative,
+        )
+        record = record.but(
+            phase=STARTING,
+            child=house.next_id(f"init/{record.name}/{record.generation}"),
+            cgroups=payload.directories,
+            cgroups_made=payload.made,
+            cgroups_mark=payload.mark,
+            namespaces=made.namespaces,
+            capabilities=made.capabilities,
+            no_new_privs=config.no_new_privs,
+            command=made.command,
+            stop_requested=False,
+            started_ns=time.time_ns(),
+        )
+        _write(house, record)
+        try:
+            await asyncio.to_thread(_make_cgroups, house.trees, payload, config)
+        except FileExistsError:
+            # Another lxcd was quicker.
+            continue
+        except OSError as error:
+            raise _failed("make_cgroups", error, -1, "default") from None
+        return record, payload
+    raise errors.Aborted(
+        f"no cgroup for {record.name}: others take every name first", "CGROUP_TAKEN"
+    )
 
 
-def _prepare_host(
-    trees: tree.Trees, payload: tree.Payload, made: plan.Plan, config: ContainerConfig
-) -> tuple[plan.Plan, list[int], int, list[int]]:
-    """Cgroups and resources; runs in a thread. What it opened is closed if it fails."""
-    try:
-        tree.make(trees, payload)
-        if config.idmap:
+def _make_cgroups(trees: tree.Trees, payload: tree.Payload, config: ContainerConfig) -> None:
+    tree.make(trees, payload)
+    if config.idmap:
+        try:
             uid, gid = host_root(config.idmap)
             tree.delegate(trees, payload, uid, gid)
-    except OSError as error:
-        raise _failed("make_cgroups", error, -1, "default") from None
+        except OSError:
+            tree.remove(payload)
+            raise
+
+
+def _open_resources(
+    trees: tree.Trees, payload: tree.Payload, made: plan.Plan
+) -> tuple[plan.Plan, list[int], int, list[int]]:
+    """Runs in a thread. What it opened is closed if it fails."""
     fds: list[int] = []
     missing: set[int] = set()
     try:
