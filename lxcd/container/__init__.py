@@ -12,5 +12,6 @@ The steps stand in `namespaces.py`, `rootfs.py`, `mounts.py`, `devices.py`, `cre
 After the fork nothing is parsed, looked up or decided, no module is imported, no path string below
 the container's tree is resolved twice.
 
-`plan.py` (and with it `lxcd.config`) is never loaded by the keeper.
+`plan.py`, `mount_plan.py` and `draft.py` (and with them `lxcd.config`) are never loaded by the
+keeper.
 """

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.config import writer
-from lxcd.rpc import convert
+from lxcd.rpc import convert, requests
 from lxcd.rpc.status import Context, stream, unary
 from lxcd.supervisor import processes
 from lxcd.supervisor.container import Container
-from lxcd.supervisor.definition import CONFIG_LIMIT_BYTES, Definition, read_text
+from lxcd.supervisor.definition import Definition
 from lxcd.supervisor.records import Request
 from lxcd.supervisor.state import State
 from lxcd.v1 import container_pb2 as pb
@@ -20,8 +19,6 @@ from lxcd.v1 import container_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from google.protobuf.duration_pb2 import Duration
 
     from lxcd.rpc.replay import Replays
     from lxcd.supervisor.house import House
@@ -59,7 +56,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         if request.page_size < 0:
             raise errors.InvalidArgument("page_size is negative", "INVALID_PAGE_SIZE")
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
-        after = _read_token(request.page_token)
+        after = requests.read_token(request.page_token)
         wanted = convert.states(request.states)
         full = request.view == pb.VIEW_FULL
         actors = await asyncio.to_thread(self._registry.containers, request.lxcpath)
@@ -72,7 +69,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         messages = await asyncio.to_thread(
             lambda: [convert.container(actor, full=full) for actor in page]
         )
-        token = _write_token(page[-1].name) if len(rest) > size else ""
+        token = requests.write_token(page[-1].name) if len(rest) > size else ""
         return pb.ListContainersResponse(containers=messages, next_page_token=token)
 
     @stream
@@ -128,7 +125,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> AsyncIterator[pb.CreateContainerResponse]:
         """See container.proto."""
         del context
-        text = _text(request.config_text)
+        text = requests.text(request.config_text)
         defines = convert.defines(request.define)
         yield pb.CreateContainerResponse(progress=f"making {request.name}")
 
@@ -183,7 +180,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             raise errors.Aborted(
                 f"the configuration of {actor.name} was changed meanwhile", "ETAG_MISMATCH"
             )
-        text = _text(request.container.config_text) if whole else before.text
+        text = requests.text(request.container.config_text) if whole else before.text
         for change in request.changes:
             if change.values:
                 text = writer.set_key(text, change.key, list(change.values))
@@ -268,7 +265,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     async def _start(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
         defines = convert.defines(request.define)
         wanted = Request(
-            command=_command(request.command),
+            command=requests.command(request.command),
             application=bool(request.command) and not request.system,
             pipes=request.stdio == pb.STDIO_PIPES,
             ephemeral=request.ephemeral,
@@ -293,7 +290,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         actor, definition, transient = await self._registry.undefined(
             request.lxcpath,
             request.name,
-            _text(request.config_text),
+            requests.text(request.config_text),
             request.config_origin,
             wanted.defines,
             request.image,
@@ -323,7 +320,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 if request.validate_only:
                     actor.require_running()
                     return pb.StopContainerResponse()
-                seconds = None if request.kill else _seconds(request, "timeout", _STOP_SECONDS)
+                seconds = (
+                    None if request.kill else requests.seconds(request, "timeout", _STOP_SECONDS)
+                )
                 if not seconds and not request.no_kill:
                     seconds = None
                 stopped = await actor.stop(seconds, no_kill=request.no_kill)
@@ -353,7 +352,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 actor.compile(definition, asked)
                 if request.validate_only:
                     return pb.RestartContainerResponse()
-                seconds = None if request.kill else _seconds(request, "timeout", _STOP_SECONDS)
+                seconds = (
+                    None if request.kill else requests.seconds(request, "timeout", _STOP_SECONDS)
+                )
                 stopped = await actor.stop(seconds or None)
                 started = await actor.start(definition, asked, transient_dir=transient)
             return pb.RestartContainerResponse(
@@ -437,7 +438,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             ended = actor.record.exit
             return ended is not None and ended.generation >= generation
 
-        seconds = _seconds(request, "timeout", None)
+        seconds = requests.seconds(request, "timeout", None)
         reached = True
         try:
             async with asyncio.timeout(seconds):
@@ -458,11 +459,13 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         del context
         defines = convert.defines(request.define)
         wanted = Request(
-            command=_command(request.command), application=bool(request.command), defines=defines
+            command=requests.command(request.command),
+            application=bool(request.command),
+            defines=defines,
         )
         if request.config_text:
             definition = read_text(
-                _text(request.config_text), request.config_origin or "request", defines
+                requests.text(request.config_text), request.config_origin or "request", defines
             )
             lxcpath = self._registry.lxcpath(request.lxcpath)
             actor = Container(self._house, lxcpath, request.name or "plan", lambda _: None)
@@ -478,32 +481,6 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         )
 
 
-def _text(value: str) -> bytes:
-    text = value.encode()
-    if len(text) > CONFIG_LIMIT_BYTES:
-        raise errors.InvalidArgument("the configuration is too large", "INVALID_CONFIG")
-    return text
-
-
-def _command(words: Any) -> tuple[str, ...]:  # noqa: ANN401 - protobuf's repeated field
-    command = tuple(words)
-    if command and not command[0]:
-        raise errors.InvalidArgument("the command is empty", "INVALID_COMMAND")
-    if any("\0" in word for word in command):
-        raise errors.InvalidArgument("an argument holds a NUL", "INVALID_COMMAND")
-    return command
-
-
-def _seconds(request: Any, field: str, default: float | None) -> float | None:  # noqa: ANN401
-    if not request.HasField(field):
-        return default
-    value: Duration = getattr(request, field)
-    seconds = value.seconds + value.nanos / 1e9
-    if seconds < 0:
-        raise errors.InvalidArgument(f"{field} is negative", "INVALID_TIMEOUT")
-    return seconds
-
-
 def _started(definition: Definition, started: Any) -> pb.StartContainerResponse:  # noqa: ANN401
     return pb.StartContainerResponse(
         pid=started.child.pid,
@@ -511,14 +488,3 @@ def _started(definition: Definition, started: Any) -> pb.StartContainerResponse:
         timings_usec=started.timings_usec,
         problems=[convert.problem(value) for value in definition.problems],
     )
-
-
-def _read_token(token: str) -> str:
-    try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except ValueError:
-        raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN") from None
-
-
-def _write_token(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode(errors="surrogateescape")).decode()

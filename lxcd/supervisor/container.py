@@ -368,19 +368,12 @@ class Container:
         return kept
 
     def kept_rootfs(self) -> str:
-        """The root file system that a delete leaves alone: one outside of the container's
-        directory, or one that `lxc.rootfs.managed = 0` protects; empty if there is none.
-        """
+        """The root file system that a delete leaves alone; empty if there is none."""
         try:
             root = self.definition().config.rootfs
         except errors.LxcdError:
             return ""
-        if root is None:
-            return ""
-        path = root.path.split(":")[-1]
-        own = [above + "/" for above in (self.directory, self.record.transient_dir) if above]
-        inside = any(path.startswith(above) for above in own)
-        return "" if inside and root.managed else path
+        return removal.kept_rootfs(root, [self.directory, self.record.transient_dir])
 
     def forget(self) -> None:
         """It is no more."""

@@ -9,9 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.kernel import mount, procfs
+
+if TYPE_CHECKING:
+    from lxcd.config.model import Rootfs
 
 # A directory on its way out or in; swept when lxcd starts. Stock LXC lists no name with a leading
 # dot.
@@ -47,6 +51,17 @@ def remove(directory: str, transient: str = "", *, keep: str = "") -> None:
                 remove_tree(aside)
             except OSError as error:
                 raise errors.from_oserror(error, f"deleting {path}") from None
+
+
+def kept_rootfs(root: Rootfs | None, directories: list[str]) -> str:
+    """The root file system that is left alone when these directories go: one that lies outside of
+    them, or one that `lxc.rootfs.managed = 0` protects; empty if there is none.
+    """
+    if root is None:
+        return ""
+    path = root.path.split(":")[-1]
+    inside = any(path.startswith(f"{above}/") for above in directories if above)
+    return "" if inside and root.managed else path
 
 
 def sweep(above: str) -> list[str]:
