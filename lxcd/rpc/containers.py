@@ -11,7 +11,7 @@ from lxcd.rpc import convert, requests
 from lxcd.rpc.status import Context, stream, unary
 from lxcd.supervisor import processes
 from lxcd.supervisor.container import Container
-from lxcd.supervisor.definition import Definition
+from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
 from lxcd.supervisor.state import State
 from lxcd.v1 import container_pb2 as pb
