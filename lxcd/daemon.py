@@ -99,6 +99,7 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
         await leave.wait()
         await server.stop(_GRACE_SECONDS)
         watch.cancel()
+        house.end()
         registry.close()
 
 

@@ -38,6 +38,13 @@ class House:
         self._under_way.add(task := self.tasks.create_task(work))
         task.add_done_callback(self._under_way.discard)
 
+    def end(self) -> None:
+        """Have what is under way stop where it is: a start undoes itself, all else is gone on with
+        by the next lxcd, as after a crash.
+        """
+        for task in list(self._under_way):
+            task.cancel()
+
     def next_id(self, prefix: str) -> str:
         """An id for a child of the keeper that no other child has, or had while this lxcd runs."""
         while True:

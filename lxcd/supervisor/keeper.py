@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class Keeper:
         self._synced: asyncio.Future[None] | None = None
         self._launcher = 0
         self._orphans: set[str] = set()
+        self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
         self.children: dict[str, Held] = {}
         self.pid = 0
         self.lost = asyncio.Event()
@@ -165,16 +167,35 @@ class Keeper:
         self._send(protocol.Leave())
 
     def _send(self, request: protocol.Request, fds: list[int] | None = None) -> None:
+        """Send, or queue with copies of the descriptors while the socket is full."""
         if self._socket is None:
             raise errors.Unavailable("the keeper is gone")
-        try:
-            kernel_fd.send(self._socket, protocol.encode(request), fds or [])
-        except BlockingIOError:
-            # It reads whenever it is not writing; its queue holds hundreds of messages.
-            raise errors.Unavailable("the keeper does not answer") from None
-        except OSError as error:
-            self._lose(str(error))
-            raise errors.Unavailable("the keeper is gone") from None
+        data = protocol.encode(request)
+        if not self._unsent:
+            try:
+                kernel_fd.send(self._socket, data, fds or [])
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self._socket.fileno(), self._flush)
+            except OSError as error:
+                self._lose(str(error))
+                raise errors.Unavailable("the keeper is gone") from None
+            else:
+                return
+        self._unsent.append((data, [Fd(os.dup(number)) for number in fds or []]))
+
+    def _flush(self) -> None:
+        while self._socket is not None and self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                kernel_fd.send(self._socket, data, [fd.fileno() for fd in fds])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lose(str(error))
+                return
+            self._unsent.popleft()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
 
     # ---- listening
 
@@ -332,6 +353,8 @@ class Keeper:
         _log.error("the keeper is gone: %s", why)
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
+        self._unsent.clear()
         self._socket.close()
         self._socket = None
         gone = errors.Unavailable("the keeper is gone")
@@ -352,6 +375,8 @@ class Keeper:
         loop = asyncio.get_running_loop()
         if self._socket is not None:
             loop.remove_reader(self._socket.fileno())
+            loop.remove_writer(self._socket.fileno())
+            self._flush()
             self._socket.close()
             self._socket = None
         loop.remove_reader(self._poke.fileno())
