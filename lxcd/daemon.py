@@ -40,6 +40,7 @@ _GRACE_SECONDS = 2.0
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT (containers go on), or until a Drain that leaves."""
     paths = Paths(settings.lxcpath, settings.runtime_dir, settings.state_dir)
+    os.umask(0o022)
     host.require()
     for missing in host.missing_capabilities():
         _log.warning("%s is missing: what needs it is done without, or fails by name", missing)

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 
 from lxcd.errors import FailedPrecondition
-from lxcd.kernel import procfs
+from lxcd.kernel import directory, procfs
+from lxcd.kernel.fd import Fd, close_all
 
 ROOT = "/sys/fs/cgroup"
 _MARK = "trusted.lxcd"
@@ -164,25 +165,29 @@ def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
     for tree in trees.hierarchies:
         if tree.version == 1 and "name=" not in tree.options:
             continue
-        directory = payload.directories[tree.key]
-        os.chown(directory, uid, gid)
+        own = payload.directories[tree.key]
+        os.chown(own, uid, gid)
         for name in _DELEGATED_V2 if tree.version == 2 else _DELEGATED_V1:  # noqa: PLR2004
             with contextlib.suppress(FileNotFoundError):
-                os.chown(f"{directory}/{name}", uid, gid)
+                os.chown(f"{own}/{name}", uid, gid)
 
 
 def open_for_spawn(trees: Trees, payload: Payload) -> tuple[int, list[int]]:
     """Descriptors for the keeper, owned by the caller: the version 2 directory (or -1), and the
     cgroup.procs files of version 1.
     """
-    directory, procs = -1, []
-    for tree in trees.hierarchies:
-        path = payload.directories[tree.key]
-        if tree.version == 2:  # noqa: PLR2004
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        else:
-            procs.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-    return directory, procs
+    cgroup, procs = -1, []
+    try:
+        for tree in trees.hierarchies:
+            path = payload.directories[tree.key]
+            if tree.version == 2:  # noqa: PLR2004
+                cgroup = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            else:
+                procs.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+    except OSError:
+        close_all([number for number in (cgroup, *procs) if number >= 0])
+        raise
+    return cgroup, procs
 
 
 def open_for_join(trees: Trees, payload: Payload, pid: int) -> tuple[int, list[int]]:
@@ -191,36 +196,46 @@ def open_for_join(trees: Trees, payload: Payload, pid: int) -> tuple[int, list[i
     On version 2 init's own cgroup: systemd inside leaves the container's topmost one, and enables
     controllers below, after which no process may sit there ("no internal processes", cgroups(7)).
     """
-    directory, procs = open_for_spawn(trees, payload)
+    cgroup, procs = open_for_spawn(trees, payload)
     unified = trees.unified
     if unified is not None:
-        inside = procfs.cgroups(pid).get("", "")
+        try:
+            inside = procfs.cgroups(pid).get("", "")
+        except OSError:
+            inside = ""
         own = unified.mountpoint + inside
-        if own.startswith(payload.directories[unified.key]):
-            os.close(directory)
-            directory = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return directory, procs
+        top = payload.directories[unified.key]
+        if own.startswith(f"{top}/"):
+            with contextlib.suppress(OSError):
+                inner = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                os.close(cgroup)
+                cgroup = inner
+    return cgroup, procs
 
 
-def pids(directory: str) -> list[int]:
-    """Every process in a directory and below."""
+def pids(top: str) -> list[int]:
+    """Every process in a directory and below; what goes away meanwhile is passed over."""
     found: list[int] = []
-    for path, _, files in os.walk(directory):
-        if "cgroup.procs" in files:
-            with (
-                contextlib.suppress(OSError),
-                open(f"{path}/cgroup.procs", encoding="ascii") as file,
-            ):
+
+    def visit(here: int) -> list[str]:
+        with contextlib.suppress(OSError, ValueError):
+            procs = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
+            with os.fdopen(procs, encoding="ascii") as file:
                 found.extend(int(line) for line in file)
+        return directory.subdirectories(here)
+
+    with contextlib.suppress(OSError):
+        with Fd(os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as handle:
+            directory.walk(handle.fileno(), visit)
     return found
 
 
 def oom_kills(payload: Payload) -> int:
     """How many processes of the container the OOM killer has killed; 0 if that is not known."""
-    for key, directory in payload.directories.items():
+    for key, own in payload.directories.items():
         controllers = key.split(",")
         name = "memory.oom_control" if "memory" in controllers else "memory.events"
-        with contextlib.suppress(OSError), open(f"{directory}/{name}", encoding="ascii") as file:
+        with contextlib.suppress(OSError), open(f"{own}/{name}", encoding="ascii") as file:
             for line in file:
                 word, _, number = line.partition(" ")
                 if word == "oom_kill":
@@ -269,15 +284,22 @@ def _is_ours(path: str, payload: Payload) -> bool:
 
 def _remove_tree(top: str) -> bool:
     """Try once. True: it is gone."""
-    for path, _, _ in os.walk(top, topdown=False):
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-                return False
-            raise
+    above, name = os.path.split(top)
+    try:
+        with Fd(os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as handle:
+            with Fd(os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as tree:
+                directory.walk(
+                    tree.fileno(),
+                    directory.subdirectories,
+                    lambda parent, below: os.rmdir(below, dir_fd=parent),
+                )
+            os.rmdir(name, dir_fd=handle.fileno())
+    except FileNotFoundError:
+        return not os.path.lexists(top)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY, errno.ESTALE):
+            return False
+        raise
     return True
 
 
@@ -286,32 +308,30 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
     return "/".join(part for part in (tree.mountpoint, below, name) if part)
 
 
-def _enable_controllers(directory: str) -> None:
-    """Let children of a version 2 directory have its controllers; one that cannot be is left
-    out.
-    """
+def _enable_controllers(path: str) -> None:
+    """Let children of a version 2 directory have its controllers, as far as that is possible."""
     try:
-        with open(f"{directory}/cgroup.controllers", encoding="ascii") as file:
+        with open(f"{path}/cgroup.controllers", encoding="ascii") as file:
             controllers = file.read().split()
     except OSError:
         return
     for controller in controllers:
         with (
             contextlib.suppress(OSError),
-            open(f"{directory}/cgroup.subtree_control", "w", encoding="ascii") as file,
+            open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,
         ):
             file.write(f"+{controller}")
 
 
-def _inherit_cpuset(directory: str) -> None:
+def _inherit_cpuset(path: str) -> None:
     """A new cpuset of version 1 is empty, and takes no process before it has cpus and mems:
     cpuset(7).
     """
-    above = os.path.dirname(directory)
+    above = os.path.dirname(path)
     for name in ("cpuset.cpus", "cpuset.mems"):
         with open(f"{above}/{name}", encoding="ascii") as file:
             value = file.read()
-        with open(f"{directory}/{name}", "w", encoding="ascii") as file:
+        with open(f"{path}/{name}", "w", encoding="ascii") as file:
             file.write(value)
-    with open(f"{directory}/cgroup.clone_children", "w", encoding="ascii") as file:
+    with open(f"{path}/cgroup.clone_children", "w", encoding="ascii") as file:
         file.write("1")

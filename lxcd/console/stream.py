@@ -5,6 +5,7 @@ grow.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,11 @@ class Stream:
                 return False
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
         return True
 
     def read(self, offset: int, limit: int = CHUNK_BYTES) -> Piece:
@@ -97,6 +102,8 @@ def offset_of_lines(stream: Stream, lines: int) -> int:
     """Offset at which the last `lines` lines begin."""
     piece = stream.read(stream.tail, stream.head - stream.tail)
     data = piece.data
+    if lines <= 0:
+        return stream.head
     end = len(data) - 1 if data.endswith(b"\n") else len(data)
     place = end
     for _ in range(lines):

@@ -65,7 +65,7 @@ def decode(data: bytes) -> Report:
     try:
         name, fields = json.loads(data)
         return _REPORTS[name](**fields)
-    except (TypeError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"not a report: {data[:100]!r}") from error
 
 

@@ -120,7 +120,8 @@ class Execute(Step):
             return "stay as the reaping PID 1, with nothing to run"
         under = " under the reaping PID 1" if self.reaper else ""
         who = f" as {self.uid}:{self.gid}" if (self.uid, self.gid) != (0, 0) else ""
-        return f"exec {' '.join(self.argv)}{who}{under}"
+        words = " ".join(repr(word)[1:-1] for word in self.argv)
+        return f"exec {words}{who}{under}"
 
     def apply(self, walk: Walk) -> None:
         """Never called: `init.live` ends with this step itself, as nothing can follow it."""

@@ -85,8 +85,10 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
         elif word in _CLEAR:
             set_, clear = set_ & ~_CLEAR[word], clear | _CLEAR[word]
         elif word in _PROPAGATION:
+            # The last one counts, whole.
             propagation = _PROPAGATION[word]
-            flags.add("r" if word[1:] in _PROPAGATION else "")
+            flags.discard("r")
+            flags.update("r" if word[1:] in _KINDS else "")
         elif word in _FLAGS:
             flags.add(word)
         elif sign and key in values:

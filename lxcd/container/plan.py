@@ -50,7 +50,14 @@ class Plan:
 
 
 def compile_plan(config: ContainerConfig, host: Host, life: Life) -> Plan:
-    """Compile. Raises StartFailed for a configuration that cannot be carried out, with its line."""
+    """Compile. Raises StartFailed for a configuration that cannot be carried out, with its line.
+
+    One with an error in it is not carried out either: a rootfs that could not be understood would
+    else be the host's own.
+    """
+    for problem in config.problems:
+        if problem.severity == "error":
+            raise fail("config", problem.origin, problem.message)
     return _Compiler(config, host, life).plan()
 
 
@@ -69,7 +76,14 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
     if "mnt" not in chosen:
         raise fail(
             "namespaces",
-            config.origin("lxc.namespace.keep"),
+            next(
+                (
+                    line.origin
+                    for line in config.lines
+                    if line.name in ("lxc.namespace.keep", "lxc.namespace.clone")
+                ),
+                DEFAULT,
+            ),
             "a container needs a mount namespace of its own",
         )
     return tuple(name for name in process.NAMESPACES if name in chosen)

@@ -1,10 +1,9 @@
 """The image `host`: a full userland in milliseconds, with no download and none of the host's
 secrets.
 
-/usr is the host's own, read-only, its ids mapped so that it belongs to the container's root. All
-else is the container's: a fresh /etc with what programs need to run, empty /root, /home, /var,
-/tmp. It is written out as plain LXC configuration, which stock LXC (5.0 and later, for
-`idmap=container`) starts as well.
+/usr is the host's own, read-only. All else is the container's: a fresh /etc with what programs need
+to run, empty /root, /home, /var, /tmp. It is written out as plain LXC configuration, which stock
+LXC (5.0 and later, for `idmap=container`) starts as well.
 """
 
 from __future__ import annotations
@@ -133,16 +132,16 @@ def config_items(
 ) -> tuple[tuple[str, str], ...]:
     """The configuration of the image, but for what the container's `own` says itself."""
     items: list[tuple[str, str]] = []
-    mapped = own.idmap or first_id is not None
     if first_id is not None:
         items.append(("lxc.idmap", f"u 0 {first_id} {COUNT}"))
         items.append(("lxc.idmap", f"g 0 {first_id} {COUNT}"))
     items.append(("lxc.rootfs.path", f"dir:{rootfs}"))
-    if mapped:
+    if own.idmap or first_id is not None:
         items.append(("lxc.rootfs.options", "idmap=container"))
-    suffix = ",idmap=container" if mapped else ""
+    # Its ids are never mapped: read-only is a flag that the root of the container's own mount
+    # namespace can take off, and with mapped ids the host's files would then be its own.
     items.extend(
-        ("lxc.mount.entry", f"/{word} {word} none bind,ro,nodev{suffix} 0 0")
+        ("lxc.mount.entry", f"/{word} {word} none bind,ro,nodev 0 0")
         for word in ("usr", *_USR_LINKS)
         if os.path.isdir(f"/{word}") and not os.path.islink(f"/{word}")
     )

@@ -13,7 +13,7 @@ import sys
 from lxcd.keeper import spawn
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
-from lxcd.kernel import process
+from lxcd.kernel import identity, process
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> int:
     # so.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # What lxcd was started with must not reach a container: CVE-2022-29162, CVE-2022-27650.
+    os.setgroups(())
+    identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
         print(f"keeper: {missing}", file=sys.stderr)
     keeper = Keeper(listener, journal, options["--build"])

@@ -14,6 +14,9 @@ from lxcd.kernel import tty
 if TYPE_CHECKING:
     import socket
 
+    from lxcd.keeper.protocol import Exited
+import sys
+
 
 @dataclass(slots=True)
 class Stream:
@@ -66,8 +69,12 @@ class Stream:
         # A terminal that nobody ever writes to costs no pages.
         data = os.read(self.fd, CHUNK_BYTES)
         if data:
-            self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.child.kind == "exec")
-            self.ring.append(data)
+            try:
+                self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.child.kind == "exec")
+                self.ring.append(data)
+            except OSError as error:
+                # No memory or descriptors: the bytes are lost, the container goes on.
+                print(f"keeper: no ring for {self.child.id}: {error}", file=sys.stderr)
         return len(data)
 
     def end(self) -> None:
@@ -93,8 +100,13 @@ class Child:
     pidfd: int  # -1 once it was reaped
     control: socket.socket | None  # the child's way to hand over streams; None once it has exec'ed
     joined: bool = False
-    ended: bool = False
+    exited: Exited | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """It was reaped."""
+        return self.exited is not None
 
     def forget(self) -> None:
         """Let go of every descriptor."""

@@ -6,11 +6,10 @@ was full) is passed over when it is read. Once every exit is acknowledged the fi
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-from dataclasses import asdict
 
-from lxcd.keeper.protocol import Exited
+from lxcd.keeper.protocol import Exited, ProtocolError, decode_answer, encode
 
 
 class Journal:
@@ -21,11 +20,11 @@ class Journal:
         self.pending: dict[str, Exited] = {}
         self.broken = ""  # why the last record is not on disk; it is kept in memory all the same
         for line in self._content().splitlines():
-            try:
-                record = json.loads(line)
-                self.pending[record["id"]] = Exited(**record)
-            except (ValueError, TypeError, KeyError):
-                continue
+            # The same checks as for what comes over the socket.
+            with contextlib.suppress(ProtocolError):
+                record = decode_answer(line)
+                if isinstance(record, Exited):
+                    self.pending[record.id] = record
 
     def add(self, exited: Exited) -> None:
         """Keep a record. A full disk must not stop the keeper: the record then lives in memory
@@ -33,8 +32,8 @@ class Journal:
         """
         self.pending[exited.id] = exited
         try:
-            os.write(self._fd, b"\n" + json.dumps(asdict(exited)).encode())
-            self.broken = ""
+            text = b"\n" + encode(exited)
+            self.broken = "" if os.write(self._fd, text) == len(text) else "the disk is full"
         except OSError as error:
             self.broken = error.strerror or ""
 

@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> None:
     """`--runtime-dir DIR --build TEXT`. Never returns: it becomes the keeper."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     runtime_dir = options["--runtime-dir"]
+    # Whatever lxcd was started with: containers walk through what is made here.
+    os.umask(0o022)
     private = os.open(
         os.path.join(runtime_dir, "private"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     )

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # How long a keeper without lxcd, children and unacknowledged exits stays.
 IDLE_SECONDS = 10.0
 _READ = select.EPOLLIN
+# At the end of a child so many reads are made of what it wrote; others wait meanwhile.
+_DRAIN_TURNS = 64
 
 
 class Keeper:
@@ -51,6 +53,7 @@ class Keeper:
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._leaving = False
         self._grown = False
+        self._stale: set[int] = set()  # descriptors let go of in this turn
         signals = [signal.SIGCHLD]
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         self._signals = process.signalfd([int(number) for number in signals])
@@ -67,17 +70,24 @@ class Keeper:
             patience = IDLE_SECONDS - (time.monotonic() - idle_since)
             if (self._leaving and not self._children_alive()) or patience <= 0:
                 return
+            self._stale.clear()
             for number, _ in self._epoll.poll(-1 if busy else patience + 0.05):
                 self._handle(number)
             if self._grown and self._poke >= 0:
                 self._grown = False
-                # EAGAIN: the counter is full, so lxcd has been told often enough.
-                with contextlib.suppress(BlockingIOError):
+                try:
                     os.eventfd_write(self._poke, 1)
+                except BlockingIOError:
+                    # The counter is full: lxcd has been told often enough.
+                    continue
+                except OSError as error:
+                    print(f"keeper: not an eventfd: {error}", file=sys.stderr)
+                    self._hang_up()
 
     def _handle(self, number: int) -> None:
         handler = self._handlers.get(number)
-        if handler is None:
+        # What was closed since poll returned may be another's number by now.
+        if handler is None or number in self._stale:
             return
         try:
             handler()
@@ -98,6 +108,7 @@ class Keeper:
     def _unwatch(self, number: int) -> None:
         if self._handlers.pop(number, None) is not None:
             self._epoll.unregister(number)
+            self._stale.add(number)
 
     # ---- lxcd
 
@@ -144,8 +155,16 @@ class Keeper:
         if self._poke >= 0:
             os.close(self._poke)
             self._poke = -1
+        # Nobody reads any more: a container does not wait for that. An exec does, by design.
+        for child in self._children.values():
+            for stream in child.streams.values():
+                if child.kind == "init" and stream.ring is not None and stream.ring.hold:
+                    stream.ring.set_hold(hold=False)
+                    self._resume(protocol.Drained(child.id, stream.name))
 
     def _obey(self, request: protocol.Request, fds: list[int]) -> None:
+        if fds and not isinstance(request, protocol.Hello | protocol.Prepare):
+            raise ProtocolError(f"{type(request).__name__} brings no descriptors")
         match request:
             case protocol.Hello():
                 self._hello(fds)
@@ -164,27 +183,36 @@ class Keeper:
     def _hello(self, fds: list[int]) -> None:
         if len(fds) != 1 or self._poke >= 0:
             raise ProtocolError("HELLO wants one eventfd, once")
+        self._leaving = False
         self._poke = fds[0]
         os.set_blocking(self._poke, False)
         self._tell(protocol.Welcome(protocol.VERSION, self._build, os.getpid()))
         for child in self._children.values():
-            self._tell(
-                protocol.Child(child.id, child.kind, child.pid),
-                [child.pidfd] if child.pidfd >= 0 else [],
-            )
-            if child.joined and child.pidfd >= 0:
-                self._tell(protocol.Joined(child.id, child.pid), [child.pidfd])
-            for stream in child.streams.values():
-                if stream.fd >= 0:
-                    self._tell(protocol.Streams(child.id, (stream.name,)), [stream.fd])
-                if stream.ring is not None:
-                    self._tell(protocol.RingMade(child.id, stream.name), [stream.ring.memfd])
-                if stream.fd < 0:
-                    self._tell(protocol.Closed(child.id, stream.name))
+            self._tell_all_of(child)
         for exited in self._journal.pending.values():
-            self._tell(exited)
+            # Of an earlier keeper's children only this is left.
+            if exited.id not in self._children:
+                self._tell(exited)
         self._tell(protocol.Synced())
         self._grown = True
+
+    def _tell_all_of(self, child: Child) -> None:
+        """To an lxcd that has just come."""
+        self._tell(
+            protocol.Child(child.id, child.kind, child.pid),
+            [child.pidfd] if child.pidfd >= 0 else [],
+        )
+        if child.joined and child.pidfd >= 0:
+            self._tell(protocol.Joined(child.id, child.pid), [child.pidfd])
+        for stream in child.streams.values():
+            if stream.fd >= 0:
+                self._tell(protocol.Streams(child.id, (stream.name,)), [stream.fd])
+            if stream.ring is not None:
+                self._tell(protocol.RingMade(child.id, stream.name), [stream.ring.memfd])
+            if stream.fd < 0:
+                self._tell(protocol.Closed(child.id, stream.name))
+        if child.exited is not None:
+            self._tell(child.exited)
 
     def _tell(self, answer: protocol.Answer, fds: list[int] | None = None) -> None:
         """Send, or queue with copies of the descriptors, so that they may be closed here
@@ -198,9 +226,13 @@ class Keeper:
                 kernel_fd.send(self._lxcd, data, fds or [])
             except BlockingIOError:
                 self._epoll.modify(self._lxcd.fileno(), _READ | select.EPOLLOUT)
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 # It has gone; the loop reads EOF next.
                 return
+            except OSError as error:
+                # No memory right now: later.
+                print(f"keeper: {error}", file=sys.stderr)
+                self._epoll.modify(self._lxcd.fileno(), _READ | select.EPOLLOUT)
             else:
                 return
         self._unsent.append((data, [os.dup(number) for number in fds or []]))
@@ -291,7 +323,9 @@ class Keeper:
     def _drain(self, stream: Stream, *, to_the_end: bool = False) -> None:
         had_ring = stream.ring is not None
         more = stream.drain()
-        while more and to_the_end:
+        for _ in range(_DRAIN_TURNS if to_the_end else 0):
+            if not more:
+                break
             more = stream.drain()
         if stream.ring is not None and not had_ring:
             self._tell(protocol.RingMade(stream.child.id, stream.name), [stream.ring.memfd])
@@ -320,30 +354,34 @@ class Keeper:
         """The pidfd polls readable: the process is a zombie. Reap it, drain what it wrote, keep the
         record.
         """
-        now = time.time_ns()
+        now, pidfd = time.time_ns(), child.pidfd
         if child.control is not None:
             # What it handed over just before its end must not be lost.
             self._hear(child)
-        pidfd = child.pidfd
         try:
             result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
+            # Reaped by somebody else, which nobody should; how it ended is not known.
             result = None
+        else:
+            if result is None:
+                # It lives.
+                return
         if self._was_half(child, pidfd):
             return
         status = _wait_status(result)
         self._unwatch(child.pidfd)
         os.close(child.pidfd)
         child.pidfd = -1
-        child.ended = True
+        child.exited = exited = protocol.Exited(child.id, child.pid, status, now)
         for stream in list(child.streams.values()):
             if stream.fd >= 0 and not stream.paused:
                 self._finish(stream)
-        exited = protocol.Exited(child.id, child.pid, status, now)
         self._journal.add(exited)
         if self._journal.broken:
             print(f"keeper: journal: {self._journal.broken}", file=sys.stderr)
         self._tell(exited)
+        self._reap_orphans()
 
     def _was_half(self, child: Child, pidfd: int) -> bool:
         """Whether what has ended was only the first half of an exec: then the child goes on as

@@ -193,7 +193,7 @@ def _decode(data: bytes, known: dict[str, tuple[type, dict[str, Any]]]) -> Any: 
         if values.keys() != types_of.keys():
             raise ProtocolError(f"{name} has fields {sorted(values)}")
         for field, wanted in types_of.items():
-            if wanted is tuple:
+            if wanted is tuple and type(values[field]) is list:
                 values[field] = tuple(values[field])
                 if not all(type(item) is str for item in values[field]):
                     raise ProtocolError(f"{name}.{field} is {values[field]!r}")

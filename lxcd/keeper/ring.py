@@ -58,6 +58,7 @@ class Ring:
         self.memfd = memfd
         size = os.fstat(memfd).st_size
         if size <= HEADER_BYTES:
+            os.close(memfd)
             raise ValueError("not a ring: too small")
         self._map = mmap.mmap(memfd, size)
         self._view = memoryview(self._map)
@@ -121,7 +122,7 @@ class Ring:
     def room(self) -> int:
         """How much may be written now; 0: the writer has to wait for the reader."""
         if not self.hold:
-            return CHUNK_BYTES
+            return min(CHUNK_BYTES, self.capacity)
         return min(CHUNK_BYTES, self.capacity - (self.head - self._words[_WORD_ACKED]))
 
     def read_from(self, fd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -30,6 +31,7 @@ def prepare(
         pid, pidfd = process.clone3(flags, cgroup)
         if pid == 0:
             _child(channel, theirs.detach(), cgroups)
+        _reset_oom_score(pid)
     except BaseException:
         ours.close()
         raise
@@ -46,7 +48,6 @@ def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
     try:
         gc.disable()
         kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
-        _set_oom_score(0)
         # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
         resource.setrlimit(resource.RLIMIT_NOFILE, _INHERITED_NOFILE)
         init.live(socket.socket(fileno=channel), socket.socket(fileno=control), cgroups)
@@ -54,8 +55,18 @@ def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
         os._exit(125)
 
 
-def _set_oom_score(score: int) -> None:
-    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+def _reset_oom_score(pid: int) -> None:
+    """Take the keeper's protection from a child, before it can do anything.
+
+    By the keeper, who has the capability where it has the protection: only then the kernel forgets
+    the lowest value too, which the child, or a container's root, could go back to (proc(5)).
+    """
+    with contextlib.suppress(OSError):
+        _write_oom_score(pid, 0)
+
+
+def _write_oom_score(pid: int | str, score: int) -> None:
+    with open(f"/proc/{pid}/oom_score_adj", "r+b", buffering=0) as file:
         if int(file.read()) != score:
             file.write(str(score).encode())
 
@@ -70,7 +81,7 @@ def raise_own_limits() -> list[str]:
     _, hard = _INHERITED_NOFILE
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        _set_oom_score(-999)
+        _write_oom_score("self", -999)
     except OSError:
         missing.append("CAP_SYS_RESOURCE: the keeper has no protection from the OOM killer")
     return missing

@@ -52,7 +52,7 @@ def pids() -> list[int]:
 def status(pid: int | str) -> Status:
     """Parse /proc/PID/status."""
     fields = {}
-    for line in read(pid, "status").decode(errors="surrogateescape").splitlines():
+    for line in _lines(read(pid, "status").decode(errors="surrogateescape")):
         key, _, value = line.partition(":")
         fields[key] = value.strip()
     own = fields.get("Pid", "0")
@@ -90,7 +90,7 @@ def cgroups(pid: int | str) -> dict[str, str]:
     path.
     """
     found = {}
-    for line in read(pid, "cgroup").decode(errors="surrogateescape").splitlines():
+    for line in _lines(read(pid, "cgroup").decode(errors="surrogateescape")):
         _, controllers, path = line.split(":", 2)
         found[controllers] = path
     return found
@@ -99,7 +99,7 @@ def cgroups(pid: int | str) -> dict[str, str]:
 def parse_mountinfo(text: str) -> list[Mount]:
     """Parse the text of a mountinfo file."""
     mounts = []
-    for line in text.splitlines():
+    for line in _lines(text):
         before, _, behind = line.partition(" - ")
         words = before.split(" ")
         fstype, source, *more = behind.split(" ", 2)
@@ -136,6 +136,13 @@ def filesystems() -> dict[str, bool]:
 def namespace_id(pid: int | str, name: str) -> int:
     """Inode of /proc/PID/ns/NAME: the identity of a namespace while anybody holds it."""
     return os.stat(f"/proc/{pid}/ns/{name}").st_ino
+
+
+def _lines(text: str) -> list[str]:
+    """Lines end at a newline and nowhere else: str.splitlines would also cut at characters that a
+    container may put into the name of a cgroup or a mount point.
+    """
+    return [line for line in text.split("\n") if line]
 
 
 def _unescape(text: str) -> str:

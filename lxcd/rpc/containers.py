@@ -59,7 +59,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         after = requests.read_token(request.page_token)
         wanted = convert.states(request.states)
         full = request.view == pb.VIEW_FULL
-        actors = await asyncio.to_thread(self._registry.containers, request.lxcpath)
+        actors = await self._registry.containers(request.lxcpath)
         rest = [
             actor
             for actor in actors
@@ -83,7 +83,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         names = frozenset(request.names)
         # Before the first picture: what happens while it is drawn comes behind it.
         last = self._house.events.last
-        for actor in await asyncio.to_thread(self._registry.containers, lxcpath):
+        for actor in await self._registry.containers(lxcpath):
             if not names or actor.name in names:
                 yield answer(kind=answer.KIND_PRESENT, container=convert.container(actor))
         yield answer(kind=answer.KIND_SYNCED)
@@ -161,7 +161,10 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
 
         async def work() -> pb.Container:
             async with actor.lock:
-                return await asyncio.to_thread(self._update, actor, request, bool(paths))
+                answer = await asyncio.to_thread(self._update, actor, request, bool(paths))
+                if not request.validate_only:
+                    actor.tell("container.updated")
+                return answer
 
         return await self._replays.once(request, work)
 
@@ -203,7 +206,6 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         if request.validate_only:
             return convert.definition_only(actor.name, after)
         actor.file.write(text)
-        actor.tell("container.updated")
         return convert.container(actor, full=True)
 
     @unary

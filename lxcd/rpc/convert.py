@@ -28,7 +28,11 @@ _SEVERITIES = {
 
 def text_of(value: str) -> str:
     """Protobuf wants UTF-8; what a file holds may be anything."""
-    return value.encode(errors="surrogateescape").decode(errors="replace")
+    try:
+        return value.encode(errors="surrogateescape").decode(errors="replace")
+    except UnicodeEncodeError:
+        # A lone surrogate that stands for no byte.
+        return value.encode(errors="replace").decode()
 
 
 def timestamp(time_ns: int) -> Timestamp:
@@ -126,7 +130,7 @@ def container(actor: Container, *, full: bool = False) -> container_pb2.Containe
         application=record.request.application and actor.state.alive,
         ephemeral=record.request.ephemeral and actor.state.alive,
         command=[text_of(word) for word in record.command] if actor.state.alive else [],
-        cgroups={key or "unified": path for key, path in record.cgroups.items()},
+        cgroups={key or "unified": text_of(path) for key, path in record.cgroups.items()},
         state_reason=text_of(actor.state_reason),
     )
     if actor.state.alive:

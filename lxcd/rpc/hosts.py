@@ -45,7 +45,7 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
         """See host.proto."""
         del request, context
         found = await asyncio.to_thread(features.probe)
-        actors = await asyncio.to_thread(self._registry.containers, "")
+        actors = await self._registry.containers("")
         paths = self._house.paths
         uname = os.uname()
         return pb.GetHostResponse(

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 
 from lxcd import errors
+from lxcd.rpc.convert import text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,16 +44,11 @@ def status_of(error: errors.LxcdError) -> status_pb2.Status:
     code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
-        info.metadata[key] = _printable(value)
+        info.metadata[key] = text_of(value)
     detail = any_pb2.Any()
     detail.Pack(info)
     number = code.value[0]
-    return status_pb2.Status(code=number, message=_printable(error.text), details=[detail])
-
-
-def _printable(text: str) -> str:
-    """Protobuf wants UTF-8; a path may be anything."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+    return status_pb2.Status(code=number, message=text_of(error.text), details=[detail])
 
 
 async def abort(context: Context, error: BaseException) -> None:

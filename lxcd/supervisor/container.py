@@ -22,7 +22,7 @@ from lxcd.supervisor import removal, start
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
-from lxcd.supervisor.stop import Method, ask_runlevel, choose
+from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,7 @@ class Container:
         self.failure: errors.StartFailed | None = None  # of the last start, until one succeeds
         self.lock = asyncio.Lock()
         self.deleted = False
+        self.rebooting = False  # between the end of one life and the start of the next
         self._stop_requested = False
         self._changed: list[asyncio.Future[None]] = []
 
@@ -131,11 +132,20 @@ class Container:
         while not holds():
             future = asyncio.get_running_loop().create_future()
             self._changed.append(future)
-            await future
+            try:
+                await future
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._changed.remove(future)
 
     async def settled(self) -> None:
         """Wait until an end that is under way is over."""
-        await self.until(lambda: self.state not in (State.STOPPING, State.ABORTING))
+        await self.until(lambda: not self._ending())
+
+    def _ending(self) -> bool:
+        """Its init is gone and what it leaves is being cleaned up, or a start is being undone."""
+        gone = self.child is None or self.child.exited is not None
+        return self.state is State.ABORTING or (self.state is State.STOPPING and gone)
 
     def tell(
         self,
@@ -243,14 +253,17 @@ class Container:
         self.tell("container.start_failed", message=reason, details=metadata)
         # The number was used: output and events of the attempt carry it.
         self.record = before.but(generation=self.record.generation, phase=STOPPED)
-        self._write_record()
+        self.write_record()
         self.set_state(State.STOPPED, reason)
 
-    def _write_record(self) -> None:
+    def write_record(self) -> bool:
+        """Have its record on disk. False if it could not be written: then the old one is there."""
         try:
             self._house.records.write(self.record)
         except OSError as error:
             _log.error("the record of %s could not be written: %s", self.name, error)
+            return False
+        return True
 
     def forget_output(self) -> None:
         """Its last life's output is not wanted any more."""
@@ -287,11 +300,13 @@ class Container:
             config = self.running.config if self.running is not None else None
             ephemeral = self.record.request.ephemeral or (config is not None and config.ephemeral)
             ended = await self._clean_up(child)
-        except Exception:
+        except Exception:  # noqa: BLE001 - see below
+            # One container's mess must not end the supervision of all the others.
             _log.exception("cleaning up after %s", self.name)
-            raise
+            if self.state is State.STOPPING:
+                self.set_state(State.STOPPED, "cleaning up failed: see the log of lxcd")
+            return
         if ended.cause is Cause.REBOOT:
-            await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
             await self._start_again()
         elif ephemeral or not self.defined:
             await self._vanish()
@@ -319,21 +334,24 @@ class Container:
         self.record = self.record.but(
             phase=STOPPED, exit=how, pid=0, cgroups={}, cgroups_made=(), stop_requested=False
         )
-        self._write_record()
-        with contextlib.suppress(errors.Unavailable):
-            self._house.keeper.acknowledge(child)
+        if self.write_record():
+            with contextlib.suppress(errors.Unavailable):
+                self._house.keeper.acknowledge(child)
         self.running = None
         self.set_state(State.STOPPED)
-        text = signal.Signals(how.signal).name if how.signal else f"exit status {how.code}"
+        text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
         self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
         self.wake()
         return how
 
     async def _start_again(self) -> None:
         """reboot(2) from inside: a new generation, with the configuration as it is now."""
+        self.rebooting = True
+        await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
         async with self.lock:
-            if self.state is not State.STOPPED or self.deleted:
+            if self.state is not State.STOPPED or self.deleted or not self.rebooting:
                 return
+            self.rebooting = False
             try:
                 request = self.record.request
                 if self.defined:
@@ -363,7 +381,10 @@ class Container:
         kept = self.kept_rootfs()
         directory = self.directory if self.defined else ""
         transient = self.record.transient_dir
-        await asyncio.to_thread(lambda: removal.remove(directory, transient, keep=kept))
+        owner = self._house.paths.runtime_dir
+        await asyncio.to_thread(
+            lambda: removal.remove(directory, transient, owner=owner, keep=kept)
+        )
         self.forget()
         return kept
 
@@ -391,33 +412,46 @@ class Container:
         `patience` is in seconds; None kills at once. The caller holds the lock.
         """
         await self.settled()
+        if self.rebooting:
+            self.rebooting = False
+            return Stopped("stopped between two lives", killed=False, exit=self.record.exit)
         child = self.require_running()
         log.container.set(self.name)
         self._stop_requested = True
         self.record = self.record.but(stop_requested=True)
-        self._write_record()
+        self.write_record()
+        try:
+            if patience is None:
+                return await self._kill(child, "SIGKILL")
+            return await self._ask_and_wait(child, patience, no_kill=no_kill)
+        except BaseException:
+            # It goes on: nobody asks it to stop any more.
+            if child.exited is None:
+                self._stop_requested = False
+                self.record = self.record.but(stop_requested=False)
+                self.write_record()
+                if self.state is State.STOPPING:
+                    self.set_state(State.RUNNING)
+            raise
+
+    async def _ask_and_wait(self, child: Held, patience: float, *, no_kill: bool) -> Stopped:
         generation = self.record.generation
-        if patience is None:
-            return await self._kill(child, "SIGKILL")
         method = await self._choose(child)
         was_frozen = self.state in (State.FREEZING, State.FROZEN)
-        self.set_state(State.STOPPING)
+        if child.exited is None and self.state is not State.STOPPING:
+            self.set_state(State.STOPPING)
         try:
             await asyncio.to_thread(self._ask, child, method)
-        except OSError as error:
-            _log.warning("asking by %s failed: %s", method.describe(), error)
-        if was_frozen:
-            await freezer.freeze(self.payload, frozen=False)
+            if was_frozen:
+                await freezer.freeze(self.payload, frozen=False)
+        except (OSError, ValueError) as error:
+            # It may have ended just now; else the time-out comes.
+            _log.warning("asking by %s: %s", method.describe(), error)
         try:
             async with asyncio.timeout(patience):
                 await self.until(lambda: self._over(generation))
         except TimeoutError:
             if no_kill:
-                self._stop_requested = False
-                self.record = self.record.but(stop_requested=False)
-                self._write_record()
-                if self.state is State.STOPPING and child.exited is None:
-                    self.set_state(State.RUNNING)
                 raise errors.DeadlineExceeded(
                     f"{self.name} did not stop in {patience:g} s after {method.describe()}",
                     "STOP_TIMEOUT",
@@ -436,7 +470,9 @@ class Container:
         # The reaping PID 1 forwards what it gets, or ends by it when it runs nothing.
         application = self.record.request.application or not self.record.command
         return await asyncio.to_thread(
-            lambda: choose(child.pid, halt_signal=halt, application=application)
+            lambda: choose(
+                child.pid, child.pidfd.fileno(), halt_signal=halt, application=application
+            )
         )
 
     @staticmethod
@@ -444,11 +480,11 @@ class Container:
         if method.signal:
             signal.pidfd_send_signal(child.pidfd.fileno(), method.signal)
         else:
-            ask_runlevel(child.pid, "0")
+            ask_runlevel(child.pid, child.pidfd.fileno(), "0")
 
     async def _kill(self, child: Held, method: str) -> Stopped:
         was_frozen = self.state in (State.FREEZING, State.FROZEN)
-        if self.state is not State.STOPPING:
+        if child.exited is None and self.state is not State.STOPPING:
             self.set_state(State.STOPPING)
         with contextlib.suppress(OSError, ValueError):
             # Not lxc.signal.stop: a program can ignore that, and this has to end.

@@ -60,8 +60,8 @@ class ConfigFile:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.path = os.path.join(directory, CONFIG_NAME)
-        self._stamps: tuple[reader.Stamp, ...] = ()
-        self._last: Definition | None = None
+        # What was read and from which files; replaced whole, as threads read it too.
+        self._last: tuple[Definition, tuple[reader.Stamp, ...]] | None = None
 
     def exists(self) -> bool:
         """There is a config file."""
@@ -84,8 +84,9 @@ class ConfigFile:
         unreadable.
         """
         files = loader.HOST_FILES
-        if self._last is not None and reader.unchanged(self._stamps, files):
-            return self._last
+        last = self._last
+        if last is not None and reader.unchanged(last[1], files):
+            return last[0]
         try:
             # Never blocks, whatever the path is: a FIFO is no configuration.
             found = files.read(self.path, CONFIG_LIMIT_BYTES)
@@ -101,9 +102,9 @@ class ConfigFile:
                 f"{self.path} is larger than {CONFIG_LIMIT_BYTES} bytes", "INVALID_CONFIG"
             )
         config, stamps = loader.load(text, self.path)
-        self._stamps = (stamp, *stamps)
-        self._last = Definition(text, self.path, config, check.check(config))
-        return self._last
+        definition = Definition(text, self.path, config, check.check(config))
+        self._last = (definition, (stamp, *stamps))
+        return definition
 
     def write(self, text: bytes) -> None:
         """Replace the text, whole or not at all; mode and owner stay. Raises an LxcdError."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -50,7 +51,7 @@ class Events:
         self._lines = 0
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             for line in file:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                     self._kept.append(_event(json.loads(line)))
         self._file = -1
         self._rewrite()
@@ -101,9 +102,14 @@ class Events:
 
     def since(self, sequence: int) -> Iterator[Event]:
         """Kept events after that number."""
-        first = self._kept[0].sequence if self._kept else 0
-        for index in range(max(0, sequence + 1 - first), len(self._kept)):
-            yield self._kept[index]
+        # From the newest back: whoever follows asks for few. Numbers may have holes, where the disk
+        # was full when an earlier lxcd wrote.
+        found = []
+        for event in reversed(self._kept):
+            if event.sequence <= sequence:
+                break
+            found.append(event)
+        yield from reversed(found)
 
     def lost(self, sequence: int) -> int:
         """How many events after that number are not kept any more."""
@@ -113,13 +119,17 @@ class Events:
     async def follow(self, sequence: int) -> AsyncIterator[Event]:
         """Kept events after that number, then each as it happens."""
         while True:
-            for event in list(self.since(sequence)):
+            for event in self.since(sequence):
                 sequence = event.sequence
                 yield event
-            if self.last <= sequence:
+            if not any(True for _ in self.since(sequence)):
                 future = asyncio.get_running_loop().create_future()
                 self._grown.append(future)
-                await future
+                try:
+                    await future
+                finally:
+                    with contextlib.suppress(ValueError):
+                        self._grown.remove(future)
 
     def close(self) -> None:
         """Close the file."""
@@ -129,10 +139,19 @@ class Events:
         """Write all that is kept to a new file, so that the old one does not grow for ever."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(f"{self._path}.new", flags, 0o600)
+        text = b"".join(_text(event) for event in self._kept)
         try:
-            os.write(fd, b"".join(_text(event) for event in self._kept))
+            if os.write(fd, text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
         except OSError as error:
             _log.warning("events are not on disk: %s", error)
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._path}.new")
+            # The old file, to go on with.
+            if self._file < 0:
+                self._file = os.open(self._path, flags & ~os.O_TRUNC, 0o600)
+            return
         os.rename(f"{self._path}.new", self._path)
         if self._file >= 0:
             os.close(self._file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -34,6 +35,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD_LIMIT_BYTES = 4 << 20
 _VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
 DEFAULT_OUTPUT_BYTES = 16 << 20
+# How long a killed exec is waited for.
+_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,12 @@ async def run(house: House, container: Container, command: Command) -> Result:
         )
     user = await asyncio.to_thread(_user, init.pid, command.user)
     async with _Exec(house, container, init, command, user) as running:
-        return await running.to_the_end()
+        try:
+            return await running.to_the_end()
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"{container.name} could not be entered in time", "EXEC_TIMEOUT"
+            ) from None
 
 
 def _check(command: Command) -> None:
@@ -127,15 +135,20 @@ class _Exec:
 
     async def __aenter__(self) -> Self:
         record = self._container.record
-        payload = self._container.payload
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
         ours.setblocking(False)
-        # On the loop: a few opens of cgroupfs, whose result a cancelled thread would lose.
-        cgroup, procs = tree.open_for_join(self._house.trees, payload, self._init.pid)
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        opened: list[int] = []
         try:
+            # On the loop: a few opens of cgroupfs, whose result a cancelled thread would lose.
+            cgroup, procs = tree.open_for_join(
+                self._house.trees, self._container.payload, self._init.pid
+            )
+            opened += [number for number in (cgroup, *procs) if number >= 0]
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            opened.append(read_end)
+            self._stdin = Fd(write_end)
             self._child = await self._house.keeper.prepare(
                 self._house.next_id(f"exec/{record.name}/{record.generation}"),
                 "exec",
@@ -147,18 +160,17 @@ class _Exec:
             spec = Spec(record.name, self._steps())
             with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
                 channel.send_spec(ours, memfd.fileno(), [self._init.pidfd.fileno(), read_end])
-            self._stdin = Fd(write_end)
-            write_end = -1
             self._socket = ours
         except BaseException as error:
             ours.close()
             await self._end()
-            if isinstance(error, OSError):
-                raise errors.from_oserror(error, f"joining {record.name}") from None
+            if isinstance(error, (OSError, ValueError)):
+                known = error if isinstance(error, OSError) else OSError(errno.ESRCH, "")
+                raise errors.from_oserror(known, f"joining {record.name}") from None
             raise
         finally:
             theirs.close()
-            kernel_fd.close_all([n for n in (cgroup, *procs, read_end, write_end) if n >= 0])
+            kernel_fd.close_all(opened)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -171,7 +183,13 @@ class _Exec:
         if self._child is None:
             return
         self._kill()
-        await self._child.ended.wait()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._child.ended.wait()
+        except TimeoutError:
+            # Frozen, or in a system call that cannot be interrupted: it goes when it can.
+            self._child.on_exit = self._house.keeper.forget
+            return
         with contextlib.suppress(errors.Unavailable):
             self._house.keeper.forget(self._child)
 
@@ -230,15 +248,17 @@ class _Exec:
         child = self._child
         if child is None:
             raise errors.Internal("an exec without a child")
-        await self._joined()
         timed_out = False
         limit = self._command.max_output_bytes
+        deadline = self._deadline()
+        async with asyncio.timeout_at(deadline):
+            await self._joined()
         async with asyncio.TaskGroup() as group:
             feeding = group.create_task(self._feed())
             out = group.create_task(self._collect(child, "stdout", limit))
             err = group.create_task(self._collect(child, "stderr", limit))
             try:
-                async with asyncio.timeout(self._command.timeout_seconds):
+                async with asyncio.timeout_at(deadline):
                     await child.ended.wait()
             except TimeoutError:
                 timed_out = True
@@ -260,6 +280,10 @@ class _Exec:
         )
         (stdout, cut_out), (stderr, cut_err) = out.result(), err.result()
         return Result(stdout, stderr, how, child.pid, timed_out, cut_out or cut_err)
+
+    def _deadline(self) -> float | None:
+        seconds = self._command.timeout_seconds
+        return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     async def _joined(self) -> None:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be

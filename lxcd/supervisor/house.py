@@ -30,7 +30,7 @@ class House:
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
-    _numbers: dict[str, int] = field(default_factory=dict)
+    _number: int = 0
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -48,8 +48,7 @@ class House:
     def next_id(self, prefix: str) -> str:
         """An id for a child of the keeper that no other child has, or had while this lxcd runs."""
         while True:
-            number = self._numbers.get(prefix, 0) + 1
-            self._numbers[prefix] = number
-            id_ = f"{prefix}/{number}"
+            self._number += 1
+            id_ = f"{prefix}/{self._number}"
             if id_ not in self.keeper.children:
                 return id_

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 0.01
+_STATUS_TRIES = 200
 
 
 @dataclass(slots=True)
@@ -296,14 +297,22 @@ class Keeper:
             asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
             child.pidfd.close()
 
-    def _pidfd_readable(self, child: Held) -> None:
+    def _pidfd_readable(self, child: Held, tries: int = _STATUS_TRIES) -> None:
         """It ended. The keeper will say how; without a keeper the kernel may."""
+        if child.pidfd.closed:
+            return
         if self._socket is not None and child.id not in self._orphans:
             asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
             return
         status = None
         with contextlib.suppress(OSError):
             status = process.pidfd_get_info(child.pidfd.fileno()).status
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.pidfd.fileno())
+        if status is None and tries > 0:
+            # The kernel knows it once somebody has reaped: whoever inherited the child will.
+            loop.call_later(_ASK_AGAIN_SECONDS, self._pidfd_readable, child, tries - 1)
+            return
         child.known = status is not None
         child.exited = protocol.Exited(child.id, child.pid, status or 0, time.time_ns())
         self._end(child)
@@ -364,7 +373,7 @@ class Keeper:
         if self._synced is not None and not self._synced.done():
             self._synced.set_exception(gone)
         for child in list(self.children.values()):
-            if child.exited is None:
+            if child.exited is None and not child.pidfd.closed:
                 # Readable at once if it has ended meanwhile.
                 loop.remove_reader(child.pidfd.fileno())
                 self._watch(child)

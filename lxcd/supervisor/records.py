@@ -81,10 +81,10 @@ class Records:
             0o600,
         )
         try:
-            written = os.write(fd, text)
-            if written != len(text):
+            view = memoryview(text)
+            while view:
                 # A full disk gives a short write first, and the error with the next.
-                os.write(fd, text[written:])
+                view = view[os.write(fd, view) :]
             os.fsync(fd)
         except OSError:
             with contextlib.suppress(OSError):
@@ -105,7 +105,9 @@ class Records:
         for name in sorted(os.listdir(self._directory)):
             if name.endswith(".new"):
                 continue
-            with contextlib.suppress(ValueError, TypeError, KeyError, OSError):
+            with contextlib.suppress(
+                ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError
+            ):
                 with open(os.path.join(self._directory, name), "rb") as file:
                     found.append(_record(json.loads(file.read())))
         return found

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -75,17 +76,14 @@ class Registry:
             raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
         return actor
 
-    def containers(self, lxcpath: str) -> list[Container]:
+    async def containers(self, lxcpath: str) -> list[Container]:
         """Everything that is defined in an lxcpath, or runs, by name."""
         lxcpath = self.lxcpath(lxcpath)
-        found = {name for path, name in self._actors if path == lxcpath}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            with os.scandir(lxcpath) as entries:
-                found |= {entry.name for entry in entries if not names.reason(entry.name)}
+        # Only the look at the disk is a thread's; actors are the loop's alone.
+        found = await asyncio.to_thread(_scan, lxcpath)
+        found |= {name for path, name in self._actors if path == lxcpath}
         actors = []
         for name in sorted(found):
-            if name.startswith("."):
-                continue
             with contextlib.suppress(errors.NotFound):
                 actors.append(self.get(lxcpath, name))
         return actors
@@ -164,7 +162,9 @@ class Registry:
             definition.require_sound()
             if validate_only:
                 return definition
-            await asyncio.to_thread(_write_directory, directory, whole, skeleton)
+            await asyncio.to_thread(
+                _write_directory, directory, whole, skeleton, self._house.paths.runtime_dir
+            )
         actor = self.get(lxcpath, name)
         actor.tell("container.created")
         return actor
@@ -182,17 +182,22 @@ class Registry:
         if image not in ("", host_image.NAME):
             raise errors.NotFound(f"no image {image}", "IMAGE_NOT_FOUND", image=image)
         own = read_text(text, "request").config
-        first = None if own.idmap else await asyncio.to_thread(self._free_range)
+        first = None if own.idmap else await self._free_range()
         skeleton = host_image.skeleton(name)
         lines = host_image.config_items(os.path.join(directory, "rootfs"), first, own)
         return skeleton, _with_defines(text, lines)
 
-    def _free_range(self) -> int:
+    async def _free_range(self) -> int:
+        """Host ids that no container of any lxcpath that this daemon has seen uses."""
         taken: list[tuple[int, int]] = []
-        for actor in self.containers(""):
-            with contextlib.suppress(errors.LxcdError):
-                taken.extend((m.host, m.count) for m in actor.definition().config.idmap)
-        return ranges.free_range(taken)
+        for lxcpath in {self._house.paths.lxcpath, *(path for path, _ in self._actors)}:
+            for actor in await self.containers(lxcpath):
+                with contextlib.suppress(errors.LxcdError):
+                    taken.extend((m.host, m.count) for m in actor.definition().config.idmap)
+        try:
+            return ranges.free_range(taken)
+        except ValueError as error:
+            raise errors.ResourceExhausted(str(error), "ID_RANGES_EXHAUSTED") from None
 
     async def undefined(
         self,
@@ -214,7 +219,10 @@ class Registry:
             definition.require_sound()
             transient = ""
             if definition.config.rootfs is None and (image or not text.strip()):
-                transient = os.path.join(self._house.paths.transient, name)
+                # Names are unique in one lxcpath of one daemon only.
+                paths = self._house.paths
+                key = f"{paths.runtime_dir}\0{lxcpath}\0{name}".encode(errors="surrogateescape")
+                transient = os.path.join(paths.transient, blake2b(key, digest_size=8).hexdigest())
                 whole = _with_defines(text, defines)
                 skeleton, whole = await self._furnish(image, transient, name, whole)
                 definition = read_text(whole, origin or "request")
@@ -229,7 +237,7 @@ class Registry:
         self._gone(actor)
         self._house.records.delete(actor.lxcpath, actor.name)
         if transient:
-            await asyncio.to_thread(removal.remove, "", transient)
+            await asyncio.to_thread(self._remove_transient, transient)
 
     async def rename(
         self, actor: Container, new_name: str, *, validate_only: bool = False
@@ -255,6 +263,9 @@ class Registry:
         renamed.record = renamed.record.but(
             generation=actor.record.generation, exit=actor.record.exit
         )
+        renamed.write_record()
+        actor.deleted = True
+        actor.wake()
         actor.tell("container.renamed", message=f"to {new_name}", details={"new_name": new_name})
         return renamed
 
@@ -267,6 +278,8 @@ class Registry:
             await self._recover_one(record, held.pop(record.child, None))
         for child in held.values():
             self._leave_alone(child)
+        used = {actor.record.transient_dir for actor in self._actors.values()}
+        await asyncio.to_thread(self._remove_unused, used)
         swept = await asyncio.to_thread(self._sweep)
         for path in swept:
             self._house.events.add("daemon.swept", message=path, details={"path": path})
@@ -324,7 +337,7 @@ class Registry:
         if child is not None:
             self._house.keeper.forget(child)
         with contextlib.suppress(errors.LxcdError):
-            await asyncio.to_thread(removal.remove, "", actor.record.transient_dir)
+            await asyncio.to_thread(self._remove_transient, actor.record.transient_dir)
         self._gone(actor)
         self._house.records.delete(actor.lxcpath, actor.name)
 
@@ -348,8 +361,36 @@ class Registry:
         if child.exited is not None:
             over(child)
 
+    def _remove_unused(self, used: set[str]) -> None:
+        """Directories of undefined containers of ours that are no more: the host went down."""
+        above = self._house.paths.transient
+        ending = removal.ending("", self._house.paths.runtime_dir)
+        for name in os.listdir(above) if os.path.isdir(above) else []:
+            path = os.path.join(above, name)
+            if name.endswith(ending) and not name.startswith(".") and path not in used:
+                with contextlib.suppress(errors.LxcdError):
+                    self._remove_transient(path)
+
+    def _remove_transient(self, path: str) -> None:
+        removal.remove("", path, owner=self._house.paths.runtime_dir)
+
     def _sweep(self) -> list[str]:
-        return removal.sweep(self._house.paths.lxcpath) + removal.sweep(self._house.paths.transient)
+        paths = self._house.paths
+        found = removal.sweep(paths.lxcpath, paths.runtime_dir)
+        return found + removal.sweep(paths.transient, paths.runtime_dir)
+
+
+def _scan(lxcpath: str) -> set[str]:
+    """What may be containers, by name."""
+    try:
+        with os.scandir(lxcpath) as entries:
+            return {
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and not names.reason(entry.name)
+            }
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def _same_process(record: Record) -> Held | None:
@@ -380,9 +421,11 @@ def _with_defines(
     return text
 
 
-def _write_directory(directory: str, text: bytes, skeleton: host_image.Skeleton | None) -> None:
+def _write_directory(
+    directory: str, text: bytes, skeleton: host_image.Skeleton | None, owner: str
+) -> None:
     """Make LXCPATH/NAME whole or not at all: under a hidden name first."""
-    aside = removal.hidden(directory, removal.CREATING)
+    aside = removal.hidden(directory, removal.CREATING, owner)
     try:
         os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
         if os.path.lexists(aside):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.kernel import mount, procfs
+from lxcd.kernel import directory as directories
+from lxcd.kernel import procfs
 
 if TYPE_CHECKING:
     from lxcd.config.model import Rootfs
@@ -21,16 +22,25 @@ if TYPE_CHECKING:
 # dot.
 DELETING = ".lxcd-deleting"
 CREATING = ".lxcd-creating"
-_RESOLVE = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
+_LONGEST = 220  # with a suffix behind it still a file name (NAME_MAX)
 
 
-def hidden(directory: str, suffix: str) -> str:
-    """The name that `directory` has while it is made or deleted."""
+def hidden(directory: str, suffix: str, owner: str) -> str:
+    """The name that `directory` has while it is made or deleted.
+
+    `owner` is the runtime directory of the lxcd that does it: what another one has under way in the
+    same lxcpath is not ours to sweep.
+    """
     above, name = os.path.split(directory)
-    return os.path.join(above, f".{name}{suffix}")
+    return os.path.join(above, f".{name[:_LONGEST]}{ending(suffix, owner)}")
 
 
-def remove(directory: str, transient: str = "", *, keep: str = "") -> None:
+def ending(suffix: str, owner: str) -> str:
+    """How names end of what the lxcd of the runtime directory `owner` makes."""
+    return f"{suffix}-{blake2b(os.fsencode(owner), digest_size=4).hexdigest()}"
+
+
+def remove(directory: str, transient: str, *, owner: str, keep: str = "") -> None:
     """Delete a container's directory, and the one that a container without definition had.
 
     `keep`: a path below `directory` that stays (an unmanaged rootfs), with the directories above
@@ -44,7 +54,7 @@ def remove(directory: str, transient: str = "", *, keep: str = "") -> None:
                 if keep.startswith(path + "/"):
                     _empty(path, keep)
                     continue
-                aside = hidden(path, DELETING)
+                aside = hidden(path, DELETING, owner)
                 if os.path.lexists(aside):
                     remove_tree(aside)
                 os.rename(path, aside)
@@ -64,15 +74,16 @@ def kept_rootfs(root: Rootfs | None, directories: list[str]) -> str:
     return "" if inside and root.managed else path
 
 
-def sweep(above: str) -> list[str]:
+def sweep(above: str, owner: str) -> list[str]:
     """Finish what a crash has left half made or half deleted; what it was."""
+    endings = tuple(ending(suffix, owner) for suffix in (DELETING, CREATING))
     found = []
     try:
         names = os.listdir(above)
     except OSError:
         return []
     for name in names:
-        if name.startswith(".") and name.endswith((DELETING, CREATING)):
+        if name.startswith(".") and name.endswith(endings):
             path = os.path.join(above, name)
             try:
                 remove_tree(path)
@@ -87,44 +98,9 @@ def remove_tree(path: str) -> None:
     above, name = os.path.split(path)
     handle = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _remove_at(handle, name)
+        directories.remove_tree(handle, name)
     finally:
         os.close(handle)
-
-
-def _remove_at(dirfd: int, name: str) -> None:
-    """Without recursion: a container may have made a tree that is deeper than Python's stack."""
-    if not _is_directory(dirfd, name):
-        os.unlink(name, dir_fd=dirfd)
-        return
-    # Directories on the way down: descriptor of each, its name above, what is left in it.
-    down: list[tuple[int, str, list[str]]] = []
-    try:
-        down.append(_enter(dirfd, name))
-        while down:
-            handle, own, names = down[-1]
-            if names:
-                below = names.pop()
-                if _is_directory(handle, below):
-                    down.append(_enter(handle, below))
-                else:
-                    os.unlink(below, dir_fd=handle)
-                continue
-            down.pop()
-            os.close(handle)
-            os.rmdir(own, dir_fd=down[-1][0] if down else dirfd)
-    finally:
-        for handle, _, _ in down:
-            os.close(handle)
-
-
-def _enter(dirfd: int, name: str) -> tuple[int, str, list[str]]:
-    handle = mount.openat2(dirfd, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, _RESOLVE)
-    return handle, name, os.listdir(handle)
-
-
-def _is_directory(dirfd: int, name: str) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
 
 
 def _empty(directory: str, keep: str) -> None:

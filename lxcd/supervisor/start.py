@@ -27,6 +27,7 @@ from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.records import RUNNING, STARTING, Record
+from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
@@ -151,7 +152,9 @@ class _Walk:
                     break
                 case channel.Reached():
                     await self._at_barrier(report.barrier)
-                    channel.send_go(self._socket)
+                    # If it has died meanwhile, its end is read next.
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        channel.send_go(self._socket)
                 case channel.Failed():
                     raise self._step_failed(report)
                 case channel.Executing():
@@ -231,7 +234,7 @@ class _Walk:
             return "how is not known"
         number = exited.status & 0x7F
         if number:
-            return f"killed by {signal.Signals(number).name}"
+            return f"killed by {signal_name(number)}"
         return f"exit status {exited.status >> 8}"
 
 

@@ -77,7 +77,7 @@ def exit_of(
             cause = Cause.REBOOT
         signal = 0
         status = 0
-    oom_killed = oom and signal == 9  # noqa: PLR2004
+    oom_killed = oom and signal == 9 and not requested  # noqa: PLR2004
     if oom_killed:
         cause = Cause.OOM
     return Exit(

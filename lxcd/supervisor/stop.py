@@ -48,7 +48,7 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def choose(pid: int, *, halt_signal: int | None, application: bool) -> Method:
+def choose(pid: int, pidfd: int, *, halt_signal: int | None, application: bool) -> Method:
     """The right way for the init that runs as `pid` on the host."""
     if halt_signal is not None:
         return Method(halt_signal, "lxc.signal.halt")
@@ -67,7 +67,7 @@ def choose(pid: int, *, halt_signal: int | None, application: bool) -> Method:
             Method(_SYSTEMD_HALT, "systemd"),
         ),
         (program.startswith("busybox"), Method(signal.SIGUSR1, "busybox")),
-        (_is_sysvinit(pid), Method(0, "sysvinit")),
+        (program == "init" and _is_sysvinit(pid, pidfd), Method(0, "sysvinit")),
         (_has(caught, signal.SIGPWR), Method(signal.SIGPWR, "init")),
         # A program started as init: SIGPWR would not even be delivered to it (pid_namespaces(7)).
         (_has(caught, signal.SIGTERM), Method(signal.SIGTERM, "program")),
@@ -79,17 +79,17 @@ def _has(mask: int, number: int) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
-def _is_sysvinit(pid: int) -> bool:
-    pipe = _control_pipe(pid)
+def _is_sysvinit(pid: int, pidfd: int) -> bool:
+    pipe = _control_pipe(pid, pidfd)
     if pipe is None:
         return False
     os.close(pipe)
     return True
 
 
-def ask_runlevel(pid: int, runlevel: str) -> None:
+def ask_runlevel(pid: int, pidfd: int, runlevel: str) -> None:
     """Tell sysvinit through its control pipe, as telinit(8) does. Raises OSError."""
-    pipe = _control_pipe(pid)
+    pipe = _control_pipe(pid, pidfd)
     if pipe is None:
         raise FileNotFoundError(errno.ENOENT, "no control pipe of sysvinit")
     try:
@@ -99,11 +99,12 @@ def ask_runlevel(pid: int, runlevel: str) -> None:
         os.close(pipe)
 
 
-def _control_pipe(pid: int) -> int | None:
+def _control_pipe(pid: int, pidfd: int) -> int | None:
     """Sysvinit's control pipe in the container of `pid`, if somebody reads it; the caller owns it.
 
     Opened below the container's root without following a link, without blocking, and only if it is
-    a pipe: whatever else a container puts there is left alone.
+    a pipe: whatever else a container puts there is left alone. Nor is it the host's own pipe, which
+    a container sees that has the host's root or /run.
     """
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
     resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS
@@ -112,11 +113,18 @@ def _control_pipe(pid: int) -> int | None:
     except OSError:
         return None
     try:
+        # ESRCH: it has ended, and its number may be another's by now.
+        signal.pidfd_send_signal(pidfd, 0)
+    except OSError:
+        os.close(root)
+        return None
+    try:
         for place in _INITCTL_PLACES:
             try:
                 looked = mount.openat2(root, place, os.O_PATH | os.O_NOFOLLOW, resolve)
                 try:
-                    if not stat.S_ISFIFO(os.fstat(looked).st_mode):
+                    found = os.fstat(looked)
+                    if not stat.S_ISFIFO(found.st_mode) or _is_of_host(found):
                         continue
                 finally:
                     os.close(looked)
@@ -124,9 +132,21 @@ def _control_pipe(pid: int) -> int | None:
                 pipe = mount.openat2(root, place, flags, resolve)
             except OSError:
                 continue
-            if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+            found = os.fstat(pipe)
+            if stat.S_ISFIFO(found.st_mode) and not _is_of_host(found):
                 return pipe
             os.close(pipe)
         return None
     finally:
         os.close(root)
+
+
+def _is_of_host(found: os.stat_result) -> bool:
+    for place in _INITCTL_PLACES:
+        try:
+            own = os.stat(f"/{place}")
+        except OSError:
+            continue
+        if (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino):
+            return True
+    return False
