@@ -41,6 +41,9 @@ def read_log(
                 if message.HasField("exit"):
                     return message.exit
                 if message.data or message.gap_bytes:
+                    begin = request.WhichOneof("from")
+                    if begin is not None:
+                        request.ClearField(begin)
                     request.offsets[message.stream] = message.offset + len(message.data)
                 if message.generation:
                     request.generation = message.generation

@@ -76,7 +76,7 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
     """
     flags: set[str] = set()
     set_ = clear = propagation = 0
-    values = {"create": "", "idmap": ""}
+    values: dict[str, str] = {}
     filesystem: list[tuple[str, str | None]] = []
     for word in words:
         key, sign, value = word.partition("=")
@@ -91,11 +91,11 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
             flags.update("r" if word[1:] in _KINDS else "")
         elif word in _FLAGS:
             flags.add(word)
-        elif sign and key in values:
+        elif sign and key in ("create", "idmap"):
             values[key] = value
         elif word and word not in _FOR_MOUNT:
             filesystem.append((key, value if sign else None))
-    if values["create"] not in ("", "dir", "file"):
+    if values.get("create", "dir") not in ("dir", "file"):
         raise ValueError(f"create={values['create']}: must be create=dir or create=file")
     if set_ & mount.MOUNT_ATTR__ATIME:
         # mount_setattr(2) wants the old access time mode cleared as a whole.
@@ -107,10 +107,10 @@ def parse_options(words: tuple[str, ...]) -> MountOptions:
         clear=clear,
         propagation=propagation,
         propagation_recursive="r" in flags,
-        create=values["create"],
+        create=values.get("create", ""),
         optional="optional" in flags,
         relative="relative" in flags,
         move="move" in flags,
-        idmap=values["idmap"],
+        idmap=values.get("idmap", ""),
         filesystem=tuple(filesystem),
     )

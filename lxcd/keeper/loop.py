@@ -358,6 +358,9 @@ class Keeper:
         if child.control is not None:
             # What it handed over just before its end must not be lost.
             self._hear(child)
+        if child.pidfd != pidfd:
+            # It was the first half of an exec, which goes on as another process.
+            return
         try:
             result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:

@@ -65,7 +65,7 @@ def test_logs_follow_resumes(daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[R
         if request.WhichOneof("from") == "tail_lines":
             yield part(b"abc", 10)
             raise refusal("UNAVAILABLE", "Socket closed")
-        assert request.offset == 13
+        assert request.offsets["console"] == 13
         yield part(b"def", 13)
         yield console_pb2.ReadConsoleLogResponse(exit=types_pb2.Exit(code=0))
 

@@ -133,7 +133,7 @@ def test_resumes_by_offset_and_generation(
     data = b"0123456789"
 
     def read(request: Any) -> Iterator[Any]:
-        at = request.offset
+        at = request.offsets["stdout"]
         yield part(data[at : at + 4], at)
         if at < 8:
             raise refusal(code, "Socket closed")
@@ -143,7 +143,7 @@ def test_resumes_by_offset_and_generation(
     result = lxcctl("run", "host", "--rm", "--", "x")
     assert (result.status, result.out, result.err) == (0, "0123456789", "")
     asked = running.asked("ReadConsoleLog")
-    assert [request.offset for request in asked] == [0, 4, 8]
+    assert [request.offsets["stdout"] for request in asked] == [0, 4, 8]
     assert {request.generation for request in asked} == {5}
 
 
@@ -170,7 +170,7 @@ def test_a_daemon_that_is_really_restarted(running: FakeDaemon) -> None:
         gone.wait(30)
 
     def second(request: Any) -> Iterator[Any]:
-        yield part(data[request.offset :], request.offset)
+        yield part(data[request.offsets["stdout"] :], request.offsets["stdout"])
         yield ended(code=6)
 
     running.on["ReadConsoleLog"] = first
@@ -185,7 +185,7 @@ def test_a_daemon_that_is_really_restarted(running: FakeDaemon) -> None:
         running.start()
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (6, data[7:], b"")
-    assert [request.offset for request in running.asked("ReadConsoleLog")] == [0, 7]
+    assert [request.offsets["stdout"] for request in running.asked("ReadConsoleLog")] == [0, 7]
 
 
 def test_failed_start(running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]) -> None:

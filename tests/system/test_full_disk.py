@@ -1,0 +1,231 @@
+"""No room: what needs it fails by name and loses nothing, what does not need it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from lxcd.v1 import container_pb2, event_pb2
+from tests.system.boxes import Refused
+from tests.system.calls import IDLE, define, events, everything, get, refused, state
+from tests.system.host import Host
+from tests.system.machine import DEADLINE, until
+
+
+@contextmanager
+def _small(host: Host, directory: Path) -> Iterator[Path]:
+    """Put `directory` on a small disk, for lxcd alone, and start it; the disk as the test sees it."""
+    directory.mkdir(exist_ok=True)
+    run = host.machine.run
+    run("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "none", str(directory))
+    host.start_daemon()
+    try:
+        yield Path(f"/proc/{host.machine.pid}/root{directory}")
+    finally:
+        (Path(f"/proc/{host.machine.pid}/root{directory}") / "filler").unlink(missing_ok=True)
+        host.shutdown()
+        run("umount", str(directory))
+
+
+def _fill(disk: Path) -> None:
+    """Take every last page of it."""
+    with open(disk / "filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                pass
+        except OSError:
+            assert os.statvfs(disk).f_bavail == 0
+
+
+def _free(disk: Path) -> None:
+    (disk / "filler").unlink()
+
+
+def _start(host: Host, name: str, image: str = "") -> None:
+    request = container_pb2.StartContainerRequest(name=name, command=IDLE, image=image)
+    host.channel().container.StartContainer(request, timeout=DEADLINE)
+
+
+def _goes_on(host: Host, name: str) -> None:
+    assert name in everything(host.channel())
+    assert state(get(host.channel(), name)) == "RUNNING"
+    assert host.ctl("exec", name, "--", "echo", "in").stdout == "in\n"
+    assert host.ctl("info", name).stdout
+
+
+def _is_no_room(error: Refused) -> None:
+    assert error.code == "RESOURCE_EXHAUSTED", error
+    assert error.metadata["errno"] == "ENOSPC", error
+    assert "No space left on device" in error.text, error
+
+
+def test_a_full_lxcpath_refuses_what_is_new_and_keeps_what_is_there(cold_host: Host) -> None:
+    host = cold_host
+    with _small(host, host.lxcpath) as disk:
+        api = host.channel()
+        define(api, "old", "")
+        _start(host, "old")
+        _fill(disk)
+        before = (disk / "old/config").read_bytes()
+        there, own = set(os.listdir(disk)), set(os.listdir(disk / "old"))
+        _is_no_room(refused(lambda: define(api, "new", "")))
+        change = container_pb2.UpdateContainerRequest(
+            container=container_pb2.Container(name="old"),
+            changes=[container_pb2.ConfigChange(key="lxc.group", values=["x" * 10_000])],
+        )
+        _is_no_room(refused(lambda: api.container.UpdateContainer(change, timeout=DEADLINE)))
+        assert (disk / "old/config").read_bytes() == before
+        assert set(os.listdir(disk)) == there
+        assert set(os.listdir(disk / "old")) == own
+        assert list(everything(api)) == ["old"]
+        _goes_on(host, "old")
+        host.ctl("stop", "--kill", "old")
+        _free(disk)
+        api.container.UpdateContainer(change, timeout=DEADLINE)
+        define(api, "new", "")
+        _start(host, "new")
+        _start(host, "old")
+
+
+def test_a_full_state_directory_refuses_what_is_not_defined(cold_host: Host) -> None:
+    host = cold_host
+    with _small(host, host.state_dir) as disk:
+        define(host.channel(), "old", "")
+        _start(host, "old")
+        _fill(disk)
+        _is_no_room(refused(lambda: _start(host, "new", image="host")))
+        assert list(everything(host.channel())) == ["old"]
+        left = os.listdir(disk / "transient") if (disk / "transient").exists() else []
+        assert left == []
+        _goes_on(host, "old")
+        _free(disk)
+        _start(host, "new", image="host")
+        host.ctl("stop", "--kill", "new")
+
+
+def test_a_full_runtime_directory_refuses_a_start_and_holds_nothing_up(cold_host: Host) -> None:
+    host = cold_host
+    with _small(host, host.run_dir / "private") as disk:
+        api = host.channel()
+        for name in ("old", "other"):
+            define(api, name, "")
+        _start(host, "old")
+        _fill(disk)
+        _is_no_room(refused(lambda: _start(host, "other")))
+        assert state(get(api, "other")) == "STOPPED"
+        _goes_on(host, "old")
+        host.ctl("stop", "--kill", "old")
+        assert state(get(api, "old")) == "STOPPED"
+        _free(disk)
+        _start(host, "other")
+        _start(host, "old")
+        _goes_on(host, "other")
+
+
+def test_an_end_that_could_not_be_written_down_is_known_to_the_next_daemon(
+    cold_host: Host,
+) -> None:
+    host = cold_host
+    with _small(host, host.run_dir / "private") as disk:
+        api = host.channel()
+        define(api, "app", "")
+        _start(host, "app")
+        _fill(disk)
+        os.kill(get(api, "app").pid, signal.SIGKILL)
+        until(lambda: state(get(api, "app")) == "STOPPED", "it is known to have ended")
+        host.kill_daemon()
+        _free(disk)
+        host.start_daemon()
+        found = get(host.channel(), "app")
+        assert (state(found), found.pid) == ("STOPPED", 0)
+        assert found.exit.signal == signal.SIGKILL
+        _start(host, "app")
+
+
+def test_a_daemon_comes_back_on_a_full_disk_and_loses_no_event(cold_host: Host) -> None:
+    host = cold_host
+    with _small(host, host.run_dir / "private") as disk:
+        define(host.channel(), "app", "")
+        _start(host, "app")
+        before = events(host.channel())
+        _fill(disk)
+        host.kill_daemon()
+        host.start_daemon()
+        _goes_on(host, "app")
+        _free(disk)
+        host.kill_daemon()
+        host.start_daemon()
+        after = events(host.channel())
+        assert after[: len(before)] == before
+        # Those that found no room may be lost, but no number is given twice.
+        numbers = [event.sequence for event in after]
+        assert numbers == sorted(set(numbers))
+
+
+def test_events_that_found_no_room_do_not_confuse_those_that_follow(cold_host: Host) -> None:
+    host = cold_host
+    with _small(host, host.run_dir / "private") as disk:
+        api = host.channel()
+        define(api, "app", "")
+        _fill(disk)
+        # More than fits the rest of the page in which the file ends.
+        for number in range(30):
+            refused(lambda: _start(host, "app"))
+            assert number < len(events(api, "container.start_failed"))
+        _free(disk)
+        _start(host, "app")
+        numbers = [event.sequence for event in events(api)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        host.kill_daemon()
+        host.start_daemon()
+        api = host.channel()
+        kept = [event.sequence for event in events(api)]
+        assert kept == sorted(set(kept))
+        for after in kept[-8:-1]:
+            request = event_pb2.StreamEventsRequest(after_sequence=after)
+            call = api.event.StreamEvents(request, timeout=20)
+            try:
+                assert next(call).event.sequence == kept[kept.index(after) + 1]
+            except grpc.RpcError as error:
+                message = f"no event after {after}"
+                raise AssertionError(message) from error
+            call.cancel()
+
+
+def test_a_read_only_lxcpath_can_be_looked_at(cold_host: Host) -> None:
+    host = cold_host
+    host.start_daemon()
+    define(host.channel(), "old", "")
+    host.shutdown()
+    run, path = host.machine.run, str(host.lxcpath)
+    run("mount", "--bind", path, path)
+    run("mount", "-o", "remount,bind,ro", path)
+    try:
+        host.start_daemon()
+        api = host.channel()
+        for attempt in (
+            lambda: define(api, "new", ""),
+            lambda: api.container.DeleteContainer(
+                container_pb2.DeleteContainerRequest(name="old"), timeout=DEADLINE
+            ),
+            lambda: api.container.UpdateContainer(
+                container_pb2.UpdateContainerRequest(
+                    container=container_pb2.Container(name="old"),
+                    changes=[container_pb2.ConfigChange(key="lxc.group", values=["a"])],
+                ),
+                timeout=DEADLINE,
+            ),
+        ):
+            error = refused(attempt)
+            assert error.code == "FAILED_PRECONDITION", error
+            assert "Read-only file system" in error.text
+        assert list(everything(api)) == ["old"]
+        host.shutdown()
+    finally:
+        run("umount", path)
+    assert (host.lxcpath / "old/config").is_file()

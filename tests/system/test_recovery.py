@@ -1,0 +1,472 @@
+"""lxcd may end at any moment: containers go on, and the next lxcd finds everything as it is."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from lxcd.v1 import container_pb2, exec_pb2, host_pb2, types_pb2
+from tests.system import ledger
+from tests.system.boxes import Box, busybox_up, defined, generation_runs, over
+from tests.system.calls import (
+    IDLE,
+    application,
+    define,
+    events,
+    everything,
+    get,
+    idle,
+    seconds,
+    state,
+    tree,
+)
+from tests.system.host import Host
+from tests.system.machine import DEADLINE, until
+
+ENDINGS: dict[str, Callable[[Host], Any]] = {"kill": Host.kill_daemon, "term": Host.stop_daemon}
+either_ending = pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS.keys())
+
+
+def _share(host: Host, *fifos: str) -> str:
+    """A directory of the host at /mnt, with pipes by which the test tells containers to go on."""
+    share = host.root / "share"
+    share.mkdir(exist_ok=True)
+    for name in fifos:
+        os.mkfifo(share / name)
+    return f"lxc.mount.entry = {share} mnt none bind 0 0"
+
+
+def _go(host: Host, fifo: str) -> None:
+    (host.root / "share" / fifo).write_bytes(b"")
+
+
+def _gone(pid: int) -> bool:
+    """The process is no more, or a zombie whose keeper has yet to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _start(host: Host, name: str, root: Path, line: str, *command: str) -> int:
+    api = host.channel()
+    define(api, name, application(host, root, name, line))
+    request = container_pb2.StartContainerRequest(name=name, command=command)
+    return int(api.container.StartContainer(request, timeout=DEADLINE).pid)
+
+
+@either_ending
+def test_twenty_containers_go_on_without_the_daemon(
+    host: Host, busybox_root: Path, end: Callable[[Host], Any]
+) -> None:
+    line = _share(host, "end")
+    script = "echo before; cat /mnt/end; exit 37"
+    names = [f"{number:03}" for number in range(20)]
+    pids = {name: _start(host, name, busybox_root, line, *IDLE) for name in names[2:]}
+    ending = _start(host, names[0], busybox_root, line, "/bin/sh", "-c", script)
+    with defined(host, over(host, busybox_root, names[1]), names[1]) as system:
+        pids[names[1]] = system.start().pid
+        busybox_up(system)
+        first_keeper = host.keeper_pid
+        last = events(system.api)[-1].sequence
+
+        end(host)
+        killed = time.time()
+        _go(host, "end")
+        until(lambda: _gone(ending), "the one has ended")
+        restarted = time.time()
+        assert not any(_gone(pid) for pid in pids.values())
+        host.start_daemon()
+
+        api = host.channel()
+        assert host.keeper_pid == first_keeper
+        assert api.container.WaitContainer(
+            container_pb2.WaitContainerRequest(name=names[0], generation=1), timeout=DEADLINE
+        ).reached
+        found = everything(api)
+        assert sorted(found) == names
+        over_ = found.pop(names[0])
+        assert (state(over_), over_.exit.code, over_.exit.cause) == (
+            "STOPPED",
+            37,
+            types_pb2.CAUSE_SELF,
+        )
+        assert killed <= over_.exit.time.ToNanoseconds() / 1e9 <= restarted
+        for name, one in found.items():
+            assert (state(one), one.pid, one.generation) == ("RUNNING", pids[name], 1), name
+        assert not events(api, "container.started", after=last)
+        assert len(events(api, "container.exited", after=last)) == 1
+        assert host.ctl("logs", names[0]).stdout == "before\r\n"
+        assert "busybox is up" in host.ctl("logs", names[1]).stdout
+        assert host.ctl("exec", names[5], "--", "echo", "in").stdout == "in\n"
+        host.ctl("stop", "--kill", names[5])
+        host.ctl("start", names[5], "--", *IDLE)
+        assert get(api, names[5]).generation == 2
+
+
+@either_ending
+def test_the_end_that_came_meanwhile_is_told_as_it_was(
+    host: Host, busybox_root: Path, end: Callable[[Host], Any]
+) -> None:
+    line = _share(host, "self")
+    pid = _start(host, "signalled", busybox_root, line, *IDLE)
+    with (
+        defined(host, over(host, busybox_root, "off"), "off") as off,
+        defined(host, over(host, busybox_root, "again"), "again") as again,
+    ):
+        off.start()
+        again.start()
+        busybox_up(off)
+        busybox_up(again)
+        off_pid, again_pid = off.info().pid, again.info().pid
+        end(host)
+        os.kill(pid, signal.SIGKILL)
+        # What busybox's own `poweroff` and `reboot` send to its init.
+        os.kill(off_pid, signal.SIGUSR2)
+        os.kill(again_pid, signal.SIGTERM)
+        until(lambda: all(map(_gone, (pid, off_pid, again_pid))), "all three have ended")
+        host.start_daemon()
+        generation_runs(again, 2)
+        assert again.info().exit.cause == types_pb2.CAUSE_REBOOT
+        assert again.info().pid != again_pid
+        off.wait(generation=1)
+        assert off.info().exit.cause == types_pb2.CAUSE_SELF
+        assert off.info().exit.WhichOneof("how") == "code"
+        api = host.channel()
+        killed = get(api, "signalled").exit
+        assert (killed.signal, killed.cause) == (signal.SIGKILL, types_pb2.CAUSE_SELF)
+        assert not get(api, "signalled").exit.oom_killed
+
+
+@pytest.mark.parametrize("system", [True, False], ids=["init", "application"])
+@pytest.mark.parametrize("away", [True, False], ids=["away", "there"])
+def test_the_kernels_want_of_memory_is_named(
+    host: Host,
+    busybox_root: Path,
+    system: bool,  # noqa: FBT001
+    away: bool,  # noqa: FBT001
+) -> None:
+    line = _share(host, "eat")
+    with defined(host, application(host, busybox_root, "eater", line), "eater") as made:
+        # All of a block is in memory at once.
+        pid = made.start(
+            "/bin/sh",
+            "-c",
+            "cat /mnt/eat; exec dd if=/dev/zero of=/dev/null bs=100M count=1",
+            system=system,
+        ).pid
+        cgroups = made.info().cgroups
+        # Not by a key of the configuration: who set the limit does not matter here.
+        if "memory" in cgroups:
+            Path(cgroups["memory"], "memory.limit_in_bytes").write_text("32M")
+        else:
+            Path(cgroups["unified"], "memory.max").write_text("32M")
+        if away:
+            host.kill_daemon()
+        _go(host, "eat")
+        until(lambda: _gone(pid), "it has eaten all")
+        if away:
+            host.start_daemon()
+        made.wait(generation=1)
+        how = made.info().exit
+        assert how.cause == types_pb2.CAUSE_OOM, how
+        assert how.oom_killed
+
+
+def test_a_frozen_container_is_still_frozen_afterwards(host: Host, busybox_root: Path) -> None:
+    with idle(host, busybox_root, "cold") as made:
+        host.ctl("freeze", "cold")
+        host.kill_daemon()
+        host.start_daemon()
+        assert state(made.info()) == "FROZEN"
+        host.ctl("thaw", "cold")
+        assert made.sh("echo on") == "on"
+
+
+def test_a_stop_that_was_asked_for_is_told_so_after_a_kill(host: Host, busybox_root: Path) -> None:
+    line = _share(host, "end")
+    script = "trap 'cat /mnt/end; exit 3' TERM; echo ready; while :; do sleep 1; done"
+    with defined(host, application(host, busybox_root, "slow", line), "slow") as made:
+        pid = made.start("/bin/sh", "-c", script).pid
+        made.shows("ready")
+        request = container_pb2.StopContainerRequest(name="slow")
+        call = made.api.container.StopContainer.future(request, timeout=DEADLINE)
+        made.wait(types_pb2.STATE_STOPPING)
+        host.kill_daemon()
+        assert call.exception() is not None
+        _go(host, "end")
+        until(lambda: _gone(pid), "it has ended")
+        host.start_daemon()
+        made.wait(generation=1)
+        assert made.info().exit.cause == types_pb2.CAUSE_REQUESTED
+
+
+def test_an_exec_whose_daemon_died_neither_holds_the_keeper_nor_itself(
+    host: Host, busybox_root: Path
+) -> None:
+    line = _share(host, "begin", "end")
+    with idle(host, busybox_root, "app", line) as made:
+        # What is left in the background writes for ever, faster than anybody reads.
+        words = ["/bin/sh", "-c", "cat /mnt/begin; yes & cat /mnt/end"]
+        request = exec_pb2.RunExecRequest(container="app", command=words)
+        call = made.api.exec.RunExec.future(request, timeout=DEADLINE)
+        until(lambda: any("/mnt/begin" in p.command for p in _processes(made)), "it has begun")
+        host.kill_daemon()
+        assert call.exception() is not None
+        _go(host, "begin")
+        host.start_daemon()
+        _go(host, "end")
+        assert made.run("/bin/echo", "in").stdout == b"in\n"
+
+
+def _processes(made: Box) -> list[container_pb2.Process]:
+    request = container_pb2.ListProcessesRequest(names=[made.name])
+    return list(made.api.container.ListProcesses(request, timeout=DEADLINE).processes)
+
+
+# Killed in the middle of something
+
+_MOMENTS = {
+    "mkdir": (1, 3, 12),
+    "rename": (1, 2, 3),
+    "symlink": (2,),
+    "fsync": (1, 2),
+    "sendmsg": (1, 2, 4),
+    "unlink,unlinkat": (1, 3),
+    "rmdir": (1, 4),
+}
+_CUTS = [(calls, when) for calls, numbers in _MOMENTS.items() for when in numbers]
+
+
+def _die_at(host: Host, calls: str, when: int) -> subprocess.Popen[bytes]:
+    """Have the daemon killed as it begins this system call for the n-th time (in one thread)."""
+    assert host.daemon is not None
+    tracer = subprocess.Popen(
+        [
+            *("strace", "-f", "-o", "/dev/null", "-p", str(host.daemon), "-e", f"trace={calls}"),
+            *("-e", f"inject={calls}:signal=SIGKILL:when={when}"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert tracer.stderr is not None
+    assert b"attached" in tracer.stderr.readline()
+    return tracer
+
+
+def _cut_short(host: Host, calls: str, when: int, act: Callable[[], object]) -> None:
+    tracer = _die_at(host, calls, when)
+    try:
+        act()
+    except grpc.RpcError as error:
+        answer: Any = error
+        # It was cut off; or the cut before has left it without what it works on.
+        if answer.code() not in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.CANCELLED,
+            grpc.StatusCode.NOT_FOUND,
+        ):
+            raise
+    host.kill_daemon()
+    with tracer:
+        tracer.wait(DEADLINE)
+    host.start_daemon()
+
+
+def _is_consistent(host: Host, names: set[str]) -> None:
+    """Every container is wholly there or not at all, and nothing is left of what was begun."""
+    api = host.channel()
+    # An end that came meanwhile may still be under way.
+    until(
+        lambda: all(state(one) in ("RUNNING", "STOPPED") for one in everything(api).values()),
+        "every container is settled",
+    )
+    found = everything(api)
+    assert set(found) <= names
+    on_disk = set(os.listdir(host.lxcpath))
+    assert {name for name in found if found[name].defined} == on_disk
+    for name in on_disk:
+        assert (host.lxcpath / name / "config").is_file()
+        assert (host.lxcpath / name / "rootfs" / "etc/passwd").is_file()
+    running = {name for name, one in found.items() if one.pid}
+    for one in found.values():
+        assert (state(one) == "RUNNING") == bool(one.pid)
+        for path in one.cgroups.values():
+            assert os.path.isdir(path)
+    transient = host.state_dir / "transient"
+    left = set(os.listdir(transient)) if transient.exists() else set()
+    assert len(left) == len({name for name in running if not found[name].defined}), left
+    inits = {one.pid for one in found.values() if one.pid}
+    below = {process.pid for process in ledger.descendants(host.keeper_pid)}
+    assert inits <= below
+    api.close()
+
+
+@pytest.mark.parametrize("verb", ["create", "start", "run", "stop", "delete"])
+def test_whatever_is_cut_short_is_done_or_undone(host: Host, verb: str) -> None:
+    names: set[str] = set()
+    for number, (calls, when) in enumerate(_CUTS):
+        name = f"{verb}{number}"
+        names.add(name)
+        api = host.channel()
+        if verb not in ("create", "run"):
+            define(api, name, "")
+        if verb in ("stop", "delete"):
+            _begin(host, name)
+        acts: dict[str, Callable[[], object]] = {
+            "create": lambda name=name: define(host.channel(), name, ""),  # type: ignore[misc]
+            "start": lambda name=name: _begin(host, name),  # type: ignore[misc]
+            "run": lambda name=name: _begin(host, name, image="host"),  # type: ignore[misc]
+            "stop": lambda name=name: _end(host, name),  # type: ignore[misc]
+            "delete": lambda name=name: _delete(host, name),  # type: ignore[misc]
+        }
+        _cut_short(host, calls, when, acts[verb])
+        _is_consistent(host, names)
+        found = everything(host.channel())
+        if name in found:
+            # Wholly there: it can be used.
+            if not found[name].pid:
+                _begin(host, name)
+            assert host.ctl("exec", name, "--", "echo", "in").stdout == "in\n"
+            _delete(host, name)
+    assert tree(host.lxcpath) == set()
+    assert os.listdir(host.run_dir / "private/containers") == []
+
+
+def _begin(host: Host, name: str, image: str = "") -> None:
+    request = container_pb2.StartContainerRequest(name=name, command=IDLE, image=image)
+    host.channel().container.StartContainer(request, timeout=DEADLINE)
+
+
+def _end(host: Host, name: str) -> None:
+    request = container_pb2.StopContainerRequest(name=name, kill=True)
+    host.channel().container.StopContainer(request, timeout=DEADLINE)
+
+
+def _delete(host: Host, name: str) -> None:
+    request = container_pb2.DeleteContainerRequest(name=name, force=True)
+    host.channel().container.DeleteContainer(request, timeout=DEADLINE)
+
+
+# The end of everything
+
+
+def test_the_keeper_leaves_by_itself_when_there_is_nothing_to_keep(
+    host: Host, busybox_root: Path
+) -> None:
+    with idle(host, busybox_root, "app"):
+        pass
+    keeper = os.pidfd_open(host.keeper_pid)
+    try:
+        host.kill_daemon()
+        assert select.select([keeper], [], [], DEADLINE)[0], "the keeper stays"
+    finally:
+        os.close(keeper)
+    until(lambda: not host.machine.processes(), "it was reaped")
+
+
+def test_the_keeper_stays_with_a_container(host: Host, busybox_root: Path) -> None:
+    with idle(host, busybox_root, "app") as made:
+        keeper = host.keeper_pid
+        host.kill_daemon()
+        assert any(line.startswith(f"{keeper} ") for line in host.machine.processes())
+        host.start_daemon()
+        assert host.keeper_pid == keeper
+        assert made.sh("echo on") == "on"
+
+
+def test_shutdown_stops_all_in_order_and_both_processes_leave(
+    host: Host, busybox_root: Path
+) -> None:
+    api = host.channel()
+    for name, order in (("last", 1), ("middle", 5), ("first", 9)):
+        line = f"lxc.start.order = {order}"
+        define(api, name, application(host, busybox_root, name, line))
+        _begin(host, name)
+    pidfds = [os.pidfd_open(pid) for pid in (host.daemon, host.keeper_pid) if pid is not None]
+    host.shutdown()
+    assert sorted(select.select(pidfds, [], [], 0)[0]) == sorted(pidfds)
+    for pidfd in pidfds:
+        os.close(pidfd)
+    assert not host.machine.processes()
+    host.start_daemon()
+    ended = [event.container for event in events(host.channel(), "container.exited")]
+    assert ended == ["first", "middle", "last"]
+
+
+def test_a_drain_that_stays_leaves_a_daemon_that_works(host: Host, busybox_root: Path) -> None:
+    with idle(host, busybox_root, "app") as made:
+        reply = made.api.host.Drain(host_pb2.DrainRequest(), timeout=DEADLINE * 2)
+        assert list(reply.stopped) == ["app"]
+        made.start(*IDLE)
+        assert made.sh("echo on") == "on"
+
+
+# Two of them
+
+
+def _second(host: Host, *flags: str) -> subprocess.CompletedProcess[str]:
+    argv = [host.ctl_argv()[0], "-m", "lxcd", *host.roots, *flags]
+    return subprocess.run(
+        argv,
+        env=host.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+
+
+def test_a_second_daemon_on_the_same_runtime_directory_refuses(
+    host: Host, busybox_root: Path
+) -> None:
+    with idle(host, busybox_root, "app") as made:
+        before = made.info()
+        done = _second(host)
+        assert done.returncode == 1
+        assert f"pid {host.daemon}" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert made.info() == before
+        assert made.sh("echo on") == "on"
+
+
+def test_a_second_daemon_on_the_same_socket_refuses_and_harms_nothing(
+    host: Host, busybox_root: Path
+) -> None:
+    other = host.root / "other"
+    for name in ("run", "state", "lxcpath"):
+        (other / name).mkdir(parents=True)
+    with idle(host, busybox_root, "app") as made:
+        before = made.info()
+        flags = [
+            *("--runtime-dir", str(other / "run"), "--state-dir", str(other / "state")),
+            *("--lxcpath", str(other / "lxcpath"), "--listen", host.address),
+        ]
+        done = _second(host, *flags)
+        assert done.returncode == 1
+        assert str(host.socket) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert made.info() == before
+        assert host.ctl("list", "-1").stdout == "app\n"
+        request = container_pb2.WaitContainerRequest(name="app", timeout=seconds(0))
+        assert not made.api.container.WaitContainer(request, timeout=DEADLINE).reached
+
+
+def test_another_daemons_work_in_the_same_lxcpath_is_not_swept(host: Host) -> None:
+    # The names that lxcd gives to what it makes; but it is not this daemon's.
+    begun = host.lxcpath / ".box.lxcd-creating"
+    host.kill_daemon()
+    begun.mkdir()
+    (begun / "config").touch()
+    host.start_daemon()
+    assert begun.is_dir()
