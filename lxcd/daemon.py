@@ -21,7 +21,7 @@ from lxcd.rpc.events import Events as EventServicer
 from lxcd.rpc.execs import Execs
 from lxcd.rpc.hosts import Hosts
 from lxcd.rpc.replay import Replays
-from lxcd.rpc.server import Server
+from lxcd.rpc.server import Server, refuse_served
 from lxcd.supervisor import host
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.house import House
@@ -50,8 +50,12 @@ async def run(settings: Settings) -> None:
         keeper = Keeper(paths, __version__)
         events = Events(paths.events)
         try:
+            refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
             await _serve(settings, paths, keeper, events)
+        except* errors.LxcdError as group:
+            # The first is the cause; a TaskGroup had it wrapped.
+            raise _first(group) from None
         finally:
             keeper.close()
             events.close()
@@ -110,6 +114,13 @@ async def _watch_keeper(keeper: Keeper, leave: asyncio.Event) -> None:
     if not leave.is_set():
         _log.error("no keeper any more: lxcd leaves; containers go on")
         leave.set()
+
+
+def _first(group: BaseExceptionGroup[errors.LxcdError]) -> errors.LxcdError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, errors.LxcdError) else errors.Internal(str(error))
 
 
 def _make_directories(paths: Paths) -> None:

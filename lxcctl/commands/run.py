@@ -98,6 +98,7 @@ def _follow(session: Session, name: str, generation: int) -> Exit:
         lxcpath=session.lxcpath,
         stream="output",
         offset=0,
+        lossless=True,
         follow=True,
         generation=generation,
     )

@@ -17,6 +17,7 @@ def reason(name: str) -> str:
         (not name, "be empty"),
         (name in (".", ".."), "be . or .."),
         ("/" in name, "hold a slash"),
+        (name.startswith("."), "begin with a dot: it would be hidden"),
         (name.startswith("-"), "begin with a dash: programs would take it for an option"),
         # Control and format characters (a terminal acts on them), and bytes that are not UTF-8.
         (not name.isprintable(), "hold characters that do not print"),

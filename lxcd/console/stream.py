@@ -29,6 +29,7 @@ class Stream:
     fd: Fd | None = None  # a copy of the master or read end
     ring: Ring | None = None
     closed: bool = False
+    lossless_readers: int = 0  # for whom the writer waits
     _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
@@ -58,14 +59,22 @@ class Stream:
         while self.head <= offset:
             if self.closed:
                 return False
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.add_waiter(waiter)
             try:
                 await waiter
             finally:
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
+                self.remove_waiter(waiter)
         return True
+
+    def add_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Have `waiter` resolved at the next `wake`."""
+        self._waiters.append(waiter)
+
+    def remove_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """It waits no longer."""
+        with contextlib.suppress(ValueError):
+            self._waiters.remove(waiter)
 
     def read(self, offset: int, limit: int = CHUNK_BYTES) -> Piece:
         """At most `limit` bytes from `offset` on; nothing if there is nothing."""
@@ -84,18 +93,55 @@ class Stream:
         self.wake()
 
 
-async def follow(stream: Stream, offset: int, *, until_head: bool) -> AsyncIterator[Piece]:
-    """Pieces from `offset` on; with `until_head` only what is there now."""
-    end = stream.head if until_head else None
-    while end is None or offset < end:
-        if not await stream.grown(offset):
-            return
-        limit = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - offset)
-        piece = stream.read(offset, limit)
-        if not piece.data and not piece.gap_bytes:
-            return
-        yield piece
-        offset = piece.offset + len(piece.data)
+async def follow(
+    offsets: list[tuple[Stream, int]], *, until_head: bool
+) -> AsyncIterator[tuple[Stream, Piece]]:
+    """Pieces of several streams, each from its offset on, as they come; with `until_head` only what
+    is there now.
+    """
+    places = [
+        _Place(stream, offset, stream.head if until_head else None) for stream, offset in offsets
+    ]
+    while places:
+        idle = True
+        for place in list(places):
+            piece = place.next_piece()
+            if piece.data or piece.gap_bytes:
+                place.offset = piece.offset + len(piece.data)
+                idle = False
+                yield place.stream, piece
+            elif place.end is not None or place.stream.closed:
+                places.remove(place)
+                idle = False
+        if idle:
+            await _any_grown(places)
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where a reader of one stream is; `end` is where it leaves."""
+
+    stream: Stream
+    offset: int
+    end: int | None
+
+    def next_piece(self) -> Piece:
+        limit = CHUNK_BYTES if self.end is None else min(CHUNK_BYTES, self.end - self.offset)
+        return self.stream.read(self.offset, max(0, limit))
+
+
+async def _any_grown(places: list[_Place]) -> None:
+    """Wait until one of them has something behind its offset, or has ended."""
+    if any(place.stream.head > place.offset or place.stream.closed for place in places):
+        return
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    for place in places:
+        place.stream.add_waiter(waiter)
+    try:
+        await waiter
+    finally:
+        for place in places:
+            place.stream.remove_waiter(waiter)
 
 
 def offset_of_lines(stream: Stream, lines: int) -> int:

@@ -111,6 +111,7 @@ class Execute(Step):
     uid: int
     gid: int
     groups: tuple[int, ...]
+    cwd_optional: bool = False  # where it cannot be entered, `/` will do
     umask: int = 0o022
     reaper: bool = False
 

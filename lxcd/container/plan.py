@@ -33,6 +33,7 @@ _ALWAYS = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
 _LATER = ("cgroup", "time")
 _DEVPTS_DEFAULT_MAX = 1024
 _TTY_GROUP = 5
+_HOSTNAME = 64  # __NEW_UTS_LEN
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES_32 = {"i686", "i386", "x86", "armv7l", "arm", "mips", "ppc"}
 
@@ -101,6 +102,13 @@ def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | N
         dropped = {identity.capability_number(entry.value) for entry in config.cap_drop}
         return tuple(number for number in every if number not in dropped)
     return None
+
+
+def persona_of(arch: str, machine: str) -> int | None:
+    """What personality(2) shows a 64-bit kernel as `arch`; None where nothing has to be done."""
+    wide = machine not in _ARCHITECTURES_32
+    narrow = arch in _ARCHITECTURES_32 or arch == "linux32"
+    return credentials.PERSONALITIES["linux32"] if wide and narrow else None
 
 
 class _Compiler:
@@ -196,7 +204,7 @@ class _Compiler:
             self.draft.add(
                 namespaces.SetHostname(
                     origin=self.draft.origin("lxc.uts.name"),
-                    hostname=config.uts_name or self.draft.life.name,
+                    hostname=config.uts_name or self.draft.life.name[:_HOSTNAME],
                 )
             )
         if not config.keyring_disable_session:
@@ -242,7 +250,7 @@ class _Compiler:
     def _rights(self) -> None:
         config = self.draft.config
         if config.arch is not None:
-            persona = self._persona(config.arch)
+            persona = persona_of(config.arch, self.draft.host.machine)
             if persona is not None:
                 self.draft.add(
                     credentials.SetPersonality(
@@ -261,11 +269,6 @@ class _Compiler:
             )
         if config.no_new_privs:
             self.draft.add(credentials.NoNewPrivs(origin=self.draft.origin("lxc.no_new_privs")))
-
-    def _persona(self, arch: str) -> int | None:
-        wide = self.draft.host.machine not in _ARCHITECTURES_32
-        narrow = arch in _ARCHITECTURES_32 or arch == "linux32"
-        return credentials.PERSONALITIES["linux32"] if wide and narrow else None
 
     def _execute(self) -> credentials.Execute:
         config, life = self.draft.config, self.draft.life

@@ -27,7 +27,12 @@ def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
     cannot be exec'ed.
     """
     _take_streams(walk, channel_fd)
-    _enter(step.cwd)
+    try:
+        _enter(step.cwd)
+    except OSError:
+        if not step.cwd_optional:
+            raise
+        _enter("/")
     os.umask(step.umask)
     if step.reaper:
         # Everything is blocked before the fork, so that no signal falls between the two.

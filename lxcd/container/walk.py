@@ -48,7 +48,8 @@ class Walk:
         `create` is `dir` or `file`: missing components are made, the last one as that. Raises
         OSError: ELOOP for a symlink on the way.
         """
-        flags = os.O_PATH | os.O_NOFOLLOW
+        # Without O_NOFOLLOW: with it a link at the end would be opened itself.
+        flags = os.O_PATH
         try:
             return mount.openat2(self.root, path or ".", flags, _RESOLVE)
         except FileNotFoundError:
@@ -63,7 +64,7 @@ class Walk:
             for number, part in enumerate(parts):
                 is_file = create == "file" and number == len(parts) - 1
                 self._make(here, part, path, is_file=is_file)
-                below = mount.openat2(here, part, os.O_PATH | os.O_NOFOLLOW, _RESOLVE)
+                below = mount.openat2(here, part, os.O_PATH, _RESOLVE)
                 os.close(here)
                 here = below
         except OSError:

@@ -28,6 +28,7 @@ class Stream:
     ring: Ring | None = None  # made on first output
     peer: int = -1  # of a terminal: a slave of our own, so that the master never hangs up
     is_tty: bool = False
+    held: bool = False  # a new ring of it waits for its reader
     at_end: bool = False  # the other side has closed it for good
     paused: bool = False  # the ring is full and held: not read until lxcd says so
 
@@ -70,7 +71,7 @@ class Stream:
         data = os.read(self.fd, CHUNK_BYTES)
         if data:
             try:
-                self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.child.kind == "exec")
+                self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.held)
                 self.ring.append(data)
             except OSError as error:
                 # No memory or descriptors: the bytes are lost, the container goes on.

@@ -158,7 +158,10 @@ class Keeper:
         # Nobody reads any more: a container does not wait for that. An exec does, by design.
         for child in self._children.values():
             for stream in child.streams.values():
-                if child.kind == "init" and stream.ring is not None and stream.ring.hold:
+                if child.kind != "init":
+                    continue
+                stream.held = False
+                if stream.ring is not None and stream.ring.hold:
                     stream.ring.set_hold(hold=False)
                     self._resume(protocol.Drained(child.id, stream.name))
 
@@ -312,7 +315,10 @@ class Keeper:
 
     def _add_streams(self, child: Child, names: list[str], fds: list[int]) -> None:
         for name, number in zip(names, fds, strict=True):
-            stream = Stream(child, name, number, is_tty=os.isatty(number))
+            is_tty = os.isatty(number)
+            # What an application writes waits for whoever started it, if somebody is there.
+            held = child.kind == "exec" or (not is_tty and self._lxcd is not None)
+            stream = Stream(child, name, number, is_tty=is_tty, held=held)
             os.set_blocking(number, False)
             if stream.is_tty:
                 stream.open_peer()
@@ -422,7 +428,8 @@ class Keeper:
             os.read(self._signals, 128 * 16)
         known = {child.pid for child in self._children.values() if not child.ended}
         joining = any(
-            child.kind == "exec" and not child.joined for child in self._children.values()
+            child.kind == "exec" and not child.joined and not child.ended
+            for child in self._children.values()
         )
         while True:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -51,26 +50,27 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
             if request.follow or actor.record.generation:
                 return
             raise errors.NotFound(f"{request.name} has never run", "NO_OUTPUT")
-        names = _names(child, request.stream)
-        # One queue for all its streams: a response carries the name of its own.
-        queue: asyncio.Queue[pb.ReadConsoleLogResponse | None] = asyncio.Queue(maxsize=1)
-        async with asyncio.TaskGroup() as group:
-            readers = [
-                group.create_task(self._read(child, child.stream(name), request, queue))
-                for name in names
-            ]
-            left = len(readers)
-            try:
-                while left:
-                    message = await queue.get()
-                    if message is None:
-                        left -= 1
-                    else:
-                        message.generation = generation
-                        yield message
-            finally:
-                for reader in readers:
-                    reader.cancel()
+        sources = [child.stream(name) for name in _names(child, request.stream)]
+        lossless = request.lossless and request.follow
+        held = [source for source in sources if lossless and source.name in _PIPES]
+        for source in held:
+            source.lossless_readers += 1
+        try:
+            places = [(source, _start(source, request)) for source in sources]
+            async for source, piece in console.follow(places, until_head=not request.follow):
+                yield pb.ReadConsoleLogResponse(
+                    stream=source.name,
+                    generation=generation,
+                    offset=piece.offset,
+                    data=piece.data,
+                    gap_bytes=piece.gap_bytes,
+                )
+                if source in held:
+                    self._consumed(child, source, piece.offset + len(piece.data))
+        finally:
+            for source in held:
+                source.lossless_readers -= 1
+                self._release(child, source)
         if request.follow:
             await actor.until(lambda: _ended(actor, generation))
             ended = actor.record.exit
@@ -79,42 +79,19 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
                 message.exit.CopyFrom(convert.exit_(ended))
             yield message
 
-    async def _read(
-        self,
-        child: Held,
-        source: Stream,
-        request: pb.ReadConsoleLogRequest,
-        queue: asyncio.Queue[pb.ReadConsoleLogResponse | None],
-    ) -> None:
-        lossless = request.lossless and request.follow and source.name in _PIPES
-        if lossless and source.ring is not None:
-            source.ring.set_hold(True)
-        try:
-            start = _start(source, request)
-            async for piece in console.follow(source, start, until_head=not request.follow):
-                await queue.put(
-                    pb.ReadConsoleLogResponse(
-                        stream=source.name,
-                        offset=piece.offset,
-                        data=piece.data,
-                        gap_bytes=piece.gap_bytes,
-                    )
-                )
-                if lossless and source.ring is not None:
-                    self._consumed(child, source, piece.offset + len(piece.data))
-            await queue.put(None)
-        finally:
-            if lossless and source.ring is not None:
-                source.ring.set_hold(False)
-                with contextlib.suppress(errors.Unavailable):
-                    self._house.keeper.drained(child, source)
+    def _release(self, child: Held, source: Stream) -> None:
+        """Its last lossless reader has gone: the writer waits for nobody any more."""
+        if source.ring is not None and not source.lossless_readers:
+            source.ring.set_hold(hold=False)
+            with contextlib.suppress(errors.Unavailable):
+                self._house.keeper.drained(child, source)
 
     def _consumed(self, child: Held, source: Stream, offset: int) -> None:
         ring = source.ring
         if ring is None:
             return
         # It may have been made only now, with the first output.
-        ring.set_hold(True)
+        ring.set_hold(hold=True)
         full = ring.room() <= 0
         ring.acknowledge(offset)
         if full:

@@ -228,7 +228,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                         container=actor.name,
                     )
                 if request.validate_only:
-                    return pb.DeleteContainerResponse(kept_rootfs=actor.kept_rootfs())
+                    return pb.DeleteContainerResponse(kept_rootfs=":".join(actor.kept_paths()))
                 if actor.state is not State.STOPPED:
                     await actor.stop(None)
                 if actor.deleted:
@@ -296,6 +296,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             request.config_origin,
             wanted.defines,
             request.image,
+            validate_only=request.validate_only,
         )
         try:
             async with actor.lock:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
+_LONGEST_TOKEN = 20  # digits of a 64-bit number
 
 
 class Events(event_pb2_grpc.EventServiceServicer):
@@ -55,7 +56,8 @@ class Events(event_pb2_grpc.EventServiceServicer):
         since = convert.nanoseconds(request.since) if request.HasField("since") else 0
         after = request.after_sequence
         if request.page_token:
-            if not (request.page_token.isascii() and request.page_token.isdigit()):
+            token = request.page_token
+            if not (token.isascii() and token.isdigit() and len(token) <= _LONGEST_TOKEN):
                 raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN")
             after = max(after, int(request.page_token))
         found: list[pb.Event] = []

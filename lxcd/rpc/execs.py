@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lxcd.rpc import convert
+from lxcd.rpc import convert, requests
 from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import execs
 from lxcd.v1 import exec_pb2 as pb
@@ -27,9 +27,6 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
         """See exec.proto."""
         del context
         actor = self._registry.get(request.lxcpath, request.container)
-        timeout = None
-        if request.HasField("timeout"):
-            timeout = request.timeout.seconds + request.timeout.nanos / 1e9
         command = execs.Command(
             argv=tuple(request.command),
             environment=tuple(request.env),
@@ -37,7 +34,7 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
             cwd=request.cwd,
             stdin=request.stdin,
             max_output_bytes=request.max_output_bytes or execs.DEFAULT_OUTPUT_BYTES,
-            timeout_seconds=timeout,
+            timeout_seconds=requests.seconds(request, "timeout", None),
         )
         result = await execs.run(self._house, actor, command)
         return pb.RunExecResponse(

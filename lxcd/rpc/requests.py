@@ -50,7 +50,7 @@ def seconds(
 def read_token(token: str) -> str:
     """What a page_token of ours says: the name behind which the page begins."""
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except ValueError:
         raise errors.InvalidArgument("not a page_token of ours", "INVALID_PAGE_TOKEN") from None
 

@@ -101,8 +101,6 @@ class Server:
         """GRPC unlinks whatever socket is at the path it binds: so it binds a name of ours, and
         only when nobody answers at the real one does that name move there (grpc#17122).
         """
-        if _answers(path):
-            raise errors.AlreadyExists(f"somebody serves {path} already", "ADDRESS_IN_USE")
         own = f"{path}.{os.getpid()}"
         if len(os.fsencode(own)) > _SOCKET_PATH_BYTES:
             own = os.path.join(os.path.dirname(path), f".{os.getpid()}")
@@ -131,6 +129,14 @@ class Server:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         await self._server.stop(grace_seconds)
+
+
+def refuse_served(addresses: tuple[str, ...]) -> None:
+    """Raise AlreadyExists if somebody answers at one of them: before anything else is begun."""
+    for address in addresses:
+        path = address.removeprefix("unix:")
+        if _answers(path):
+            raise errors.AlreadyExists(f"somebody serves {path} already", "ADDRESS_IN_USE")
 
 
 def _answers(path: str) -> bool:

@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 # How long a killed init may take to be gone: a process in uninterruptible sleep does not hear
 # SIGKILL.
 _KILL_SECONDS = 30.0
+_STOP_SIGNAL_SECONDS = 5.0
+# How long an application's pipes wait for a reader who wants every byte.
+_HOLD_SECONDS = 5.0
 # reboot(2) over and over must not keep the host busy.
 _REBOOT_PAUSE_SECONDS = 0.2
 
@@ -239,6 +242,9 @@ class Container:
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
+        if request.pipes:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_HOLD_SECONDS, self._release_unread, started.child)
         if started.child.exited is not None:
             self._on_exit(started.child)
         return started
@@ -271,6 +277,14 @@ class Container:
             with contextlib.suppress(errors.Unavailable):
                 self._house.keeper.forget(self.child)
             self.child = None
+
+    def _release_unread(self, child: Held) -> None:
+        """Nobody reads its pipes without loss: then they do not hold it up."""
+        for stream in child.streams.values():
+            if not stream.lossless_readers and stream.ring is not None and stream.ring.hold:
+                stream.ring.set_hold(hold=False)
+                with contextlib.suppress(errors.Unavailable):
+                    self._house.keeper.drained(child, stream)
 
     # ---- the end of a life
 
@@ -323,6 +337,7 @@ class Container:
             requested=self._stop_requested,
             oom=oom,
             pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
+            application=self.record.request.application,
         )
         if not child.known:
             how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
@@ -378,7 +393,7 @@ class Container:
 
         Returns a root file system that was left alone.
         """
-        kept = self.kept_rootfs()
+        kept = self.kept_paths()
         directory = self.directory if self.defined else ""
         transient = self.record.transient_dir
         owner = self._house.paths.runtime_dir
@@ -386,15 +401,15 @@ class Container:
             lambda: removal.remove(directory, transient, owner=owner, keep=kept)
         )
         self.forget()
-        return kept
+        return ":".join(kept)
 
-    def kept_rootfs(self) -> str:
-        """The root file system that a delete leaves alone; empty if there is none."""
+    def kept_paths(self) -> list[str]:
+        """Parts of its root file system that a delete leaves alone."""
         try:
             root = self.definition().config.rootfs
         except errors.LxcdError:
-            return ""
-        return removal.kept_rootfs(root, [self.directory, self.record.transient_dir])
+            return []
+        return removal.kept_paths(root, [self.directory, self.record.transient_dir])
 
     def forget(self) -> None:
         """It is no more."""
@@ -486,8 +501,16 @@ class Container:
         was_frozen = self.state in (State.FREEZING, State.FROZEN)
         if child.exited is None and self.state is not State.STOPPING:
             self.set_state(State.STOPPING)
+        stop_signal = self.running.config.signal_stop if self.running is not None else None
+        if stop_signal not in (None, signal.SIGKILL) and not was_frozen:
+            # A program can ignore what lxc.signal.stop says, and this has to end.
+            method = f"{method}: {signal_name(stop_signal)} (lxc.signal.stop), then SIGKILL"
+            with contextlib.suppress(OSError, ValueError):
+                signal.pidfd_send_signal(child.pidfd.fileno(), stop_signal)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SIGNAL_SECONDS):
+                    await self.until(lambda: self.state is State.STOPPED)
         with contextlib.suppress(OSError, ValueError):
-            # Not lxc.signal.stop: a program can ignore that, and this has to end.
             signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
         if was_frozen:
             # The freezer of version 1 keeps even a killed process: freezer-subsystem.rst.
@@ -522,7 +545,7 @@ class Container:
         self.set_state(State.FREEZING)
         try:
             await freezer.freeze(self.payload, frozen=True)
-        except (OSError, errors.LxcdError) as error:
+        except BaseException as error:
             if self.state is State.FREEZING:
                 self.set_state(State.RUNNING)
             if isinstance(error, OSError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from lxcd import errors
 from lxcd.cgroup import tree
-from lxcd.container import channel, credentials, devices, passwd
+from lxcd.container import channel, credentials, devices, passwd, plan
 from lxcd.container.join import Join
 from lxcd.container.spec import Spec, Step
 from lxcd.kernel import fd as kernel_fd
@@ -204,6 +204,13 @@ class _Exec:
             devices.OpenPipes(origin="exec", stdin=1),
             Join(origin="exec", fd=0, namespaces=record.namespaces),
         ]
+        running = self._container.running
+        arch = running.config.arch if running is not None else None
+        if arch is not None:
+            persona = plan.persona_of(arch, self._house.host.machine)
+            if persona is not None:
+                step = credentials.SetPersonality(origin="exec", persona=persona, arch=arch)
+                steps.append(step)
         if record.capabilities is not None:
             steps.append(
                 credentials.LimitCapabilities(
@@ -222,7 +229,6 @@ class _Exec:
             "LANG": "C.UTF-8",
             "container": "lxc",
         }
-        running = self._container.running
         if running is not None:
             for variable in running.config.environment:
                 if variable.scope == "all" and variable.value is not None:
@@ -235,7 +241,8 @@ class _Exec:
                 origin="exec",
                 argv=self._command.argv,
                 environment=tuple(environment.items()),
-                cwd=self._command.cwd or "/",
+                cwd=self._command.cwd or user.home,
+                cwd_optional=not self._command.cwd,
                 uid=user.uid,
                 gid=user.gid,
                 groups=user.groups,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # How long the output of a container that was deleted with its end can still be read.
 ENDED_SECONDS = 30.0
+_HOSTNAME = 64  # __NEW_UTS_LEN
 
 
 class Registry:
@@ -148,7 +149,7 @@ class Registry:
         async with self._making:
             self._require_free(lxcpath, name)
             whole = _with_defines(
-                text, (("lxc.uts.name", name), *defines), keep_first="lxc.uts.name"
+                text, (("lxc.uts.name", name[:_HOSTNAME]), *defines), keep_first="lxc.uts.name"
             )
             definition = read_text(whole, origin or "request")
             if validate_only and any(p.severity == "error" for p in definition.problems):
@@ -207,6 +208,8 @@ class Registry:
         origin: str,
         defines: tuple[tuple[str, str], ...],
         image: str,
+        *,
+        validate_only: bool,
     ) -> tuple[Container, Definition, str]:
         """An actor for a container without a directory: its configuration, and a directory that
         lives as long as it does (empty if it needs none).
@@ -227,7 +230,10 @@ class Registry:
                 skeleton, whole = await self._furnish(image, transient, name, whole)
                 definition = read_text(whole, origin or "request")
                 definition.require_sound()
-                await asyncio.to_thread(_write_transient, transient, skeleton)
+                if not validate_only:
+                    await asyncio.to_thread(
+                        _write_transient, transient, skeleton, self._house.paths.runtime_dir
+                    )
             actor = Container(self._house, lxcpath, name, self._gone)
             self._actors[lxcpath, name] = actor
         return actor, definition, transient
@@ -266,6 +272,7 @@ class Registry:
         renamed.write_record()
         actor.deleted = True
         actor.wake()
+        renamed.tell("container.renamed", message=f"from {actor.name}")
         actor.tell("container.renamed", message=f"to {new_name}", details={"new_name": new_name})
         return renamed
 
@@ -449,13 +456,22 @@ def _write_directory(
         raise errors.from_oserror(error, f"making {directory}") from None
 
 
-def _write_transient(directory: str, skeleton: host_image.Skeleton) -> None:
+def _write_transient(directory: str, skeleton: host_image.Skeleton, owner: str) -> None:
+    """Make it whole or not at all, as `_write_directory` does."""
+    aside = removal.hidden(directory, removal.CREATING, owner)
     try:
         os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
-        if os.path.lexists(directory):
-            removal.remove_tree(directory)
-        os.mkdir(directory, 0o770)
-        host_image.build(os.path.join(directory, "rootfs"), skeleton)
+        for old in (aside, directory):
+            # Of an earlier life of this very container, which is over: its name is free.
+            if os.path.lexists(old):
+                removal.remove_tree(old)
+        os.mkdir(aside, 0o770)
+        try:
+            host_image.build(os.path.join(aside, "rootfs"), skeleton)
+            os.rename(aside, directory)
+        except BaseException:
+            removal.remove_tree(aside)
+            raise
     except OSError as error:
         raise errors.from_oserror(error, f"making {directory}") from None
 

@@ -40,7 +40,7 @@ def ending(suffix: str, owner: str) -> str:
     return f"{suffix}-{blake2b(os.fsencode(owner), digest_size=4).hexdigest()}"
 
 
-def remove(directory: str, transient: str, *, owner: str, keep: str = "") -> None:
+def remove(directory: str, transient: str, *, owner: str, keep: list[str] | None = None) -> None:
     """Delete a container's directory, and the one that a container without definition had.
 
     `keep`: a path below `directory` that stays (an unmanaged rootfs), with the directories above
@@ -51,8 +51,10 @@ def remove(directory: str, transient: str, *, owner: str, keep: str = "") -> Non
         if path and os.path.lexists(path):
             _refuse_mounts(path)
             try:
-                if keep.startswith(path + "/"):
-                    _empty(path, keep)
+                real = os.path.realpath(path)
+                kept = [below for below in keep or [] if _inside(below, [real])]
+                if kept:
+                    _empty(real, kept)
                     continue
                 aside = hidden(path, DELETING, owner)
                 if os.path.lexists(aside):
@@ -63,15 +65,20 @@ def remove(directory: str, transient: str, *, owner: str, keep: str = "") -> Non
                 raise errors.from_oserror(error, f"deleting {path}") from None
 
 
-def kept_rootfs(root: Rootfs | None, directories: list[str]) -> str:
-    """The root file system that is left alone when these directories go: one that lies outside of
-    them, or one that `lxc.rootfs.managed = 0` protects; empty if there is none.
+def kept_paths(root: Rootfs | None, directories: list[str]) -> list[str]:
+    """What of a root file system is left alone when these directories go: layers that lie outside
+    of them, and all of them where `lxc.rootfs.managed = 0`. As real paths.
     """
     if root is None:
-        return ""
-    path = root.path.split(":")[-1]
-    inside = any(path.startswith(f"{above}/") for above in directories if above)
-    return "" if inside and root.managed else path
+        return []
+    layers = root.path.split(":") if root.kind == "overlay" else [root.path]
+    real = [os.path.realpath(layer) for layer in layers if layer]
+    own = [os.path.realpath(above) for above in directories if above]
+    return [path for path in real if not (root.managed and _inside(path, own))]
+
+
+def _inside(path: str, directories: list[str]) -> bool:
+    return any(path == above or path.startswith(f"{above}/") for above in directories)
 
 
 def sweep(above: str, owner: str) -> list[str]:
@@ -103,14 +110,15 @@ def remove_tree(path: str) -> None:
         os.close(handle)
 
 
-def _empty(directory: str, keep: str) -> None:
-    """Delete all of `directory` but `keep` and what leads to it."""
+def _empty(directory: str, keep: list[str]) -> None:
+    """Delete all of `directory` but what is kept and what leads to it."""
+    if directory in keep:
+        return
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
-        if keep == path:
-            continue
-        if keep.startswith(path + "/"):
-            _empty(path, keep)
+        below = [kept for kept in keep if _inside(kept, [path])]
+        if below:
+            _empty(path, below)
         else:
             remove_tree(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from signal import SIGKILL
 
 
 class State(enum.Enum):
@@ -63,7 +64,14 @@ class Exit:
 
 
 def exit_of(
-    status: int, *, time_ns: int, generation: int, requested: bool, oom: bool, pid_namespace: bool
+    status: int,
+    *,
+    time_ns: int,
+    generation: int,
+    requested: bool,
+    oom: bool,
+    pid_namespace: bool,
+    application: bool = False,
 ) -> Exit:
     """Read a wait status.
 
@@ -77,7 +85,9 @@ def exit_of(
             cause = Cause.REBOOT
         signal = 0
         status = 0
-    oom_killed = oom and signal == 9 and not requested  # noqa: PLR2004
+    # PID 1 of an application tells its command's SIGKILL as a shell does.
+    killed = signal == SIGKILL or (application and status >> 8 == 128 + SIGKILL)
+    oom_killed = oom and killed and not requested
     if oom_killed:
         cause = Cause.OOM
     return Exit(

@@ -224,7 +224,7 @@ def test_a_new_connection_is_told_everything_again(keeper: RunningKeeper) -> Non
         second.close()
 
     third = keeper.greeted()
-    third.send(protocol.Acknowledge("ended"))
+    third.send(protocol.Forget("ended"))
     third.ping()
     assert (keeper.private / protocol.JOURNAL_NAME).read_bytes() == b""
     third.close()

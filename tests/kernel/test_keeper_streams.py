@@ -135,13 +135,31 @@ def test_many_ttys_are_handed_over_in_batches(keeper: RunningKeeper) -> None:
     assert keeper.descriptors() == before
 
 
-def test_a_terminal_never_waits_for_a_reader(keeper: RunningKeeper) -> None:
+def test_an_application_waits_for_no_reader_once_lxcd_is_gone(keeper: RunningKeeper) -> None:
     connection = keeper.greeted()
     child = shell(keeper, connection, "child", "head -c 3000000 /dev/zero; echo end >&2")
+    connection.close()
     wait_readable(child.pidfd)
+    connection = keeper.greeted()
+    if not any(isinstance(told.answer, protocol.Exited) for told in connection.told):
+        connection.expect(protocol.Exited, "child")
+    (told,) = [t for t in connection.told if t.answer == protocol.RingMade("child", "stdout")]
+    ring = map_ring(told.fds)
+    assert ring.head == 3_000_000
+    assert 0 < ring.head - ring.tail <= CAPACITY_BYTES
+    assert ring.closed
+    ring.close()
+
+
+def test_a_pipe_that_is_let_go_waits_for_no_reader(keeper: RunningKeeper) -> None:
+    connection = keeper.greeted()
+    child = shell(keeper, connection, "child", "head -c 3000000 /dev/zero; echo end >&2")
     _, fds = connection.expect(protocol.RingMade, "child", "stdout")
-    connection.expect(protocol.Exited, "child")
     ring = map_ring(fds)
+    ring.set_hold(hold=False)
+    connection.send(protocol.Drained("child", "stdout"))
+    wait_readable(child.pidfd)
+    connection.expect(protocol.Exited, "child")
     assert ring.head == 3_000_000
     assert 0 < ring.head - ring.tail <= CAPACITY_BYTES
     assert ring.closed

@@ -45,7 +45,7 @@ def test_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["001", "a", "web-1", "a.b", "...", "x" * 239, "日本", "a b", "%41", "A_1"]
+    "name", ["001", "a", "web-1", "a.b", "x" * 239, "日本", "a b", "%41", "A_1"]
 )
 def test_accepted(name: str) -> None:
     assert reason(name) == ""

@@ -51,7 +51,7 @@ def test_nothing_was_written_yet() -> None:
 
 async def collect(stream: Stream, offset: int, *, until_head: bool) -> tuple[bytes, int]:
     data, gaps = b"", 0
-    async for piece in console.follow(stream, offset, until_head=until_head):
+    async for _, piece in console.follow([(stream, offset)], until_head=until_head):
         data += piece.data
         gaps += piece.gap_bytes
     return data, gaps

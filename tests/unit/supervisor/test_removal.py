@@ -83,7 +83,7 @@ def test_keep(tmp_path: Path) -> None:
     (base / "config").write_text("")
     (base / "a" / "other").mkdir()
     (base / "b").symlink_to(kept)
-    removal.remove(str(base), "", owner="test", keep=str(kept))
+    removal.remove(str(base), "", owner="test", keep=[str(kept)])
     assert sorted(str(p.relative_to(base)) for p in base.rglob("*")) == [
         "a",
         "a/rootfs",
