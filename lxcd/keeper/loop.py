@@ -221,7 +221,8 @@ class Keeper:
         """Send, or queue with copies of the descriptors, so that they may be closed here
         meanwhile.
         """
-        if self._lxcd is None:
+        if self._lxcd is None or self._poke < 0:
+            # Who has not said HELLO yet is told all then.
             return
         data = protocol.encode(answer)
         if not self._unsent:

@@ -14,6 +14,7 @@ from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
 from lxcd.supervisor.state import State
+from lxcd.supervisor.stopping import Stopped
 from lxcd.v1 import container_pb2 as pb
 from lxcd.v1 import container_pb2_grpc
 
@@ -217,6 +218,8 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
 
         async def work() -> pb.DeleteContainerResponse:
             actor = self._registry.get(request.lxcpath, request.name)
+            if request.force and not request.validate_only:
+                actor.hurry()
             async with actor.lock:
                 await actor.settled()
                 if request.etag and request.etag != actor.definition().etag:
@@ -281,10 +284,11 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             if defines:
                 definition = read_text(definition.text, definition.origin, defines)
             if request.validate_only:
+                actor.require_stopped()
                 actor.compile(definition, wanted)
                 return pb.StartContainerResponse()
             started = await actor.start(definition, wanted)
-        return _started(definition, started)
+        return convert.started(definition, started)
 
     async def _start_undefined(
         self, request: pb.StartContainerRequest, wanted: Request
@@ -308,7 +312,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         except BaseException:
             await self._registry.discard(actor, transient)
             raise
-        return _started(definition, started)
+        return convert.started(definition, started)
 
     @unary
     async def StopContainer(
@@ -319,20 +323,21 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
 
         async def work() -> pb.StopContainerResponse:
             actor = self._registry.get(request.lxcpath, request.name)
+            # Whoever wants it killed does not wait behind one who waits for a clean shutdown.
+            hurried = request.kill and not request.validate_only and actor.hurry()
             async with actor.lock:
                 if request.validate_only:
                     actor.require_running()
                     return pb.StopContainerResponse()
+                if hurried and actor.state is State.STOPPED:
+                    return convert.stopped(Stopped("SIGKILL", killed=True, exit=actor.record.exit))
                 seconds = (
                     None if request.kill else requests.seconds(request, "timeout", _STOP_SECONDS)
                 )
                 if not seconds and not request.no_kill:
                     seconds = None
                 stopped = await actor.stop(seconds, no_kill=request.no_kill)
-            message = pb.StopContainerResponse(method=stopped.method, killed=stopped.killed)
-            if stopped.exit is not None:
-                message.exit.CopyFrom(convert.exit_(stopped.exit))
-            return message
+            return convert.stopped(stopped)
 
         return await self._replays.once(request, work)
 
@@ -374,7 +379,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.FreezeContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.freeze)
+        await self._locked(request, Container.require_running, Container.freeze)
         return pb.FreezeContainerResponse()
 
     @unary
@@ -383,19 +388,20 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.ThawContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.thaw)
+        await self._locked(request, Container.require_frozen, Container.thaw)
         return pb.ThawContainerResponse()
 
     async def _locked(
         self,
         request: Any,  # noqa: ANN401 - whichever has name, lxcpath, validate_only
+        check: Callable[[Container], object],
         act: Callable[[Container], Awaitable[None]],
     ) -> None:
         async def work() -> None:
             actor = self._registry.get(request.lxcpath, request.name)
             async with actor.lock:
                 if request.validate_only:
-                    actor.require_running()
+                    check(actor)
                 else:
                     await act(actor)
 
@@ -482,12 +488,3 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             steps=convert.steps(plan, actor.failure),
             problems=[convert.problem(value) for value in definition.problems],
         )
-
-
-def _started(definition: Definition, started: Any) -> pb.StartContainerResponse:  # noqa: ANN401
-    return pb.StartContainerResponse(
-        pid=started.child.pid,
-        generation=started.record.generation,
-        timings_usec=started.timings_usec,
-        problems=[convert.problem(value) for value in definition.problems],
-    )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lxcd.supervisor import events, processes
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.definition import Definition
+    from lxcd.supervisor.start import Started
+    from lxcd.supervisor.stopping import Stopped
 
 _SEVERITIES = {
     "warning": types_pb2.Problem.SEVERITY_WARNING,
@@ -255,4 +257,22 @@ def process(value: processes.Process) -> container_pb2.Process:
         parent_pid=value.parent_pid,
         uid=value.uid,
         state=value.state,
+    )
+
+
+def stopped(value: Stopped) -> container_pb2.StopContainerResponse:
+    """How a stop went."""
+    message = container_pb2.StopContainerResponse(method=value.method, killed=value.killed)
+    if value.exit is not None:
+        message.exit.CopyFrom(exit_(value.exit))
+    return message
+
+
+def started(definition: Definition, value: Started) -> container_pb2.StartContainerResponse:
+    """How a start went."""
+    return container_pb2.StartContainerResponse(
+        pid=value.child.pid,
+        generation=value.record.generation,
+        timings_usec=value.timings_usec,
+        problems=[problem(found) for found in definition.problems],
     )

@@ -11,18 +11,17 @@ import contextlib
 import logging
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import removal, start
+from lxcd.supervisor import removal, start, stopping
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
-from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
+from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,23 +30,10 @@ if TYPE_CHECKING:
     from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
-# How long a killed init may take to be gone: a process in uninterruptible sleep does not hear
-# SIGKILL.
-_KILL_SECONDS = 30.0
-_STOP_SIGNAL_SECONDS = 5.0
 # How long an application's pipes wait for a reader who wants every byte.
 _HOLD_SECONDS = 5.0
 # reboot(2) over and over must not keep the host busy.
 _REBOOT_PAUSE_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """How a stop went."""
-
-    method: str
-    killed: bool
-    exit: Exit | None
 
 
 class Container:
@@ -70,7 +56,8 @@ class Container:
         self.lock = asyncio.Lock()
         self.deleted = False
         self.rebooting = False  # between the end of one life and the start of the next
-        self._stop_requested = False
+        self.stop_requested = False
+        self.hurried = False  # a stop that waits for a clean shutdown is to kill now
         self._changed: list[asyncio.Future[None]] = []
 
     # ---- what it is
@@ -182,6 +169,24 @@ class Container:
             )
         return self.child
 
+    def require_stopped(self) -> None:
+        """Raise FailedPrecondition if it runs, or is about to."""
+        if self.state is not State.STOPPED:
+            raise errors.FailedPrecondition(
+                f"container {self.name} is {self.state.value}",
+                "CONTAINER_RUNNING",
+                container=self.name,
+                state=self.state.value,
+            )
+
+    def require_frozen(self) -> None:
+        """Raise FailedPrecondition if it is not frozen."""
+        self.require_running()
+        if self.state is not State.FROZEN:
+            raise errors.FailedPrecondition(
+                f"container {self.name} is {self.state.value}, not FROZEN", "CONTAINER_NOT_FROZEN"
+            )
+
     # ---- start
 
     def compile(self, definition: Definition, request: Request) -> plan.Plan:
@@ -205,13 +210,7 @@ class Container:
         Raises StartFailed; the container is STOPPED then, and the reason stays to be seen.
         """
         await self.settled()
-        if self.state is not State.STOPPED:
-            raise errors.FailedPrecondition(
-                f"container {self.name} is {self.state.value}",
-                "CONTAINER_RUNNING",
-                container=self.name,
-                state=self.state.value,
-            )
+        self.require_stopped()
         log.container.set(self.name)
         compiled = self.compile(definition, request)
         self.forget_output()
@@ -228,7 +227,7 @@ class Container:
             exit=before.exit,
         )
         self.record = record
-        self._stop_requested = False
+        self.stop_requested = False
         self.running = definition
         self.set_state(State.STARTING)
         try:
@@ -292,7 +291,7 @@ class Container:
         """It was found running when this lxcd came."""
         self.record = record
         self.child = child
-        self._stop_requested = record.stop_requested
+        self.stop_requested = record.stop_requested
         self.state = State.RUNNING
         with contextlib.suppress(OSError, errors.LxcdError):
             if freezer.is_frozen(self.payload):
@@ -334,7 +333,7 @@ class Container:
             exited.status,
             time_ns=exited.time_ns,
             generation=self.record.generation,
-            requested=self._stop_requested,
+            requested=self.stop_requested,
             oom=oom,
             pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
             application=self.record.request.application,
@@ -421,111 +420,24 @@ class Container:
 
     # ---- stop
 
-    async def stop(self, patience: float | None, *, no_kill: bool = False) -> Stopped:
-        """Stop it: ask in the way its init understands, wait, kill.
+    async def stop(self, patience: float | None, *, no_kill: bool = False) -> stopping.Stopped:
+        """Stop it: see `stopping.stop`. The caller holds the lock."""
+        return await stopping.stop(self, patience, no_kill=no_kill)
 
-        `patience` is in seconds; None kills at once. The caller holds the lock.
-        """
-        await self.settled()
-        if self.rebooting:
-            self.rebooting = False
-            return Stopped("stopped between two lives", killed=False, exit=self.record.exit)
-        child = self.require_running()
-        log.container.set(self.name)
-        self._stop_requested = True
-        self.record = self.record.but(stop_requested=True)
+    def hurry(self) -> bool:
+        """Have a stop that is under way kill now. False if there is none: then ask for one."""
+        if self.state is not State.STOPPING or not self.stop_requested:
+            return False
+        self.hurried = True
+        self.wake()
+        return True
+
+    def note_stop(self, *, requested: bool) -> None:
+        """Remember, also for the next lxcd, whether somebody wants it to end."""
+        self.hurried = False
+        self.stop_requested = requested
+        self.record = self.record.but(stop_requested=requested)
         self.write_record()
-        try:
-            if patience is None:
-                return await self._kill(child, "SIGKILL")
-            return await self._ask_and_wait(child, patience, no_kill=no_kill)
-        except BaseException:
-            # It goes on: nobody asks it to stop any more.
-            if child.exited is None:
-                self._stop_requested = False
-                self.record = self.record.but(stop_requested=False)
-                self.write_record()
-                if self.state is State.STOPPING:
-                    self.set_state(State.RUNNING)
-            raise
-
-    async def _ask_and_wait(self, child: Held, patience: float, *, no_kill: bool) -> Stopped:
-        generation = self.record.generation
-        method = await self._choose(child)
-        was_frozen = self.state in (State.FREEZING, State.FROZEN)
-        if child.exited is None and self.state is not State.STOPPING:
-            self.set_state(State.STOPPING)
-        try:
-            await asyncio.to_thread(self._ask, child, method)
-            if was_frozen:
-                await freezer.freeze(self.payload, frozen=False)
-        except (OSError, ValueError) as error:
-            # It may have ended just now; else the time-out comes.
-            _log.warning("asking by %s: %s", method.describe(), error)
-        try:
-            async with asyncio.timeout(patience):
-                await self.until(lambda: self._over(generation))
-        except TimeoutError:
-            if no_kill:
-                raise errors.DeadlineExceeded(
-                    f"{self.name} did not stop in {patience:g} s after {method.describe()}",
-                    "STOP_TIMEOUT",
-                    container=self.name,
-                ) from None
-            return await self._kill(
-                child, f"{method.describe()}, then SIGKILL after {patience:g} s"
-            )
-        return Stopped(method.describe(), killed=False, exit=self.record.exit)
-
-    def _over(self, generation: int) -> bool:
-        return self.state is State.STOPPED or self.record.generation > generation
-
-    async def _choose(self, child: Held) -> Method:
-        halt = self.running.config.signal_halt if self.running is not None else None
-        # The reaping PID 1 forwards what it gets, or ends by it when it runs nothing.
-        application = self.record.request.application or not self.record.command
-        return await asyncio.to_thread(
-            lambda: choose(
-                child.pid, child.pidfd.fileno(), halt_signal=halt, application=application
-            )
-        )
-
-    @staticmethod
-    def _ask(child: Held, method: Method) -> None:
-        if method.signal:
-            signal.pidfd_send_signal(child.pidfd.fileno(), method.signal)
-        else:
-            ask_runlevel(child.pid, child.pidfd.fileno(), "0")
-
-    async def _kill(self, child: Held, method: str) -> Stopped:
-        was_frozen = self.state in (State.FREEZING, State.FROZEN)
-        if child.exited is None and self.state is not State.STOPPING:
-            self.set_state(State.STOPPING)
-        stop_signal = self.running.config.signal_stop if self.running is not None else None
-        if stop_signal not in (None, signal.SIGKILL) and not was_frozen:
-            # A program can ignore what lxc.signal.stop says, and this has to end.
-            method = f"{method}: {signal_name(stop_signal)} (lxc.signal.stop), then SIGKILL"
-            with contextlib.suppress(OSError, ValueError):
-                signal.pidfd_send_signal(child.pidfd.fileno(), stop_signal)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_SIGNAL_SECONDS):
-                    await self.until(lambda: self.state is State.STOPPED)
-        with contextlib.suppress(OSError, ValueError):
-            signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
-        if was_frozen:
-            # The freezer of version 1 keeps even a killed process: freezer-subsystem.rst.
-            with contextlib.suppress(OSError, errors.LxcdError):
-                await freezer.freeze(self.payload, frozen=False)
-        try:
-            async with asyncio.timeout(_KILL_SECONDS):
-                await self.until(lambda: self.state is State.STOPPED)
-        except TimeoutError:
-            raise errors.DeadlineExceeded(
-                f"init of {self.name} (pid {child.pid}) was killed but does not end",
-                "KILL_TIMEOUT",
-                container=self.name,
-            ) from None
-        return Stopped(method, killed=True, exit=self.record.exit)
 
     # ---- the rest of a life
 
@@ -556,11 +468,7 @@ class Container:
 
     async def thaw(self) -> None:
         """Let them go on. The caller holds the lock."""
-        self.require_running()
-        if self.state is not State.FROZEN:
-            raise errors.FailedPrecondition(
-                f"container {self.name} is {self.state.value}, not FROZEN", "CONTAINER_NOT_FROZEN"
-            )
+        self.require_frozen()
         try:
             await freezer.freeze(self.payload, frozen=False)
         except OSError as error:

@@ -100,10 +100,13 @@ class Records:
             os.unlink(self._path(lxcpath, name))
 
     def read_all(self) -> list[Record]:
-        """Every record that is whole; one that is not is passed over."""
+        """Every record that is whole; one that is not is passed over. For when lxcd starts."""
         found = []
         for name in sorted(os.listdir(self._directory)):
             if name.endswith(".new"):
+                # A write that a crash has cut short.
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._directory, name))
                 continue
             with contextlib.suppress(
                 ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError

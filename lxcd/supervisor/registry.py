@@ -222,10 +222,7 @@ class Registry:
             definition.require_sound()
             transient = ""
             if definition.config.rootfs is None and (image or not text.strip()):
-                # Names are unique in one lxcpath of one daemon only.
-                paths = self._house.paths
-                key = f"{paths.runtime_dir}\0{lxcpath}\0{name}".encode(errors="surrogateescape")
-                transient = os.path.join(paths.transient, blake2b(key, digest_size=8).hexdigest())
+                transient = self._transient(lxcpath, name)
                 whole = _with_defines(text, defines)
                 skeleton, whole = await self._furnish(image, transient, name, whole)
                 definition = read_text(whole, origin or "request")
@@ -237,6 +234,14 @@ class Registry:
             actor = Container(self._house, lxcpath, name, self._gone)
             self._actors[lxcpath, name] = actor
         return actor, definition, transient
+
+    def _transient(self, lxcpath: str, name: str) -> str:
+        """Where the root file system of an undefined container is made."""
+        # Names are unique in one lxcpath of one daemon only.
+        key = f"{lxcpath}\0{name}".encode(errors="surrogateescape")
+        own = blake2b(key, digest_size=8).hexdigest()
+        paths = self._house.paths
+        return os.path.join(paths.transient, own + removal.ending("", paths.runtime_dir))
 
     async def discard(self, actor: Container, transient: str) -> None:
         """Take back an undefined container that did not start."""

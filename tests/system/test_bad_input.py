@@ -132,7 +132,7 @@ def test_a_name_that_does_not_exist_is_told_so_by_every_method(shared_host: Host
         assert "nosuch" in done.stderr, words
 
 
-@pytest.mark.parametrize("name", ["001", "1e3", "a b", "é", "x" * 239, "a.b", ".hidden"])
+@pytest.mark.parametrize("name", ["001", "1e3", "a b", "é", "x" * 239, "a.b"])
 def test_a_strange_name_is_a_name(shared_host: Host, name: str) -> None:
     # A host name is shorter than a name may be.
     config = "lxc.uts.name = short\n" if len(name) > 64 else ""
