@@ -142,9 +142,10 @@ class Channel:
             self._channel = None
 
     def _open(self) -> tuple[ModuleType, grpc.Channel]:
-        if self._channel is None:
-            self._channel = _load().insecure_channel(self.address, options=_OPTIONS)
-        return _load(), self._channel
+        channel = self._channel
+        if channel is None:
+            channel = self._channel = _load().insecure_channel(self.address, options=_OPTIONS)
+        return _load(), channel
 
     def _call_error(self, error: Any, timeout: float | None) -> CallError:  # noqa: ANN401 - RpcError has no types
         code: str = error.code().name

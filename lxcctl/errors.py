@@ -97,7 +97,7 @@ def explain(error: ClientError, name: str = "") -> list[str]:
 
 
 def _start_failure(metadata: dict[str, str]) -> list[str]:
-    lines = []
+    lines: list[str] = []
     step = metadata.get("step", "")
     index = metadata.get("index", "")
     if step or index:

@@ -12,8 +12,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, TypeVar
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, TypeAlias, TypeVar
 
     from google.protobuf.message import Message
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     EnumDescriptor = Any
     FieldDescriptor = Any
 
-    # What json knows. `object` instead of a recursive type: mypy and we agree on what is inside by
-    # isinstance.
-    Plain = object
+    # What json knows.
+    Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
     Row = TypeVar("Row")
     Column = tuple[str, Callable[[Row], str]]
 
@@ -130,7 +129,8 @@ def _single(value: Any, field: FieldDescriptor) -> Plain:  # noqa: ANN401 - any 
 
             return duration_text(value)
         return plain(value)
-    return value
+    known: Plain = value
+    return known
 
 
 def _enum_word(number: int, kind: EnumDescriptor) -> str | None:
@@ -197,11 +197,12 @@ def to_yaml(value: Plain) -> str:
     return f"{_yaml_scalar(value)}\n"
 
 
-def _yaml_lines(value: Mapping[str, Plain] | Sequence[Plain]) -> Iterator[str]:
+def _yaml_lines(value: dict[str, Plain] | list[Plain]) -> Iterator[str]:
+    items: list[tuple[str, Plain]]
     if isinstance(value, dict):
-        items = ((f"{_yaml_key(key)}:", item) for key, item in value.items())
+        items = [(f"{_yaml_key(key)}:", item) for key, item in value.items()]
     else:
-        items = (("-", item) for item in value)
+        items = [("-", item) for item in value]
     for head, item in items:
         if not (isinstance(item, (dict, list)) and item):
             yield f"{head} {_yaml_scalar(item)}"
@@ -262,7 +263,7 @@ def _csv_names(kind: Descriptor, prefix: str, without: Iterable[str] = ()) -> It
             yield from _csv_names(inner, f"{prefix}{field.name}.")
 
 
-def csv_line(header: Sequence[str], row: Mapping[str, Plain]) -> str:
+def csv_line(header: Sequence[str], row: dict[str, Plain]) -> str:
     """One line. Lists and maps are json in their cell."""
     return ",".join(_csv_cell(_at(row, path)) for path in header)
 
@@ -308,7 +309,7 @@ def records(
         for row in rows:
             line(csv_line(header, row))
         return
-    everything = list(rows)
+    everything: list[Plain] = [*rows]
     if not single:
         document(form, everything)
     elif everything:

@@ -117,10 +117,10 @@ async def _watch_keeper(keeper: Keeper, leave: asyncio.Event) -> None:
 
 
 def _first(group: BaseExceptionGroup[errors.LxcdError]) -> errors.LxcdError:
-    error: BaseException = group
+    error = group.exceptions[0]
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error if isinstance(error, errors.LxcdError) else errors.Internal(str(error))
+    return error
 
 
 def _make_directories(paths: Paths) -> None:

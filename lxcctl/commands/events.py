@@ -133,7 +133,7 @@ def _printer(form: str, header: list[str]) -> Callable[[Event], None]:
 def one_line(event: Event) -> str:
     """`TIME SEQUENCE TYPE NAME`, then what the fields know and what the message says."""
     words = [rfc3339(event.time), str(event.sequence), event.type, event.container or "-"]
-    known = []
+    known: list[str] = []
     if event.state:
         known.append(state_name(event.state))
     if event.HasField("exit"):

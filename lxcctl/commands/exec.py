@@ -82,7 +82,7 @@ def _standard_input() -> bytes:
     try:
         if os.isatty(_STDIN):
             return b""
-        chunks = []
+        chunks: list[bytes] = []
         while chunk := os.read(_STDIN, _CHUNK):
             chunks.append(chunk)
     except OSError:

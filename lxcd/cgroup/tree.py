@@ -100,7 +100,7 @@ def choose(trees: Trees, wanted: str, *, relative: bool) -> list[str]:
     With `relative` they are below lxcd's own cgroups.
     """
     own = procfs.cgroups("self") if relative else {}
-    candidates = []
+    candidates: list[str] = []
     for number in range(_RETRIES):
         name = wanted if number == 0 else f"{wanted}-{number}"
         paths = [_path(tree, name, own) for tree in trees.hierarchies]
@@ -122,7 +122,7 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
     made: list[str] = []
     for tree in trees.hierarchies:
         path = directories[tree.key]
-        missing = []
+        missing: list[str] = []
         while path != tree.mountpoint and not os.path.lexists(path):
             missing.append(path)
             path = os.path.dirname(path)
@@ -176,7 +176,8 @@ def open_for_spawn(trees: Trees, payload: Payload) -> tuple[int, list[int]]:
     """Descriptors for the keeper, owned by the caller: the version 2 directory (or -1), and the
     cgroup.procs files of version 1.
     """
-    cgroup, procs = -1, []
+    cgroup = -1
+    procs: list[int] = []
     try:
         for tree in trees.hierarchies:
             path = payload.directories[tree.key]

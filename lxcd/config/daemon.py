@@ -9,7 +9,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lxcd.config.characters import forbidden, printable, quoted
 from lxcd.config.model import Problem
@@ -122,12 +122,12 @@ def load_container_settings(
         elif not isinstance(value, dict):
             problems.append(_problem("error", data, origin, key, "must be a table"))
         else:
-            for name, text in value.items():
-                why = _label_problem(name, text)
+            for name, label in cast("dict[str, object]", value).items():
+                why = _label_problem(name, label)
                 if why:
                     problems.append(_problem("error", data, origin, name, why))
                 else:
-                    labels[name] = str(text)
+                    labels[name] = str(label)
     return ContainerSettings(MappingProxyType(labels), image), tuple(problems)
 
 
@@ -160,7 +160,7 @@ def _absolute(value: object) -> str:
 def _addresses(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("must be a list of texts")  # noqa: TRY004
-    texts = tuple(_text(one) for one in value)
+    texts = tuple(_text(one) for one in cast("list[object]", value))
     for text in texts:
         if not re.match(r"(unix:/.|tcp:.+:[0-9]{1,5}\Z)", text, re.ASCII):
             raise ValueError(f"{quoted(text)} is neither unix:/PATH nor tcp:HOST:PORT")

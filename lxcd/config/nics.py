@@ -14,7 +14,9 @@ class _Draft:
     kind: str = ""
     origin: str = ""
     # By name: place in the text, value.
-    options: dict[str, list[tuple[int, Setting]]] = field(default_factory=dict)
+    options: dict[str, list[tuple[int, Setting]]] = field(
+        default_factory=dict[str, "list[tuple[int, Setting]]"]
+    )
 
     def settings(self) -> tuple[Setting, ...]:
         """Return all options in the order of the text."""

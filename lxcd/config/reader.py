@@ -86,9 +86,11 @@ class FileAccess(Protocol):
 
     def read(self, path: str, limit: int) -> RegularFile | Folder | Unreadable:
         """Read a file up to `limit` + 1 bytes, or list a directory; never block. Raises OSError."""
+        ...
 
     def stamp(self, path: str) -> Stamp:
         """Return the present identity of `path`, all zero if there is none. Never raises."""
+        ...
 
 
 class HostFiles:
@@ -164,9 +166,9 @@ class Reading:
     """What reading has brought so far: one per configuration; `text` and `define` add to it."""
 
     files: FileAccess
-    lines: list[RawLine] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    stamps: list[Stamp] = field(default_factory=list)
+    lines: list[RawLine] = field(default_factory=list[RawLine])
+    problems: list[Problem] = field(default_factory=list["Problem"])
+    stamps: list[Stamp] = field(default_factory=list[Stamp])
     follow: bool = True  # includes
     _bytes_left: int = MAXIMUM_TOTAL_BYTES
     _files_left: int = MAXIMUM_FILES

@@ -30,7 +30,7 @@ class Stream:
     ring: Ring | None = None
     closed: bool = False
     lossless_readers: int = 0  # for whom the writer waits
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
 
     @property
     def head(self) -> int:

@@ -158,7 +158,7 @@ class OpenTerminals(Step):
     def apply(self, walk: Walk) -> None:
         """See Step."""
         streams: dict[str, int] = {}
-        numbers = []
+        numbers: list[str] = []
         names = (["console"] if self.console else []) + [
             f"tty{number}" for number in range(1, self.ttys + 1)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 
@@ -24,7 +24,7 @@ class Host:
     filesystems: Mapping[str, bool]  # type -> needs a device
     # (directory below /sys/fs/cgroup, mount options of version 1 or None for version 2)
     hierarchies: tuple[tuple[str, str | None], ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Draft:
     life: Life
     namespaces: tuple[str, ...]
     capabilities: tuple[int, ...] | None
-    steps: list[Step] = field(default_factory=list)
-    resources: list[Resource] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list[Any])
+    resources: list[Resource] = field(default_factory=list[Any])
 
     def add(self, step: Step) -> None:
         """One more step."""

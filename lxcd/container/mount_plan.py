@@ -161,7 +161,7 @@ class MountPlanner:
                 if self._draft.capabilities is None or sys_admin in self._draft.capabilities
                 else "mixed"
             )
-        found = []
+        found: list[tuple[str, str | None, bool]] = []
         for directory, options in self._draft.host.hierarchies:
             if auto.what == "cgroup2" and options is not None:
                 continue

@@ -84,7 +84,7 @@ class OffsetClocks(Step):
     def apply(self, walk: Walk) -> None:  # noqa: ARG002
         """See Step."""
         process.unshare(process.CLONE_NEWTIME)
-        lines = []
+        lines: list[str] = []
         for clock, offset in (("monotonic", self.monotonic_ns), ("boottime", self.boot_ns)):
             seconds, nanoseconds = divmod(offset, 1_000_000_000)
             lines.append(f"{clock} {seconds} {nanoseconds}\n")

@@ -76,7 +76,7 @@ def _number(text: str) -> int | None:
 
 
 def _entries(data: bytes, fields: int) -> list[list[str]]:
-    found = []
+    found: list[list[str]] = []
     for line in data.split(b"\n"):
         words = line.decode(errors="surrogateescape").split(":")
         if len(words) == fields and words[0] and "\0" not in line.decode(errors="replace"):

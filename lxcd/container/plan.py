@@ -4,10 +4,11 @@ that will be done.
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
     clocks · barrier identity (id maps) · barrier limits (prlimit, /proc/PID) · [barrier network]
-    cgroup namespace · hostname · keyring · core scheduling · lo [pre-mount hooks] · root file
-    system · /dev · proc, sys · fstab and mount entries · cgroups · [mount, autodev hooks] devpts ·
-    console and ttys · sysctls · pivot_root · personality · capabilities [LSM label] · no_new_privs
-    · [seccomp] · [start hooks] · [barrier ready: device program, start-host hooks] · exec
+    cgroup namespace · hostname · keyring · core scheduling · lo
+    [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
+    [mount, autodev hooks] · devpts · console and ttys · sysctls · pivot_root
+    personality · capabilities · [LSM label] · no_new_privs · [seccomp] · [start hooks]
+    [barrier ready: device program, start-host hooks] · exec
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Host", "Life", "Plan", "compile_plan"]
 IDENTITY = "identity"
 LIMITS = "limits"
 
-_ALWAYS = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
+_ALWAYS: tuple[str, ...] = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
 # Namespaces that clone3 makes at the fork; cgroup and time come as steps, when the child sits where
 # it will stay.
 _LATER = ("cgroup", "time")
@@ -65,7 +66,7 @@ def compile_plan(config: ContainerConfig, host: Host, life: Life) -> Plan:
 def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
     """Which namespaces the container gets of its own."""
     if config.namespace_clone is not None:
-        chosen = set(config.namespace_clone)
+        chosen: set[str] = set(config.namespace_clone)
     else:
         chosen = set(_ALWAYS)
         if config.time_offset_boot_ns or config.time_offset_monotonic_ns:

@@ -63,7 +63,7 @@ class Spec:
 def decode(text: bytes) -> Spec:
     """Read the text back. ValueError names a step that this version does not know."""
     data = json.loads(text)
-    steps = []
+    steps: list[Step] = []
     for name, values in data["steps"]:
         kind = _STEPS.get(name)
         if kind is None:
@@ -77,4 +77,6 @@ def _fields(kind: type[Step]) -> tuple[str, ...]:
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON held
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    if type(value) is list:
+        return tuple(_tuples(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    return value

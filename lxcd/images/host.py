@@ -1,9 +1,10 @@
 """The image `host`: a full userland in milliseconds, with no download and none of the host's
 secrets.
 
-/usr is the host's own, read-only. All else is the container's: a fresh /etc with what programs need
-to run, empty /root, /home, /var, /tmp. It is written out as plain LXC configuration, which stock
-LXC (5.0 and later, for `idmap=container`) starts as well.
+/usr is the host's own, read-only; where ids are mapped its files belong to nobody inside. All else
+is the container's: a fresh /etc with what programs need to run, empty /root, /home, /var, /tmp. It
+is written out as plain LXC configuration, which stock LXC (5.0 and later, for `idmap=container`)
+starts as well.
 """
 
 from __future__ import annotations

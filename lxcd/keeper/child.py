@@ -102,7 +102,7 @@ class Child:
     control: socket.socket | None  # the child's way to hand over streams; None once it has exec'ed
     joined: bool = False
     exited: Exited | None = None
-    streams: dict[str, Stream] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
 
     @property
     def ended(self) -> bool:

@@ -205,7 +205,7 @@ def _decode(data: bytes, known: dict[str, tuple[type, dict[str, Any]]]) -> Any: 
 
 
 def _table(union: types.UnionType) -> dict[str, tuple[type, dict[str, Any]]]:
-    table = {}
+    table: dict[str, tuple[type, dict[str, Any]]] = {}
     for kind in get_args(union):
         hints = get_type_hints(kind)
         table[kind.__name__] = (

@@ -77,7 +77,7 @@ def raise_own_limits() -> list[str]:
 
     Returns what could not be had, by the capability that it wants.
     """
-    missing = []
+    missing: list[str] = []
     _, hard = _INHERITED_NOFILE
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

@@ -76,7 +76,7 @@ def remove_tree(dirfd: int, name: str) -> None:
 
 
 def _unlink_files(here: int) -> list[str]:
-    directories = []
+    directories: list[str] = []
     with os.scandir(here) as entries:
         for entry in list(entries):
             if entry.is_dir(follow_symlinks=False):

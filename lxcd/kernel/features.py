@@ -136,7 +136,7 @@ def _system_calls() -> list[Feature]:
             "every start",
         ),
     ]
-    found = []
+    found: list[Feature] = []
     for group, name, call, required, needed_by in calls:
         available, detail = _answers(call)
         found.append(Feature(group, name, available, required, needed_by, detail))
@@ -176,7 +176,7 @@ def _filesystems() -> list[Feature]:
 
 def _cgroups() -> list[Feature]:
     versions = {found.fstype for found in procfs.mounts() if found.fstype.startswith("cgroup")}
-    controllers = set()
+    controllers: set[str] = set()
     with contextlib.suppress(OSError), open("/proc/cgroups", encoding="ascii") as file:
         for line in file:
             words = line.split()

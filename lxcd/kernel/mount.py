@@ -29,7 +29,7 @@ MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
 MOUNT_ATTR_NODEV = 0x00000004
 MOUNT_ATTR_NOEXEC = 0x00000008
-MOUNT_ATTR__ATIME = 0x00000070  # noqa: the kernel's name
+MOUNT_ATTR__ATIME = 0x00000070
 MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
@@ -170,7 +170,7 @@ class FsContext:
         """What the file system wrote to the context's log: `overlay: upper fs does not support
         …`.
         """
-        lines = []
+        lines: list[str] = []
         while True:
             try:
                 line = os.read(self._fd, 4096)

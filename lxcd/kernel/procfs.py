@@ -51,7 +51,7 @@ def pids() -> list[int]:
 
 def status(pid: int | str) -> Status:
     """Parse /proc/PID/status."""
-    fields = {}
+    fields: dict[str, str] = {}
     for line in _lines(read(pid, "status").decode(errors="surrogateescape")):
         key, _, value = line.partition(":")
         fields[key] = value.strip()
@@ -89,7 +89,7 @@ def cgroups(pid: int | str) -> dict[str, str]:
     """/proc/PID/cgroup: controllers as written (`cpu,cpuacct`, `name=systemd`, empty for v2) ->
     path.
     """
-    found = {}
+    found: dict[str, str] = {}
     for line in _lines(read(pid, "cgroup").decode(errors="surrogateescape")):
         _, controllers, path = line.split(":", 2)
         found[controllers] = path
@@ -98,7 +98,7 @@ def cgroups(pid: int | str) -> dict[str, str]:
 
 def parse_mountinfo(text: str) -> list[Mount]:
     """Parse the text of a mountinfo file."""
-    mounts = []
+    mounts: list[Mount] = []
     for line in _lines(text):
         before, _, behind = line.partition(" - ")
         words = before.split(" ")
@@ -125,7 +125,7 @@ def mounts(pid: int | str = "self") -> list[Mount]:
 
 def filesystems() -> dict[str, bool]:
     """/proc/filesystems: type -> whether it needs a device."""
-    found = {}
+    found: dict[str, bool] = {}
     with open("/proc/filesystems", encoding="ascii") as file:
         for line in file:
             nodev, _, name = line.rstrip("\n").partition("\t")

@@ -54,7 +54,7 @@ def state(value: State) -> types_pb2.State.ValueType:
 
 def states(values: Iterable[types_pb2.State.ValueType]) -> frozenset[State]:
     """The reverse, of a list. Raises InvalidArgument."""
-    found = set()
+    found: set[State] = set()
     for value in values:
         name = types_pb2.State.Name(value) if value in types_pb2.State.values() else ""
         try:
@@ -104,7 +104,7 @@ def defines(items: Iterable[types_pb2.ConfigItem]) -> tuple[tuple[str, str], ...
     """The reverse, of what a request asks for. Control characters never get into a config file
     (I8).
     """
-    found = []
+    found: list[tuple[str, str]] = []
     for item in items:
         if not item.key.startswith("lxc."):
             raise errors.InvalidArgument(

@@ -51,7 +51,7 @@ async def _drain(address: str) -> list[int]:
 
 
 def _open(pids: list[int]) -> list[int]:
-    found = []
+    found: list[int] = []
     for pid in pids:
         with contextlib.suppress(OSError):
             found.append(os.pidfd_open(pid))

@@ -60,7 +60,8 @@ async def abort(context: Context, error: BaseException) -> None:
     else:
         _log.error("a call failed", exc_info=error)
         known = errors.Internal(f"{type(error).__name__}: {error}")
-    await context.abort_with_status(rpc_status.to_status(status_of(known)))
+    status: grpc.Status = rpc_status.to_status(status_of(known))  # pyright: ignore[reportUnknownMemberType]
+    await context.abort_with_status(status)
 
 
 def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -8,7 +8,7 @@ definition.py  a container's config file: read when it changed, written on reque
 reports.py     hearing from a child while it walks
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
-start.py       the start: plan, cgroups, resources, keeper, barriers; every step undone on failure
+start.py       the start: cgroups, resources, keeper, barriers; undone if it fails
 stop.py        how to ask which init to shut down
 stopping.py    the stop: ask, wait, kill
 execs.py       commands that join a container

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 from lxcd.supervisor.state import Cause, Exit, State
 
@@ -34,7 +35,7 @@ class Event:
     state: State | None = None
     exit: Exit | None = None
     message: str = ""
-    details: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict[str, str])
 
 
 Filter = Callable[[Event], bool]
@@ -104,7 +105,7 @@ class Events:
         """Kept events after that number."""
         # From the newest back: whoever follows asks for few. Numbers may have holes, where the disk
         # was full when an earlier lxcd wrote.
-        found = []
+        found: list[Event] = []
         for event in reversed(self._kept):
             if event.sequence <= sequence:
                 break
@@ -168,11 +169,11 @@ def _text(event: Event) -> bytes:
     return json.dumps(asdict(event), default=plain).encode() + b"\n"
 
 
-def _event(data: dict[str, object]) -> Event:
+def _event(data: dict[str, Any]) -> Event:
     if data["state"] is not None:
         data["state"] = State(data["state"])
     if data["exit"] is not None:
-        fields = dict(data["exit"])  # type: ignore[call-overload]
+        fields = cast("dict[str, Any]", data["exit"])
         fields["cause"] = Cause(fields["cause"])
         data["exit"] = Exit(**fields)
-    return Event(**data)  # type: ignore[arg-type]
+    return Event(**data)

@@ -49,7 +49,7 @@ class Held:
     joined: bool = False
     exited: protocol.Exited | None = None
     known: bool = True  # False: its status is not known, the keeper was lost
-    streams: dict[str, Stream] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     on_exit: Callable[[Held], None] | None = None
 

@@ -31,13 +31,13 @@ def list_processes(
     trees: Trees, containers: list[Container], *, include_host: bool
 ) -> list[Process]:
     """Processes of these containers, and of the host if asked for. Reads /proc; not on the loop."""
-    owners = {}
+    owners: dict[tuple[str, str], str] = {}
     for container in containers:
         for tree in trees.hierarchies:
             directory = container.record.cgroups.get(tree.key)
             if directory is not None:
                 owners[tree.key, directory.removeprefix(tree.mountpoint)] = container.name
-    found = []
+    found: list[Process] = []
     for pid in procfs.pids():
         # It may end at any time while it is looked at.
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -13,6 +13,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from typing import Any
 
 from lxcd.supervisor.state import Cause, Exit
 
@@ -49,7 +50,7 @@ class Record:
     capabilities: tuple[int, ...] | None = None
     no_new_privs: bool = False
     command: tuple[str, ...] = ()
-    cgroups: dict[str, str] = field(default_factory=dict)
+    cgroups: dict[str, str] = field(default_factory=dict[str, str])
     cgroups_made: tuple[str, ...] = ()
     cgroups_mark: str = ""
     stop_requested: bool = False
@@ -101,7 +102,7 @@ class Records:
 
     def read_all(self) -> list[Record]:
         """Every record that is whole; one that is not is passed over. For when lxcd starts."""
-        found = []
+        found: list[Record] = []
         for name in sorted(os.listdir(self._directory)):
             if name.endswith(".new"):
                 # A write that a crash has cut short.
@@ -127,18 +128,17 @@ def _plain(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def _record(data: dict[str, object]) -> Record:
-    request = dict(data.pop("request"))  # type: ignore[call-overload]
+def _record(data: dict[str, Any]) -> Record:
+    request: dict[str, Any] = data.pop("request")
     request["command"] = tuple(request["command"])
-    request["defines"] = tuple((key, value) for key, value in request["defines"])
-    ended = data.pop("exit")
+    request["defines"] = tuple((str(key), str(value)) for key, value in request["defines"])
+    ended: dict[str, Any] | None = data.pop("exit")
     for key in ("namespaces", "command", "cgroups_made"):
-        data[key] = tuple(data[key])  # type: ignore[arg-type]
+        data[key] = tuple(data[key])
     if data["capabilities"] is not None:
-        data["capabilities"] = tuple(data["capabilities"])  # type: ignore[arg-type]
+        data["capabilities"] = tuple(data["capabilities"])
     how = None
     if ended is not None:
-        fields = dict(ended)  # type: ignore[call-overload]
-        fields["cause"] = Cause(fields["cause"])
-        how = Exit(**fields)
-    return Record(request=Request(**request), exit=how, **data)  # type: ignore[arg-type]
+        ended["cause"] = Cause(ended["cause"])
+        how = Exit(**ended)
+    return Record(request=Request(**request), exit=how, **data)

@@ -83,7 +83,7 @@ class Registry:
         # Only the look at the disk is a thread's; actors are the loop's alone.
         found = await asyncio.to_thread(_scan, lxcpath)
         found |= {name for path, name in self._actors if path == lxcpath}
-        actors = []
+        actors: list[Container] = []
         for name in sorted(found):
             with contextlib.suppress(errors.NotFound):
                 actors.append(self.get(lxcpath, name))

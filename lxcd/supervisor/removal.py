@@ -84,7 +84,7 @@ def _inside(path: str, directories: list[str]) -> bool:
 def sweep(above: str, owner: str) -> list[str]:
     """Finish what a crash has left half made or half deleted; what it was."""
     endings = tuple(ending(suffix, owner) for suffix in (DELETING, CREATING))
-    found = []
+    found: list[str] = []
     try:
         names = os.listdir(above)
     except OSError:

@@ -180,13 +180,15 @@ def test_ps_is_the_articles_table(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     assert list(daemon.asked("ListProcesses")[1].names) == ["001"]
 
 
-PS = """\
+PS: list[str] = [
+    *"""\
 UID          PID    PPID  C CMD
 root           1       0  0 /sbin/init 30
 root          30       1  0 init
 verylong+ 4194304      1  0 cmd with 31
 root          40       1  0 \x1b]0;x\x07sshd
 """.splitlines()
+]
 
 
 def test_ps_of_the_host_is_labelled() -> None:
