@@ -99,7 +99,8 @@ def explain(error: ClientError, name: str = "") -> list[str]:
 def _start_failure(metadata: dict[str, str]) -> list[str]:
     lines: list[str] = []
     step = metadata.get("step", "")
-    index = metadata.get("index", "")
+    # A negative one: it failed before the child took its first step.
+    index = metadata.get("index", "").removeprefix("-1")
     if step or index:
         where = f"  failed at step {index} {step}".rstrip() if index else f"  failed at step {step}"
         lines.append(where)

@@ -53,6 +53,8 @@ async def run(settings: Settings) -> None:
             refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
             await _serve(settings, paths, keeper, events)
+            if keeper.lost.is_set():
+                raise errors.Unavailable("the keeper is gone: start lxcd again")
         except* errors.LxcdError as group:
             # The first is the cause; a TaskGroup had it wrapped.
             raise _first(group) from None

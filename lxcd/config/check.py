@@ -27,6 +27,7 @@ def rules(config: ContainerConfig) -> tuple[Problem, ...]:
         *_exclusive(config),
         *_root(config),
         *_ids(config),
+        *_mapped_read_only(config),
         *_namespaces(config),
         *_network(config),
         *_devices(config),
@@ -133,6 +134,21 @@ def _root(config: ContainerConfig) -> Iterator[Problem]:
     for mount in config.mount_entries if root.kind == "dir" else ():
         if mount.target.startswith("/") and not (mount.target + "/").startswith(beneath):
             text = f"{quoted(mount.target)} does not lie below {quoted(root.path)}"
+            yield _warning(mount.origin, "lxc.mount.entry", text)
+
+
+def _mapped_read_only(config: ContainerConfig) -> Iterator[Problem]:
+    """Read-only is a flag of the mount, and the root of a container's own mount namespace may take
+    it off: mount(8), remount. With mapped ids the files behind it are then its own to write.
+    """
+    for mount in config.mount_entries:
+        options = set(mount.options)
+        mapped = any(option.startswith("idmap=") for option in options)
+        if config.idmap and mapped and "ro" in options and options & {"bind", "rbind"}:
+            text = (
+                f"{quoted(mount.source)} is not protected: with idmap= the container's root owns "
+                "its files, and can make this mount writable"
+            )
             yield _warning(mount.origin, "lxc.mount.entry", text)
 
 

@@ -52,6 +52,15 @@ def told(text: str) -> list[tuple[str, str, str]]:
         ("lxc.rootfs.path = /r\nlxc.rootfs.mount = /m\nlxc.mount.entry = a /m/b none bind\n", []),
         ("lxc.idmap = u 0 1 1\nlxc.idmap = g 0 1 1\n", []),
         (
+            (
+                "lxc.idmap = u 0 1 1\nlxc.idmap = g 0 1 1\n"
+                "lxc.mount.entry = /usr usr none bind,ro,idmap=container\n"
+                "lxc.mount.entry = /data data none bind,idmap=container\n"
+                "lxc.mount.entry = /bin bin none bind,ro\n"
+            ),
+            [("warning", "c:3", "lxc.mount.entry")],
+        ),
+        (
             "lxc.idmap = u 0 1 0\nlxc.idmap = g 0 1 1\n",
             [("error", "c:1", "lxc.idmap"), ("warning", "c:1", "lxc.idmap")],
         ),
