@@ -89,6 +89,10 @@ class ChildEnd:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
+    def fileno(self) -> int:
+        """Its descriptor: what stays open until the exec."""
+        return self._channel.fileno()
+
     def receive_spec(self) -> tuple[bytes, list[int]]:
         """Wait for SPEC and FDS: the Spec's text and the descriptors, owned by the caller."""
         words, fds = self._receive()

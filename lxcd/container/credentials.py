@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lxcd.container import program
 from lxcd.container.spec import Step
 from lxcd.kernel import identity, libc, mount, process
 
@@ -125,5 +126,5 @@ class Execute(Step):
         return f"exec {words}{who}{under}"
 
     def apply(self, walk: Walk) -> None:
-        """Never called: `init.live` ends with this step itself, as nothing can follow it."""
-        raise NotImplementedError
+        """See Step. Does not return."""
+        program.become(walk, self)

@@ -11,9 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from lxcd.container import credentials, devices, mounts, namespaces, program, rootfs, spec
+from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
 from lxcd.container.channel import ChildEnd, Failed
-from lxcd.container.join import Join
 from lxcd.container.walk import Walk
 from lxcd.kernel import libc
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import socket
 
 # Importing them makes their steps known to `spec.decode`.
-STEP_ROOMS = (namespaces, rootfs, mounts, devices, credentials)
+STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, credentials)
 
 _FAILED = 125
 
@@ -48,10 +47,6 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
         walk = Walk(end, keeper, fds)
         for step in steps:
             index, name = index + 1, step.name
-            if isinstance(step, credentials.Execute):
-                program.become(walk, step, channel.fileno())
-            if isinstance(step, Join):
-                walk.joined = True
             step.apply(walk)
         end.say(Failed(index, name, "", 0, "the spec ends without a program"))
     except OSError as error:

@@ -34,6 +34,7 @@ class Join(Step):
 
     def apply(self, walk: Walk) -> None:
         """See Step."""
+        walk.joined = True
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]

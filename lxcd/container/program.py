@@ -22,11 +22,11 @@ NOT_FOUND = 127
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def become(walk: Walk, step: Execute, channel_fd: int) -> NoReturn:
+def become(walk: Walk, step: Execute) -> NoReturn:
     """Run `step`. Raises OSError for what must not fail before the exec, and for an init that
     cannot be exec'ed.
     """
-    _take_streams(walk, channel_fd)
+    _take_streams(walk)
     try:
         _enter(step.cwd)
     except OSError:
@@ -71,14 +71,14 @@ def _stay(walk: Walk, command: int, argv: tuple[str, ...]) -> NoReturn:
     reaper.reap(command, argv)
 
 
-def _take_streams(walk: Walk, channel_fd: int) -> None:
+def _take_streams(walk: Walk) -> None:
     """Make `walk.stdio` 0, 1, 2 and close all else but the channel: before the cwd is taken, so
     that no descriptor of the host's is a way out (CVE-2024-21626).
     """
     streams = [os.dup(number) for number in walk.stdio] or [os.open("/dev/null", os.O_RDWR)]
     for number in range(3):
         os.dup2(streams[min(number, len(streams) - 1)], number, inheritable=True)
-    kernel_fd.close_all_but([0, 1, 2, channel_fd])
+    kernel_fd.close_all_but([0, 1, 2, walk.channel.fileno()])
 
 
 def _enter(cwd: str) -> None:

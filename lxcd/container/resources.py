@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lxcd.container.mounts import Options, describe_attributes
@@ -19,7 +20,7 @@ from lxcd.kernel import libc, mount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class Resource(ABC):
     """One descriptor that the Spec names by its index."""
 
     origin: str
@@ -27,13 +28,13 @@ class Resource:
     optional: bool = False
     idmap: str = ""  # `container`, or the path of a user namespace: ids are mapped by it
 
+    @abstractmethod
     def describe(self) -> str:
         """In words, for `lxcctl plan`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self) -> int:
         """Open it; the caller owns the descriptor. Raises OSError."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

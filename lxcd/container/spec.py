@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ _STEPS: dict[str, type[Step]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(ABC):
     """One thing that the child does. `origin` is the line of the configuration that asks for it, or
     `default`.
     """
@@ -33,13 +34,13 @@ class Step:
         cls.name = _WORD.sub("_", cls.__name__).lower()
         _STEPS[cls.name] = cls
 
+    @abstractmethod
     def describe(self) -> str:
         """The step in words, for `lxcctl plan`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, walk: Walk) -> None:
         """Do it. Raises OSError."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
