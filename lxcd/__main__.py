@@ -1,5 +1,5 @@
 """`lxcd`: the daemon's command line. `lxcd shutdown` asks a running one to stop everything and
-leave.
+leave; `lxcd keeper` becomes the keeper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ _UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lxcd", description="Container supervisor.")
     parser.add_argument(
-        "verb", nargs="?", choices=["shutdown"], help="stop all containers, then lxcd"
+        "verb",
+        nargs="?",
+        choices=["shutdown", "keeper"],
+        help="shutdown: stop all containers, then lxcd. keeper: become the keeper (for a service"
+        " manager; lxcd starts its own else)",
+    )
+    parser.add_argument(
+        "--keeper", choices=["own", "service"], help="service: wait for it, never start one (own)"
     )
     parser.add_argument("--config", metavar="FILE", help=f"settings (default {paths.SETTINGS})")
     parser.add_argument("--lxcpath", metavar="DIR", help=f"containers (default {paths.LXCPATH})")
@@ -57,6 +64,8 @@ def settings_of(options: argparse.Namespace) -> settings_file.Settings:
         value = getattr(options, name)
         if value:
             settings = replace(settings, **{name: os.path.abspath(value)})
+    if options.keeper:
+        settings = replace(settings, keeper=options.keeper)
     if options.listen:
         settings = replace(settings, listen=tuple(options.listen))
     return settings
@@ -82,6 +91,10 @@ def main() -> int:
             return shutdown.shut_down(settings)
         if os.geteuid() != 0:
             raise errors.PermissionDenied("lxcd has to be started by root")
+        if options.verb == "keeper":
+            from lxcd.supervisor import launch  # noqa: PLC0415
+
+            launch.become_keeper(settings.runtime_dir)
         log.set_up(options.log_level)
         import uvloop  # noqa: PLC0415 - what is imported here, --help does not wait for
 

@@ -22,10 +22,12 @@ from lxcd.rpc.execs import Execs
 from lxcd.rpc.hosts import Hosts
 from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
-from lxcd.supervisor import host
+from lxcd.supervisor import host, launch, service
 from lxcd.supervisor.events import Events
+from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
+from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.shutdown import stop_all
@@ -47,14 +49,12 @@ async def run(settings: Settings) -> None:
     _make_directories(paths)
     with contextlib.closing(_Lock(paths.lock)):
         _prepare_process()
-        keeper = Keeper(paths, __version__)
+        keeper = Keeper(paths, launch.own_build(), managed=settings.keeper == "service")
         events = Events(paths.events)
         try:
             refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
             await _serve(settings, paths, keeper, events)
-            if keeper.lost.is_set():
-                raise errors.Unavailable("the keeper is gone: start lxcd again")
         except* errors.LxcdError as group:
             # The first is the cause; a TaskGroup had it wrapped.
             raise _first(group) from None
@@ -67,10 +67,13 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     trees = await asyncio.to_thread(tree.find_trees)
+    pool = Pool(paths.slots, settings.prepared_max)
     async with asyncio.TaskGroup() as tasks:
-        house = House(
+        pool.house = house = House(
             paths=paths,
             keeper=keeper,
+            pool=pool,
+            faults=Faults(os.environ.get("LXCD_FAULTS", ""), keeper),
             records=Records(paths.records),
             events=events,
             trees=trees,
@@ -83,6 +86,7 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
             await server.not_serving()
             result = await stop_all(registry, settings.shutdown_timeout_seconds)
             if leaving:
+                await pool.close()
                 keeper.leave()
                 # Behind the reply.
                 loop.call_later(0.1, leave.set)
@@ -96,26 +100,35 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
             EventServicer(house),
             Hosts(house, registry, replays, drain),
         )
+        keeper.on_lost = lambda why: _lost(house, why)
+        keeper.on_found = lambda: _found(house)
+        await asyncio.to_thread(pool.recover)
         await registry.recover()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
         events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
         _log.info("lxcd %s serves %s", __version__, paths.socket)
-        watch = tasks.create_task(_watch_keeper(keeper, leave))
+        staying = tasks.create_task(keeper.stay())
+        service.tell("READY=1")
         await leave.wait()
+        service.tell("STOPPING=1")
         await server.stop(_GRACE_SECONDS)
-        watch.cancel()
+        staying.cancel()
         house.end()
         registry.close()
+        await pool.close()
 
 
-async def _watch_keeper(keeper: Keeper, leave: asyncio.Event) -> None:
-    """Without its keeper lxcd can start nothing; a service manager starts both again."""
-    await keeper.lost.wait()
-    if not leave.is_set():
-        _log.error("no keeper any more: lxcd leaves; containers go on")
-        leave.set()
+def _lost(house: House, why: str) -> None:
+    """Containers go on; what was being prepared does not."""
+    house.events.add("daemon.keeper_lost", message=why)
+    house.pool.clear()
+
+
+def _found(house: House) -> None:
+    house.events.add("daemon.keeper_found", message=f"pid {house.keeper.pid}")
+    house.pool.refill()
 
 
 def _first(group: BaseExceptionGroup[errors.LxcdError]) -> errors.LxcdError:

@@ -48,6 +48,11 @@ class Paths:
         return os.path.join(self.private, "containers")
 
     @property
+    def slots(self) -> str:
+        """The cgroups of prepared children."""
+        return os.path.join(self.private, "slots")
+
+    @property
     def events(self) -> str:
         """The numbered events."""
         return os.path.join(self.private, "events")

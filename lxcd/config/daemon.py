@@ -9,16 +9,17 @@ import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lxcd.config.characters import forbidden, printable, quoted
 from lxcd.config.model import Problem
 from lxcd.config.reader import HostFiles, RawLine, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _MAXIMUM_BYTES = 1 << 20
+_MOST_PREPARED = 1000
 _LONGEST_SECONDS = 7 * 24 * 3600
 
 
@@ -32,6 +33,8 @@ class Settings:
     default_config: str = "/etc/lxc/default.conf"
     listen: tuple[str, ...] = ()  # empty: the socket in runtime_dir
     shutdown_timeout_seconds: float = 60.0
+    prepared_max: int = 8  # children that wait to become a container; 0: each is made when wanted
+    keeper: str = "own"  # `service`: a service manager runs the keeper, lxcd only waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +136,16 @@ def load_container_settings(
 
 def _with(settings: Settings, key: str, value: object) -> Settings:
     """Return the settings with one more. Raises KeyError, ValueError."""
-    match key:
-        case "lxcpath":
-            return replace(settings, lxcpath=_absolute(value))
-        case "runtime_dir":
-            return replace(settings, runtime_dir=_absolute(value))
-        case "state_dir":
-            return replace(settings, state_dir=_absolute(value))
-        case "default_config":
-            return replace(settings, default_config=_absolute(value))
-        case "listen":
-            return replace(settings, listen=_addresses(value))
-        case "shutdown_timeout_seconds":
-            return replace(settings, shutdown_timeout_seconds=_seconds(value))
-        case _:
-            raise KeyError(key)
+    changes: dict[str, Any] = {key: _PARSERS[key](value)}
+    return replace(settings, **changes)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a number")  # noqa: TRY004
+    if not 0 <= value <= _MOST_PREPARED:
+        raise ValueError(f"must be between 0 and {_MOST_PREPARED}")
+    return value
 
 
 def _absolute(value: object) -> str:
@@ -182,6 +180,24 @@ def _text(value: object) -> str:
     if why:
         raise ValueError(f"the text holds {why}")
     return value
+
+
+def _who(value: object) -> str:
+    if value not in ("own", "service"):
+        raise ValueError("must be own or service")
+    return _text(value)
+
+
+_PARSERS: dict[str, Callable[[object], object]] = {
+    "lxcpath": _absolute,
+    "runtime_dir": _absolute,
+    "state_dir": _absolute,
+    "default_config": _absolute,
+    "listen": _addresses,
+    "shutdown_timeout_seconds": _seconds,
+    "prepared_max": _count,
+    "keeper": _who,
+}
 
 
 def _label_problem(name: str, value: object) -> str:

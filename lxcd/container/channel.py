@@ -4,10 +4,12 @@ closed list.
 One SOCK_SEQPACKET pair per child, made by lxcd. The child owns nothing but its end: when lxcd is
 gone it reads EOF and ends, so a start never goes on half decided.
 
-    lxcd → child    SPEC        the steps, in a memfd; how many descriptors follow
+    lxcd → child    SPEC        the steps, in a memfd; how many descriptors follow; with a second
+                                memfd the child writes into it where it is (`step_of`)
                     FDS         a batch of descriptors (scm(7): at most 253)
                     GO          walk on behind the barrier
-    child → lxcd    REACHED     stands at a barrier
+    child → lxcd    PREPARED    sits in its namespaces and cgroups, and waits for SPEC
+                    REACHED     stands at a barrier
                     FAILED      a step failed: index, step, system call, errno, text
                     EXECUTING   all steps are done, exec(2) is next: then EOF, or FAILED
 """
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 MESSAGE_LIMIT = 64 * 1024
 SPEC_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The child waits for its Spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,10 @@ class Executing:
     """Every step is done; what follows is exec(2) and, if that worked, EOF."""
 
 
-Report = Reached | Failed | Executing
-_REPORTS: dict[str, type[Report]] = {kind.__name__: kind for kind in (Reached, Failed, Executing)}
+Report = Prepared | Reached | Failed | Executing
+_REPORTS: dict[str, type[Report]] = {
+    kind.__name__: kind for kind in (Prepared, Reached, Failed, Executing)
+}
 
 
 def encode(report: Report) -> bytes:
@@ -69,11 +78,18 @@ def decode(data: bytes) -> Report:
         raise ValueError(f"not a report: {data[:100]!r}") from error
 
 
-def send_spec(channel: socket.socket, memfd: int, fds: list[int]) -> None:
+def send_spec(channel: socket.socket, memfd: int, fds: list[int], progress: int = -1) -> None:
     """Lxcd's side: hand the Spec and its descriptors over. The caller keeps its own copies."""
-    kernel_fd.send(channel, json.dumps(["SPEC", len(fds)]).encode(), [memfd])
+    with_it = [memfd] if progress < 0 else [memfd, progress]
+    kernel_fd.send(channel, json.dumps(["SPEC", len(fds)]).encode(), with_it)
     for first in range(0, len(fds), kernel_fd.MAX_FDS):
         kernel_fd.send(channel, b'["FDS"]', fds[first : first + kernel_fd.MAX_FDS])
+
+
+def step_of(progress: int) -> int:
+    """Lxcd's side: the index of the step that a child was at when it ended; -1 before the first."""
+    data = os.pread(progress, 4, 0)
+    return int.from_bytes(data, "little") - 1 if data else -1
 
 
 def send_go(channel: socket.socket) -> None:
@@ -88,6 +104,7 @@ class ChildEnd:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        self._progress = -1
 
     def fileno(self) -> int:
         """Its descriptor: what stays open until the exec."""
@@ -96,15 +113,22 @@ class ChildEnd:
     def receive_spec(self) -> tuple[bytes, list[int]]:
         """Wait for SPEC and FDS: the Spec's text and the descriptors, owned by the caller."""
         words, fds = self._receive()
-        if words[0] != "SPEC" or len(fds) != 1:
+        if words[0] != "SPEC" or not fds:
             os._exit(1)
         text = kernel_fd.read_all(fds[0], SPEC_LIMIT)
         os.close(fds[0])
+        if len(fds) > 1:
+            self._progress = fds[1]
         handed: list[int] = []
         while len(handed) < int(words[1]):
             _, more = self._receive()
             handed.extend(more)
         return text, handed
+
+    def note(self, index: int) -> None:
+        """Leave word of where we are, for those who find us dead."""
+        if self._progress >= 0:
+            os.pwrite(self._progress, (index + 1).to_bytes(4, "little"), 0)
 
     def wait_at(self, barrier: str) -> None:
         """Report the barrier and wait for GO."""

@@ -147,6 +147,12 @@ class OpenTerminals(Step):
     ttys: int
     directory: str
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """See Step."""
+        ttys = (f"tty{number}" for number in range(1, self.ttys + 1))
+        return (*(["console"] if self.console else []), *ttys)
+
     def describe(self) -> str:
         """See Step."""
         words = ["/dev/console"] if self.console else []
@@ -159,10 +165,7 @@ class OpenTerminals(Step):
         """See Step."""
         streams: dict[str, int] = {}
         numbers: list[str] = []
-        names = (["console"] if self.console else []) + [
-            f"tty{number}" for number in range(1, self.ttys + 1)
-        ]
-        for name in names:
+        for name in self.streams:
             master = tty.open_master(walk.devpts)
             streams[name] = master
             tty.set_window_size(master, _ROWS, _COLUMNS)
@@ -210,6 +213,11 @@ class OpenPipes(Step):
     """
 
     stdin: int = -1
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """See Step."""
+        return ("stdout", "stderr")
 
     def describe(self) -> str:
         """See Step."""

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
-from lxcd.container.channel import ChildEnd, Failed
+from lxcd.container.channel import ChildEnd, Failed, Prepared
 from lxcd.container.walk import Walk
 from lxcd.kernel import libc
 
@@ -41,12 +41,16 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
+        end.say(Prepared())
         text, fds = end.receive_spec()
         name = "decode_spec"
-        steps = spec.decode(text).steps
+        wanted = spec.decode(text)
         walk = Walk(end, keeper, fds)
-        for step in steps:
+        for step in wanted.steps:
             index, name = index + 1, step.name
+            end.note(index)
+            if wanted.fault is not None and wanted.fault.index == index:
+                wanted.fault.strike(end)
             step.apply(walk)
         end.say(Failed(index, name, "", 0, "the spec ends without a program"))
     except OSError as error:

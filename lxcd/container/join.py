@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
-from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
 
 if TYPE_CHECKING:
@@ -19,10 +17,9 @@ if TYPE_CHECKING:
 class Join(Step):
     """Enter the namespaces of a container's init, named by its pidfd: setns(2).
 
-    A process cannot change its own pid namespace, only its children's: so it forks once more. The
-    second child is made with CLONE_PARENT and is the keeper's as well, which gets its pidfd; the
-    first one ends here. Neither is dumpable: nobody inside can trace it or look at its descriptors
-    before its own exec (CVE-2016-8649).
+    A process cannot change its own pid namespace, only its children's: so it forks once more.
+    Neither is dumpable: nobody inside can trace it or look at its descriptors before its own exec
+    (CVE-2016-8649).
     """
 
     fd: int
@@ -39,10 +36,7 @@ class Join(Step):
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
         process.setns(walk.fds[self.fd], flags)
-        pid, pidfd = process.clone3(process.CLONE_PARENT)
-        if pid != 0:
-            kernel_fd.send(walk.keeper, json.dumps(["JOINED", pid]).encode(), [pidfd])
-            os._exit(0)
+        walk.fork(0)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
         if "mnt" in self.namespaces:

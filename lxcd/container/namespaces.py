@@ -39,6 +39,29 @@ class Barrier(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fork(Step):
+    """Go on as a child of the prepared process: PID 1 of a new pid namespace, born in the
+    container's cgroup of version 2.
+
+    Whoever is moved into a cgroup waits for an RCU grace period (cgroup_threadgroup_rwsem), a child
+    that is born there does not: clone3(2), CLONE_INTO_CGROUP. In version 1 it sits where the
+    prepared process sits. `fd`: that cgroup, -1 without version 2.
+    """
+
+    fd: int
+    pid_namespace: bool
+
+    def describe(self) -> str:
+        """See Step."""
+        return "fork" + (" into a new pid namespace" if self.pid_namespace else "")
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        cgroup = walk.fds[self.fd] if self.fd >= 0 else -1
+        walk.fork(process.CLONE_NEWPID if self.pid_namespace else 0, cgroup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BecomeRoot(Step):
     """Take user and group 0 of the new user namespace; before, the ids of the host stand there
     unmapped.

@@ -3,8 +3,8 @@ that will be done.
 
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
-    clocks · barrier identity (id maps) · barrier limits (prlimit, /proc/PID) · [barrier network]
-    cgroup namespace · hostname · keyring · core scheduling · lo
+    fork · clocks · barrier identity (id maps) · barrier limits (prlimit, /proc/PID)
+    [barrier network] · cgroup namespace · hostname · keyring · core scheduling · lo
     [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
     [mount, autodev hooks] · devpts · console and ttys · sysctls · pivot_root
     personality · capabilities · [LSM label] · no_new_privs · [seccomp] · [start hooks]
@@ -29,9 +29,9 @@ IDENTITY = "identity"
 LIMITS = "limits"
 
 _ALWAYS: tuple[str, ...] = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
-# Namespaces that clone3 makes at the fork; cgroup and time come as steps, when the child sits where
-# it will stay.
-_LATER = ("cgroup", "time")
+# Namespaces that come as steps, once it is known which container a prepared child becomes, and it
+# sits where it will stay; all others are made with the child.
+_LATER = ("cgroup", "time", "pid")
 _DEVPTS_DEFAULT_MAX = 1024
 _TTY_GROUP = 5
 _HOSTNAME = 64  # __NEW_UTS_LEN
@@ -49,6 +49,11 @@ class Plan:
     spec: Spec
     capabilities: tuple[int, ...] | None  # all that any process of it may have; None: not limited
     command: tuple[str, ...]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Terminals and pipes that the keeper gets of it."""
+        return tuple(name for step in self.spec.steps for name in step.streams)
 
 
 def compile_plan(config: ContainerConfig, host: Host, life: Life) -> Plan:
@@ -160,6 +165,9 @@ class _Compiler:
 
     def _identity(self) -> None:
         config = self.draft.config
+        self.draft.add(
+            namespaces.Fork(origin=DEFAULT, fd=-1, pid_namespace="pid" in self.draft.namespaces)
+        )
         if "time" in self.draft.namespaces:
             # Before the ids change: /proc/self of a process that is not dumpable belongs to the
             # host's root.
@@ -313,6 +321,15 @@ def initial_environment(
         elif variable.name in host.environment:
             found[variable.name] = host.environment[variable.name]
     return found
+
+
+def with_cgroup(plan: Plan, fd: int) -> Plan:
+    """The same plan with the place of the descriptor of its cgroup of version 2."""
+    steps = tuple(
+        replace(step, fd=fd) if isinstance(step, namespaces.Fork) else step
+        for step in plan.spec.steps
+    )
+    return replace(plan, spec=replace(plan.spec, steps=steps))
 
 
 def without_optional(plan: Plan, missing: set[int]) -> Plan:

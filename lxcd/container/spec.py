@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lxcd.container.fault import Fault
+
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
 
@@ -34,6 +36,11 @@ class Step(ABC):
         cls.name = _WORD.sub("_", cls.__name__).lower()
         _STEPS[cls.name] = cls
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of terminals and pipes that it hands to the keeper."""
+        return ()
+
     @abstractmethod
     def describe(self) -> str:
         """The step in words, for `lxcctl plan`."""
@@ -51,6 +58,7 @@ class Spec:
 
     container: str
     steps: tuple[Step, ...]
+    fault: Fault | None = None
 
     def encode(self) -> bytes:
         """The text that travels."""
@@ -58,7 +66,10 @@ class Spec:
             [step.name, {name: getattr(step, name) for name in _fields(type(step))}]
             for step in self.steps
         ]
-        return json.dumps({"container": self.container, "steps": steps}).encode()
+        data: dict[str, Any] = {"container": self.container, "steps": steps}
+        if self.fault is not None:
+            data["fault"] = [self.fault.index, self.fault.act]
+        return json.dumps(data).encode()
 
 
 def decode(text: bytes) -> Spec:
@@ -70,7 +81,8 @@ def decode(text: bytes) -> Spec:
         if kind is None:
             raise ValueError(f"this keeper does not know the step {name}")
         steps.append(kind(**{key: _tuples(value) for key, value in values.items()}))
-    return Spec(container=data["container"], steps=tuple(steps))
+    fault = Fault(*data["fault"]) if "fault" in data else None
+    return Spec(container=data["container"], steps=tuple(steps), fault=fault)
 
 
 def _fields(kind: type[Step]) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 from typing import TYPE_CHECKING
 
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import libc, mount
+from lxcd.kernel import libc, mount, process
 
 if TYPE_CHECKING:
     import socket
@@ -94,6 +95,27 @@ class Walk:
         except OSError:
             return False
         return True
+
+    def fork(self, flags: int, cgroup: int = -1) -> None:
+        """Go on as another process, made with these flags of clone3 and in this cgroup of version
+        2; this one ends. The other is the keeper's child too, which gets its pidfd.
+
+        It does nothing before the keeper and lxcd know it: what nobody knows of, nobody could end.
+        """
+        pid, pidfd = process.clone3(flags | process.CLONE_PARENT, cgroup)
+        if pid != 0:
+            try:
+                kernel_fd.send(self.keeper, json.dumps(["FORKED", pid]).encode(), [pidfd])
+            except OSError:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                raise
+            os._exit(0)
+        try:
+            data, _ = kernel_fd.receive(self.keeper, 100)
+        except OSError:
+            data = b""
+        if data != b'["GO"]':
+            os._exit(1)
 
     def hand_streams(self, streams: dict[str, int]) -> None:
         """Give masters of terminals and read ends of pipes to the keeper, by name, and close them

@@ -5,46 +5,114 @@ number in argv.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import socket
 import sys
 
-from lxcd.keeper import spawn
+from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
 
 
 def main(arguments: list[str]) -> int:
-    """`--runtime-dir DIR --listener FD --journal FD --build TEXT`: DIR is there to be seen in
-    ps.
+    """Be a keeper, as the options say.
+
+    --runtime-dir DIR                                        to be seen in ps
+    --build TEXT                                             what this image is; and one of:
+    --listener FD --journal FD [--notify FD] [--stored FD]   a new keeper
+    --candidate FD                                           one that might take its place
+    --state FD                                               one that does
     """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    listener = socket.socket(fileno=int(options["--listener"]))
-    listener.setblocking(False)
-    journal = Journal(int(options["--journal"]))
-    for number in (listener.fileno(), int(options["--journal"])):
-        os.set_inheritable(number, False)
+    if "--candidate" in options:
+        candidate = socket.socket(fileno=int(options.pop("--candidate")))
+        words = [word for pair in options.items() for word in pair]
+        return upgrade.stand(candidate, words)
+    if "--state" in options:
+        keeper = _go_on(int(options["--state"]), options["--build"])
+    else:
+        _prepare(managed="--notify" in options)
+        keeper = _begin(options)
+    gc.collect()
+    gc.freeze()
+    keeper.run()
+    return 0
+
+
+def _prepare(*, managed: bool) -> None:
     process.set_name("lxcd-keeper")
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     # Its children inherit this until they exec: nobody inside a container can trace them or read
     # their memory.
     process.prctl(process.PR_SET_DUMPABLE, 0)
-    # It ends when there is nothing to keep, and not because a terminal or a service manager says
-    # so.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # It ends when there is nothing to keep, and not because a terminal says so. A service manager
+    # may: it has our descriptors, and containers go on.
+    for number in (signal.SIGINT, signal.SIGHUP, *([] if managed else [signal.SIGTERM])):
         signal.signal(number, signal.SIG_IGN)
     # What lxcd was started with must not reach a container: CVE-2022-29162, CVE-2022-27650.
     os.setgroups(())
     identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
         print(f"keeper: {missing}", file=sys.stderr)
-    keeper = Keeper(listener, journal, options["--build"])
-    gc.collect()
-    gc.freeze()
-    keeper.run()
-    return 0
+
+
+def _begin(options: dict[str, str]) -> Keeper:
+    """A new one; a service manager may have kept descriptors of the last."""
+    numbers = {int(options["--listener"]), int(options["--journal"])}
+    notify = None
+    if "--notify" in options:
+        notify = socket.socket(fileno=int(options["--notify"]))
+        numbers.add(notify.fileno())
+    stored: dict[str, int] = {}
+    if "--stored" in options:
+        with kernel_fd.Fd(int(options["--stored"])) as memfd:
+            stored = json.loads(kernel_fd.read_all(memfd.fileno(), handover.LIMIT_BYTES))
+    for number in numbers | set(stored.values()):
+        os.set_inheritable(number, False)
+    listener = socket.socket(fileno=int(options["--listener"]))
+    listener.setblocking(False)
+    journal = Journal(int(options["--journal"]))
+    keeper = Keeper(listener, journal, options["--build"], notify)
+    keeper.children.restore(keeper.store.restore(stored))
+    keeper.store.ready()
+    return keeper
+
+
+def _go_on(memfd: int, build: str) -> Keeper:
+    """Take over from the image that was here before, or be that one again."""
+    os.set_inheritable(memfd, False)
+    text = kernel_fd.read_all(memfd, handover.LIMIT_BYTES)
+    try:
+        state = handover.decode(text)
+        handover.check_open(state)
+        handover.close_on_exec(state, True)
+        spawn.inherit_nofile(state["nofile"])
+        number = state["store"].pop("notify")
+        _prepare(managed=number >= 0)
+        listener = socket.socket(fileno=state["listener"])
+        notify = None if number < 0 else socket.socket(fileno=number)
+        pending = {exited.id: exited for exited in handover.pending_of(state)}
+        journal = Journal(state["journal"], pending)
+        keeper = Keeper(listener, journal, build, notify, handover.peer_of(state))
+        keeper.leaving = state["leaving"]
+        keeper.store.resume(**state["store"])
+        for child in handover.children_of(state):
+            keeper.children.take(child)
+    except BaseException as error:
+        upgrade.go_back(text, f"{type(error).__name__}: {error}")
+        raise
+    os.close(memfd)
+    if "back" in state:
+        os.close(state["back"]["namespace"])
+    if "failed" in state:
+        keeper.link.tell(protocol.NotUpgraded(state["failed"]))
+    else:
+        keeper.link.tell(protocol.Upgraded(protocol.VERSION, build))
+    return keeper
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import socket
 
     from lxcd.keeper.protocol import Exited
-import sys
 
 
 @dataclass(slots=True)
@@ -93,14 +93,17 @@ class Stream:
 
 @dataclass(slots=True)
 class Child:
-    """A process that this keeper forked, or that joined a container on behalf of one (`joined`)."""
+    """A process that this keeper forked, that one such has forked in its place (`forked`), or that
+    an earlier keeper has left (not `ours`).
+    """
 
     id: str
     kind: str
     pid: int
     pidfd: int  # -1 once it was reaped
     control: socket.socket | None  # the child's way to hand over streams; None once it has exec'ed
-    joined: bool = False
+    forked: bool = False
+    ours: bool = True  # it can be waited for
     exited: Exited | None = None
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
 

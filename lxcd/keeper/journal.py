@@ -15,16 +15,21 @@ from lxcd.keeper.protocol import Exited, ProtocolError, decode_answer, encode
 class Journal:
     """The file, by a descriptor that this object owns, and the records that still count."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, pending: dict[str, Exited] | None = None) -> None:
+        """`pending`: what is known to be left of it; else the file says that."""
         self._fd = fd
-        self.pending: dict[str, Exited] = {}
+        self.pending: dict[str, Exited] = pending or {}
         self.broken = ""  # why the last record is not on disk; it is kept in memory all the same
-        for line in self._content().splitlines():
+        for line in self._content().splitlines() if pending is None else ():
             # The same checks as for what comes over the socket.
             with contextlib.suppress(ProtocolError):
                 record = decode_answer(line)
                 if isinstance(record, Exited):
                     self.pending[record.id] = record
+
+    def fileno(self) -> int:
+        """The file."""
+        return self._fd
 
     def add(self, exited: Exited) -> None:
         """Keep a record. A full disk must not stop the keeper: the record then lives in memory

@@ -12,6 +12,7 @@ the keeper, which lives long.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import stat
@@ -28,17 +29,25 @@ _BACKLOG = 8
 
 
 def main(arguments: list[str]) -> None:
-    """`--runtime-dir DIR --build TEXT`. Never returns: it becomes the keeper."""
+    """`--runtime-dir DIR --build TEXT [--candidate FD]`. Never returns: it becomes the keeper, or
+    with `--candidate` one that may take the place of the keeper that runs (see `upgrade`).
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     runtime_dir = options["--runtime-dir"]
     # Whatever lxcd was started with: containers walk through what is made here.
     os.umask(0o022)
-    private = os.open(
-        os.path.join(runtime_dir, "private"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    )
-    listener = _listen(private)
+    private = os.open(_private(runtime_dir), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    journal = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
+    numbers: dict[str, int] = {}
+    stored: dict[str, int] = {}
+    if "--candidate" in options:
+        numbers["--candidate"] = int(options["--candidate"])
+    else:
+        stored = _stored()
+        numbers["--listener"] = _listen(private)
+        numbers["--journal"] = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
+        if (notify := _notify()) is not None:
+            numbers["--notify"] = notify.detach()
     log = os.open("keeper.log", flags, 0o600, dir_fd=private)
     null = os.open("/dev/null", os.O_RDWR)
     for number, source in ((0, null), (1, log), (2, log)):
@@ -50,23 +59,61 @@ def main(arguments: list[str]) -> None:
     mount.mount_setattr(root, propagation=mount.MS_PRIVATE, recursive=True)
     os.close(root)
     _enter_tree(_wanted(interpreter, package))
-    kernel_fd.close_all_but([0, 1, 2, listener, journal])
-    for number in (listener, journal):
+    handed = [*numbers.values(), *stored.values()]
+    kernel_fd.close_all_but([0, 1, 2, *handed])
+    for number in handed:
         os.set_inheritable(number, True)
     # -I -S: no user's site directory, no .pth file; the path is the standard library and ours.
     code = f"import sys; sys.path.append({os.path.dirname(package)!r}); "
     code += "from lxcd.keeper.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    words = ["--runtime-dir", runtime_dir, "--listener", str(listener), "--journal", str(journal)]
-    words += ["--build", options["--build"]]
+    words = ["--runtime-dir", runtime_dir, "--build", options["--build"]]
+    for name, number in numbers.items():
+        words += [name, str(number)]
+    if stored:
+        # Not in argv: one word of it may have 128 KiB, and there may be thousands of them.
+        memfd = kernel_fd.sealed_memfd("lxcd-stored", json.dumps(stored).encode())
+        os.set_inheritable(memfd, True)
+        words += ["--stored", str(memfd)]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     os.execve(interpreter, [interpreter, "-I", "-S", "-B", "-c", code, *words], environment)
 
 
+def _private(runtime_dir: str) -> str:
+    """The private part of the runtime directory; a service manager may start us before lxcd."""
+    private = os.path.join(runtime_dir, "private")
+    os.makedirs(runtime_dir, mode=0o711, exist_ok=True)
+    os.makedirs(private, mode=0o700, exist_ok=True)
+    return private
+
+
+def _stored() -> dict[str, int]:
+    """What a service manager has kept for us, by name: sd_listen_fds_with_names(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    return dict(zip(names, range(3, 3 + count), strict=False))
+
+
+def _notify() -> socket.socket | None:
+    """The service manager's socket, which the keeper's mount tree does not have: sd_notify(3)."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return None
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    notify.connect("\0" + path[1:] if path.startswith("@") else path)
+    return notify
+
+
 def _listen(private: int) -> int:
-    """The keeper's socket in the private directory. Who got here holds the directory's lock: an old
-    socket is dead.
-    """
+    """The keeper's socket in the private directory, unless a keeper lives there already."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as other,
+    ):
+        other.connect(f"/proc/self/fd/{private}/{SOCKET_NAME}")
+        raise SystemExit("lxcd-keeper: there is a keeper for this runtime directory")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(SOCKET_NAME, dir_fd=private)
     old = os.umask(0o177)

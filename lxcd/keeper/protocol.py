@@ -6,21 +6,27 @@ A SOCK_SEQPACKET unix socket in the runtime directory's private part; one JSON t
 not describe ends the connection.
 
 Children have an `id` that lxcd chooses and the keeper does not read. The keeper answers nothing out
-of order: after HELLO it tells all it holds (CHILD, JOINED, STREAMS, RING, CLOSED, EXITED …), then
+of order: after HELLO it tells all it holds (CHILD, FORKED, STREAMS, RING, CLOSED, EXITED …), then
 SYNCED, then what happens.
+
+HELLO, WELCOME, SYNCED, UPGRADE, UPGRADED and NOT_UPGRADED stay as they are in every version, so
+that an lxcd of one version can bring a keeper of another up to its own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     import types
 
-VERSION = 1
+VERSION = 2
 MESSAGE_LIMIT = 192 * 1024
+STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
+CHILD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SOCKET_NAME = "keeper.sock"
 JOURNAL_NAME = "exits.journal"
 
@@ -83,6 +89,43 @@ class Leave:
     """End as soon as no child runs, without the usual wait."""
 
 
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take a child that an earlier keeper has forked. Descriptors: its pidfd, unless it has
+    `ended` (the rest tells how, then).
+
+    What the keeper has of it already stays.
+    """
+
+    id: str
+    kind: str
+    pid: int
+    forked: bool
+    ended: bool
+    status: int
+    time_ns: int
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptStream:
+    """Take a stream of a child, unless there is one of that name. Descriptors: its master or read
+    end if it is `open`, then its ring if it `has_ring`.
+    """
+
+    id: str
+    name: str
+    open: bool
+    has_ring: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Become another image under the same pid. Descriptors: a socket to a candidate, which stands
+    in a mount tree of its own and has checked nothing yet; see `upgrade`.
+    """
+
+
 # ---- keeper → lxcd
 
 
@@ -119,8 +162,10 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """An exec is inside the container now, as this process. Descriptors: its pidfd."""
+class Forked:
+    """A child goes on as this process: its first half has made it where it shall be. Descriptors:
+    its pidfd.
+    """
 
     id: str
     pid: int
@@ -158,10 +203,38 @@ class Exited:
     pid: int
     status: int  # a wait status
     time_ns: int  # CLOCK_REALTIME
+    known: bool  # False: a child of an earlier keeper, and the kernel does not tell how it ended
 
 
-Request = Hello | Prepare | Drained | Acknowledge | Forget | Leave
-Answer = Welcome | Synced | Child | Refused | Joined | Streams | RingMade | Closed | Exited
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """The keeper is the candidate's image now; it holds what it held."""
+
+    version: int
+    build: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotUpgraded:
+    """The keeper is what it was; `why` says what was wrong with the candidate."""
+
+    why: str
+
+
+Request = Hello | Prepare | Drained | Acknowledge | Forget | Leave | Adopt | AdoptStream | Upgrade
+Answer = (
+    Welcome
+    | Synced
+    | Child
+    | Refused
+    | Forked
+    | Streams
+    | RingMade
+    | Closed
+    | Exited
+    | Upgraded
+    | NotUpgraded
+)
 Message = Request | Answer
 
 

@@ -13,8 +13,18 @@ from lxcd.container import init
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
-# Before the keeper raised its own: what its children get back.
-_INHERITED_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
+# The kernel's own soft limit (INR_OPEN_CUR): a service manager has raised it for the fd store, and
+# programs inside may close all that there could be, or use select(2).
+_SOFT_NOFILE = 1024
+
+
+def _found_nofile() -> tuple[int, int]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (min(soft, _SOFT_NOFILE) if soft != resource.RLIM_INFINITY else _SOFT_NOFILE), hard
+
+
+# RLIMIT_NOFILE before the keeper raised its own: what its children get back.
+_inherited = {"nofile": _found_nofile()}
 
 
 def prepare(
@@ -49,7 +59,7 @@ def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
         gc.disable()
         kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
         # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
-        resource.setrlimit(resource.RLIMIT_NOFILE, _INHERITED_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, _inherited["nofile"])
         init.live(socket.socket(fileno=channel), socket.socket(fileno=control), cgroups)
     finally:
         os._exit(125)
@@ -71,6 +81,19 @@ def _write_oom_score(pid: int | str, score: int) -> None:
             file.write(str(score).encode())
 
 
+def inherited_nofile() -> tuple[int, int]:
+    """RLIMIT_NOFILE, soft and hard, that children get."""
+    return _inherited["nofile"]
+
+
+def inherit_nofile(limits: list[int]) -> None:
+    """As an earlier image of the keeper found it: this one sees only what that one has made of
+    it.
+    """
+    soft, hard = limits
+    _inherited["nofile"] = (soft, hard)
+
+
 def raise_own_limits() -> list[str]:
     """For the keeper itself: as many descriptors as it may have, and the last to be killed for want
     of memory.
@@ -78,7 +101,7 @@ def raise_own_limits() -> list[str]:
     Returns what could not be had, by the capability that it wants.
     """
     missing: list[str] = []
-    _, hard = _INHERITED_NOFILE
+    _, hard = _inherited["nofile"]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         _write_oom_score("self", -999)

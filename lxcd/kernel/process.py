@@ -6,6 +6,7 @@ are in Python.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -14,7 +15,7 @@ import struct
 from ctypes import c_uint64
 from dataclasses import dataclass
 
-from lxcd.kernel import libc
+from lxcd.kernel import libc, procfs
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
@@ -201,6 +202,22 @@ def pidfd_get_info(pidfd: int) -> PidfdInfo:
     values = _PIDFD_INFO.unpack(buffer.raw)
     known = values[0] & _PIDFD_INFO_EXIT
     return PidfdInfo(pid=values[2], status=values[13] if known else None)
+
+
+def ended_status(pidfd: int, pid: int) -> int | None:
+    """Wait status of a process that ended and is not ours to wait for; None if the kernel does not
+    tell (any more, or not yet: once its parent has reaped it, Linux 6.15 does).
+    """
+    with contextlib.suppress(OSError):
+        status = pidfd_get_info(pidfd).status
+        if status is not None:
+            return status
+    # A zombie that its new parent has not looked at yet, on a kernel that tells no more.
+    with contextlib.suppress(OSError):
+        status = procfs.exit_status(pid)
+        if status is not None and pidfd_pid(pidfd) == pid:
+            return status
+    return None
 
 
 def pidfd_pid(pidfd: int) -> int:

@@ -75,6 +75,12 @@ def start_time(pid: int | str) -> int:
     return int(read(pid, "stat").rpartition(b")")[2].split()[19])
 
 
+def exit_status(pid: int | str) -> int | None:
+    """Wait status of a zombie, field 52 of /proc/PID/stat; None of what still lives."""
+    fields = read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[49]) if fields[0] == b"Z" else None
+
+
 def command(pid: int | str) -> list[str]:
     """/proc/PID/cmdline, split; empty for a zombie or a kernel thread."""
     data = read(pid, "cmdline")

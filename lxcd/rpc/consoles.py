@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from lxcd.console.stream import Stream
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
-    from lxcd.supervisor.keeper import Held
     from lxcd.supervisor.registry import Registry
 
 OUTPUT = "output"

@@ -26,8 +26,8 @@ from lxcd.supervisor.stop import signal_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
-    from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
 # How long an application's pipes wait for a reader who wants every byte.
@@ -338,7 +338,7 @@ class Container:
             pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
             application=self.record.request.application,
         )
-        if not child.known:
+        if not exited.known:
             how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
         if self.state is not State.STOPPING:
             self.set_state(State.STOPPING)

@@ -8,7 +8,6 @@ import errno
 import logging
 import os
 import re
-import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -23,12 +22,13 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import reports
+from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.state import Cause, Exit, State
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
-    from lxcd.supervisor.keeper import Held
 
 _log = logging.getLogger(__name__)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,6 +37,7 @@ _VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
 DEFAULT_OUTPUT_BYTES = 16 << 20
 # How long a killed exec is waited for.
 _END_SECONDS = 10.0
+_STREAMS = ("stdout", "stderr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class _Exec:
             opened.append(read_end)
             self._stdin = Fd(write_end)
             self._child = await self._house.keeper.prepare(
-                self._house.next_id(f"exec/{record.name}/{record.generation}"),
+                self._house.next_id("exec"),
                 "exec",
                 0,
                 theirs.fileno(),
@@ -185,7 +186,7 @@ class _Exec:
         self._kill()
         try:
             async with asyncio.timeout(_END_SECONDS):
-                await self._child.ended.wait()
+                await self._child.ended()
         except TimeoutError:
             # Frozen, or in a system call that cannot be interrupted: it goes when it can.
             self._child.on_exit = self._house.keeper.forget
@@ -194,9 +195,8 @@ class _Exec:
             self._house.keeper.forget(self._child)
 
     def _kill(self) -> None:
-        if self._child is not None and self._child.exited is None:
-            with contextlib.suppress(OSError, ValueError):
-                signal.pidfd_send_signal(self._child.pidfd.fileno(), signal.SIGKILL)
+        if self._child is not None:
+            self._child.kill()
 
     def _steps(self) -> tuple[Step, ...]:
         record, user = self._container.record, self._user
@@ -266,11 +266,11 @@ class _Exec:
             err = group.create_task(self._collect(child, "stderr", limit))
             try:
                 async with asyncio.timeout_at(deadline):
-                    await child.ended.wait()
+                    await child.ended()
             except TimeoutError:
                 timed_out = True
                 self._kill()
-                await child.ended.wait()
+                await child.ended()
             feeding.cancel()
         exited = child.exited
         if exited is None:
@@ -296,7 +296,9 @@ class _Exec:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
         entered.
         """
+        executing = False
         while (report := await reports.next_report(self._socket)) is not None:
+            executing = executing or isinstance(report, channel.Executing)
             if isinstance(report, channel.Failed):
                 call = f"{report.syscall}: " if report.syscall else ""
                 raise errors.FailedPrecondition(
@@ -307,6 +309,13 @@ class _Exec:
                     syscall=report.syscall,
                     errno=str(report.errno),
                 )
+        child = self._child
+        if child is None or child.exited is not None:
+            return
+        if not executing or not await self._house.keeper.known(child, *_STREAMS):
+            await child.until(lambda: child.exited is not None or self._house.keeper.lost(child))
+            if self._house.keeper.lost(child):
+                raise gone()
 
     async def _feed(self) -> None:
         """Write its standard input as it takes it, then close it."""

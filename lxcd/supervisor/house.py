@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from lxcd.container import plan
     from lxcd.paths import Paths
     from lxcd.supervisor.events import Events
+    from lxcd.supervisor.faults import Faults
     from lxcd.supervisor.keeper import Keeper
+    from lxcd.supervisor.pool import Pool
     from lxcd.supervisor.records import Records
 
 
@@ -25,12 +28,13 @@ class House:
 
     paths: Paths
     keeper: Keeper
+    pool: Pool
+    faults: Faults
     records: Records
     events: Events
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
-    _number: int = 0
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -45,10 +49,9 @@ class House:
         for task in list(self._under_way):
             task.cancel()
 
-    def next_id(self, prefix: str) -> str:
-        """An id for a child of the keeper that no other child has, or had while this lxcd runs."""
-        while True:
-            self._number += 1
-            id_ = f"{prefix}/{self._number}"
-            if id_ not in self.keeper.children:
-                return id_
+    @staticmethod
+    def next_id(kind: str) -> str:
+        """An id for a child of the keeper that no other child has, of this lxcd or an earlier
+        one.
+        """
+        return f"{kind}-{secrets.token_hex(8)}"

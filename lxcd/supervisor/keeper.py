@@ -1,139 +1,199 @@
-"""The asyncio side of the keeper's protocol; finds the keeper or starts one.
+"""The asyncio side of the keeper's protocol: finds the keeper or starts one, and another when it is
+lost.
 
-Holds a copy of every pidfd, terminal and ring that the keeper holds. Every child's pidfd is watched
-here too: while the keeper is there its word counts (it has reaped the child and knows the time);
-when it is not, PIDFD_GET_INFO tells the status where the kernel has it.
+Holds a copy of every pidfd, terminal and ring that the keeper holds, and hands them to the next
+one. While there is a keeper its word counts (it reaps the children and knows the time); while there
+is none the pidfds are watched here, and the kernel says how a child ended where it can.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
-import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
-from lxcd.console.stream import Stream
 from lxcd.keeper import protocol
 from lxcd.keeper.ring import Ring
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 from lxcd.kernel.fd import Fd
+from lxcd.supervisor import launch
+from lxcd.supervisor.held import Held
+from lxcd.supervisor.joining import Joining
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lxcd.console.stream import Stream
     from lxcd.paths import Paths
 
 _log = logging.getLogger(__name__)
-_CONNECT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 0.01
-_STATUS_TRIES = 200
+_STATUS_TRIES = 500
+_UPGRADE_SECONDS = 30.0
+_Result = TypeVar("_Result")
 
 
-@dataclass(slots=True)
-class Held:
-    """A child of the keeper, seen from here."""
-
-    id: str
-    kind: str
-    pid: int
-    pidfd: Fd
-    joined: bool = False
-    exited: protocol.Exited | None = None
-    known: bool = True  # False: its status is not known, the keeper was lost
-    streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    on_exit: Callable[[Held], None] | None = None
-
-    def stream(self, name: str) -> Stream:
-        """The stream of that name, which may not have written yet."""
-        return self.streams.setdefault(name, Stream(name, closed=self.exited is not None))
+def gone() -> errors.Unavailable:
+    """What is raised where a keeper is needed and none is there."""
+    return errors.Unavailable("the keeper is gone; a new one is on its way", "KEEPER_LOST")
 
 
 class Keeper:
-    """One connection. `lost` is set when the keeper is gone."""
+    """The one keeper of this runtime directory. `losses` counts how often it was lost."""
 
-    def __init__(self, paths: Paths, build: str) -> None:
-        self._paths = paths
+    def __init__(self, paths: Paths, build: str, *, managed: bool = False) -> None:
+        self._joining = Joining(paths, build, managed=managed)
+        self._runtime_dir = paths.runtime_dir
         self._build = build
         self._socket: socket.socket | None = None
         self._poke = Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._prepared: dict[str, asyncio.Future[Held]] = {}
         self._synced: asyncio.Future[None] | None = None
-        self._launcher = 0
-        self._orphans: set[str] = set()
+        self._upgraded: asyncio.Future[str] | None = None
+        self._told: set[str] = set()  # children that the present keeper has told of
+        self._forgotten: set[str] = set()  # while there was no keeper
+        self._foreign = False  # it speaks another version
         self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
+        self._leaving = False
+        self._lost = asyncio.Event()
         self.children: dict[str, Held] = {}
         self.pid = 0
-        self.lost = asyncio.Event()
-        # Children that were there when this lxcd came, and that nobody of it has asked for.
-        self.found: list[Held] = []
+        self.build = ""
+        self.losses = 0
+        self.on_lost: Callable[[str], None] | None = None
+        self.on_found: Callable[[], None] | None = None
+
+    # ---- coming together
 
     async def connect(self) -> None:
-        """Find the keeper of this runtime directory or start one, and learn what it holds."""
-        loop = asyncio.get_running_loop()
-        connection = self._try_connect()
-        if connection is None:
-            self._launch()
-            end = loop.time() + _CONNECT_SECONDS
-            while (connection := self._try_connect()) is None:
-                if loop.time() > end or self._launcher_failed():
-                    raise errors.Unavailable(f"no keeper: see {self._paths.private}/keeper.log")
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)
-        connection.setblocking(False)
-        self._socket = connection
-        self._synced = loop.create_future()
-        loop.add_reader(connection.fileno(), self._read)
-        loop.add_reader(self._poke.fileno(), self._poked)
-        self._send(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
-        await self._synced
-        self.found = list(self.children.values())
-
-    def _try_connect(self) -> socket.socket | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        """Find the keeper of this runtime directory or start one, bring it up to date, learn what
+        it holds. Raises Unavailable.
+        """
         try:
-            # By descriptor: sockaddr_un has room for 108 bytes only.
-            private = os.open(self._paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            with Fd(private):
-                connection.connect(f"/proc/self/fd/{private}/{protocol.SOCKET_NAME}")
-        except OSError as error:
-            connection.close()
-            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-                return None
+            await self._connect()
+        except BaseException:
+            self._hang_up("connecting has failed")
             raise
-        return connection
 
-    def _launch(self) -> None:
-        """The one process that not the keeper forks: the keeper itself, detached from us."""
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = (
-            f"import sys; sys.path.append({package!r}); "
-            "from lxcd.keeper.launcher import main; main(sys.argv[1:])"
-        )
-        # The interpreter behind a virtual environment: the keeper needs nothing but the library.
-        interpreter = os.path.realpath(sys.executable)
-        options = ["--runtime-dir", self._paths.runtime_dir, "--build", self._build]
-        self._launcher = os.posix_spawn(
-            interpreter,
-            [interpreter, "-I", "-S", "-B", "-c", code, *options],
-            {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            setsid=True,
-        )
+    async def stay(self) -> None:
+        """For ever: get another keeper when this one is lost, and hand it what it left."""
+        pause = 0.0
+        while True:
+            await self._lost.wait()
+            if self._leaving:
+                return
+            try:
+                await self._connect()
+            except (errors.LxcdError, OSError) as error:
+                self._hang_up("connecting has failed")
+                _log.error("no keeper: %s; the next try is in %.1f s", error, pause)
+                await asyncio.sleep(pause)
+                pause = min(10.0, pause * 2 + 0.1)
+                continue
+            pause = 0.0
+            if self.on_found is not None:
+                self.on_found()
 
-    def _launcher_failed(self) -> bool:
+    async def _connect(self) -> None:
+        while True:
+            connection = await self._joining.reach()
+            loop = asyncio.get_running_loop()
+            connection.setblocking(False)
+            self._socket = connection
+            self._lost.clear()
+            self._foreign = False
+            self._told.clear()
+            self._synced = loop.create_future()
+            loop.add_reader(connection.fileno(), self._read)
+            loop.add_reader(self._poke.fileno(), self._poked)
+            self._send(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
+            await self._synced
+            if launch.newer(self._build, self.build):
+                await self._upgrade()
+            if not self._foreign:
+                break
+            # It has become what we speak with: from the start.
+            self._hang_up("upgraded to another version")
+        self._hand_back()
+
+    async def _upgrade(self) -> None:
+        """Have the keeper exec our version of it. If that does not work the old one goes on."""
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        self._upgraded = asyncio.get_running_loop().create_future()
+        candidate = 0
         try:
-            pid, _ = os.waitpid(self._launcher, os.WNOHANG)
-        except ChildProcessError:
-            return True
-        return pid != 0
+            with ours, theirs:
+                candidate = launch.spawn_candidate(self._runtime_dir, self._build, theirs)
+                self._send(protocol.Upgrade(), [ours.fileno()])
+            async with asyncio.timeout(_UPGRADE_SECONDS):
+                why = await self._upgraded
+        except (OSError, TimeoutError) as error:
+            why = str(error) or "it took too long"
+        finally:
+            self._upgraded = None
+            self._joining.reap_later(candidate)
+        if why:
+            _log.error(
+                "the keeper %s could not be upgraded to %s: %s", self.build, self._build, why
+            )
+            if self._foreign:
+                raise errors.Unavailable(
+                    f"the keeper is {self.build} and could not be upgraded: {why}", "KEEPER_VERSION"
+                )
+        else:
+            _log.info("the keeper is %s now", self._build)
+            self.build = self._build
+
+    def _hand_back(self) -> None:
+        """Give the keeper what an earlier one held and it does not."""
+        for id_ in self._forgotten:
+            self._send(protocol.Forget(id_))
+        self._forgotten.clear()
+        for child in list(self.children.values()):
+            self._unwatch(child)
+            self._adopt(child)
+
+    def adopt(self, child: Held) -> None:
+        """Have the keeper look after a child that an earlier one has forked; the next one, if there
+        is none now.
+        """
+        self.children[child.id] = child
+        with contextlib.suppress(errors.Unavailable):
+            self._adopt(child)
+
+    def _adopt(self, child: Held) -> None:
+        how = child.exited
+        request = protocol.Adopt(
+            child.id,
+            child.kind,
+            child.pid,
+            forked=child.forked,
+            ended=how is not None,
+            status=how.status if how is not None else 0,
+            time_ns=how.time_ns if how is not None else 0,
+            known=how is not None and how.known,
+        )
+        if how is None and child.pidfd.closed:
+            return
+        if child.id not in self._told:
+            self._send(request, [child.pidfd.fileno()] if how is None else [])
+        for stream in child.streams.values():
+            fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
+            is_open = bool(fds)
+            if stream.ring is not None:
+                fds.append(stream.ring.memfd)
+            if fds:
+                has_ring = stream.ring is not None
+                self._send(protocol.AdoptStream(child.id, stream.name, is_open, has_ring), fds)
 
     # ---- asking
 
@@ -150,27 +210,52 @@ class Keeper:
         finally:
             self._prepared.pop(id_, None)
 
+    async def known(self, child: Held, *streams: str) -> bool:
+        """Wait until the process that it goes on as, and its streams, are held here, or never will
+        be: it has ended, or its keeper was lost. What is not held cannot be handed to the next.
+        """
+
+        def held() -> bool:
+            return child.forked and all(name in child.streams for name in streams)
+
+        await child.until(lambda: held() or child.exited is not None or self.lost(child))
+        return held()
+
+    def lost(self, child: Held) -> bool:
+        """Whether the keeper that has forked it is no more."""
+        return child.under != self.losses
+
+    # These are made up for with the next keeper if there is none now.
+
     def drained(self, child: Held, stream: Stream) -> None:
         """A held ring has room again."""
-        self._send(protocol.Drained(child.id, stream.name))
+        with contextlib.suppress(errors.Unavailable):
+            self._send(protocol.Drained(child.id, stream.name))
 
     def acknowledge(self, child: Held) -> None:
         """Its exit has been taken note of, durably."""
-        self._send(protocol.Acknowledge(child.id))
+        child.acknowledged = True
+        with contextlib.suppress(errors.Unavailable):
+            self._send(protocol.Acknowledge(child.id))
 
     def forget(self, child: Held) -> None:
         """Nobody asks for its output any more; for a child that has ended."""
         self._drop(child)
-        self._send(protocol.Forget(child.id))
+        try:
+            self._send(protocol.Forget(child.id))
+        except errors.Unavailable:
+            self._forgotten.add(child.id)
 
     def leave(self) -> None:
-        """Ask the keeper to end with its last child."""
-        self._send(protocol.Leave())
+        """Ask the keeper to end with its last child. It is not replaced then."""
+        self._leaving = True
+        with contextlib.suppress(errors.Unavailable):
+            self._send(protocol.Leave())
 
     def _send(self, request: protocol.Request, fds: list[int] | None = None) -> None:
         """Send, or queue with copies of the descriptors while the socket is full."""
         if self._socket is None:
-            raise errors.Unavailable("the keeper is gone")
+            raise gone()
         data = protocol.encode(request)
         if not self._unsent:
             try:
@@ -178,8 +263,8 @@ class Keeper:
             except BlockingIOError:
                 asyncio.get_running_loop().add_writer(self._socket.fileno(), self._flush)
             except OSError as error:
-                self._lose(str(error))
-                raise errors.Unavailable("the keeper is gone") from None
+                self._hang_up(str(error))
+                raise gone() from None
             else:
                 return
         self._unsent.append((data, [Fd(os.dup(number)) for number in fds or []]))
@@ -192,7 +277,7 @@ class Keeper:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._lose(str(error))
+                self._hang_up(str(error))
                 return
             self._unsent.popleft()
         if self._socket is not None:
@@ -203,78 +288,98 @@ class Keeper:
     def _read(self) -> None:
         while self._socket is not None:
             try:
-                data, fds = kernel_fd.receive(self._socket, protocol.MESSAGE_LIMIT)
+                data, numbers = kernel_fd.receive(self._socket, protocol.MESSAGE_LIMIT)
             except BlockingIOError:
                 return
             except OSError as error:
-                self._lose(str(error))
+                self._hang_up(str(error))
                 return
             if not data:
-                self._lose("it has closed the connection")
+                self._hang_up("it has closed the connection")
                 return
+            fds = [Fd(number) for number in numbers]
             try:
-                self._take(protocol.decode_answer(data), [Fd(number) for number in fds])
-            except (protocol.ProtocolError, IndexError) as error:
-                self._lose(str(error))
+                self._take(protocol.decode_answer(data), fds)
+            except (protocol.ProtocolError, IndexError, ValueError) as error:
+                if not self._foreign:
+                    self._hang_up(str(error))
+                    return
+            except errors.Unavailable as error:
+                _fail(self._synced, error)
+                self._hang_up(error.text)
                 return
 
     def _take(self, answer: protocol.Answer, fds: list[Fd]) -> None:
         """One answer; its descriptors are closed unless somebody keeps them."""
         match answer:
             case protocol.Welcome():
-                self.pid = answer.pid
-                if answer.version != protocol.VERSION:
-                    raise protocol.ProtocolError(f"the keeper speaks version {answer.version}")
+                self._welcome(answer)
             case protocol.Synced():
-                if self._synced is not None and not self._synced.done():
-                    self._synced.set_result(None)
+                _settle(self._synced, None)
+            case protocol.Upgraded():
+                _settle(self._upgraded, "")
+            case protocol.NotUpgraded():
+                _settle(self._upgraded, answer.why)
+            case _ if self._foreign:
+                # Told again in our own words, once it is upgraded.
+                return
             case protocol.Child():
                 self._add(answer, fds)
             case protocol.Refused():
-                self._refuse(answer)
+                _fail(self._prepared.get(answer.id), libc.oserror(answer.errno, answer.syscall))
             case protocol.Exited():
                 self._exited(answer)
+            case _ if answer.id in self.children:
+                self._take_of(self.children[answer.id], answer, fds)
             case _:
-                child = self.children.get(answer.id)
-                if child is not None:
-                    self._take_of(child, answer, fds)
+                return
+
+    def _welcome(self, answer: protocol.Welcome) -> None:
+        self.pid, self.build = answer.pid, answer.build
+        self._foreign = answer.version != protocol.VERSION
+        if self._foreign and not launch.newer(self._build, answer.build):
+            raise errors.Unavailable(
+                f"the keeper is {answer.build}, which lxcd {self._build} cannot talk to: start the"
+                " lxcd that it belongs to",
+                "KEEPER_VERSION",
+            )
 
     def _take_of(
         self,
         child: Held,
-        answer: protocol.Joined | protocol.Streams | protocol.RingMade | protocol.Closed,
+        answer: protocol.Forked | protocol.Streams | protocol.RingMade | protocol.Closed,
         fds: list[Fd],
     ) -> None:
         match answer:
-            case protocol.Joined():
+            case protocol.Forked():
                 self._unwatch(child)
-                child.pid, child.pidfd, child.joined = answer.pid, fds[0], True
-                self._watch(child)
+                child.pidfd.close()
+                child.pid, child.pidfd, child.forked = answer.pid, fds[0], True
+                child.wake()
             case protocol.Streams():
                 for name, number in zip(answer.names, fds, strict=True):
-                    child.stream(name).fd = number
+                    if child.stream(name).fd is None:
+                        child.stream(name).fd = number
+                child.wake()
             case protocol.RingMade():
                 stream = child.stream(answer.stream)
-                stream.ring = Ring(fds[0].take())
+                if stream.ring is None:
+                    stream.ring = Ring(fds[0].take())
                 stream.wake()
             case protocol.Closed():
                 stream = child.stream(answer.stream)
                 stream.closed = True
                 stream.wake()
 
-    def _exited(self, answer: protocol.Exited) -> None:
-        child = self.children.get(answer.id)
-        if child is None:
-            # Only its exit is left of it, from before a new keeper.
-            child = Held(answer.id, "init", answer.pid, Fd(-1))
-            self.children[answer.id] = child
-        child.exited = answer
-        self._end(child)
-
     def _add(self, answer: protocol.Child, fds: list[Fd]) -> None:
+        self._told.add(answer.id)
+        child = self.children.get(answer.id)
+        if child is not None or answer.id in self._forgotten:
+            # Of an earlier keeper, and known to this one too: its service manager kept it.
+            return
         child = Held(answer.id, answer.kind, answer.pid, fds[0] if fds else Fd(-1))
+        child.under = self.losses
         self.children[answer.id] = child
-        self._watch(child)
         future = self._prepared.get(answer.id)
         if future is not None and not future.done():
             future.set_result(child)
@@ -282,64 +387,31 @@ class Keeper:
             # Whoever asked for it has given up: its channel is closed, so it ends by itself.
             child.on_exit = self.forget
 
-    def _refuse(self, answer: protocol.Refused) -> None:
-        future = self._prepared.get(answer.id)
-        if future is not None and not future.done():
-            future.set_exception(libc.oserror(answer.errno, answer.syscall))
-
-    def _watch(self, child: Held) -> None:
-        if not child.pidfd.closed:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(child.pidfd.fileno(), self._pidfd_readable, child)
-
-    def _unwatch(self, child: Held) -> None:
-        if not child.pidfd.closed:
-            asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
-            child.pidfd.close()
-
-    def _pidfd_readable(self, child: Held, tries: int = _STATUS_TRIES) -> None:
-        """It ended. The keeper will say how; without a keeper the kernel may."""
-        if child.pidfd.closed:
+    def _exited(self, answer: protocol.Exited) -> None:
+        child = self.children.get(answer.id)
+        if answer.id in self._forgotten:
             return
-        if self._socket is not None and child.id not in self._orphans:
-            asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
-            return
-        status = None
-        with contextlib.suppress(OSError):
-            status = process.pidfd_get_info(child.pidfd.fileno()).status
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(child.pidfd.fileno())
-        if status is None and tries > 0:
-            # The kernel knows it once somebody has reaped: whoever inherited the child will.
-            loop.call_later(_ASK_AGAIN_SECONDS, self._pidfd_readable, child, tries - 1)
-            return
-        child.known = status is not None
-        child.exited = protocol.Exited(child.id, child.pid, status or 0, time.time_ns())
-        self._end(child)
+        if child is None:
+            # Only its exit is left of it, from before a new keeper.
+            child = Held(answer.id, "init", answer.pid, Fd(-1))
+            self.children[answer.id] = child
+        if child.exited is None:
+            self._end(child, answer)
+        elif child.acknowledged:
+            # To a keeper that is gone.
+            self.acknowledge(child)
 
-    def _end(self, child: Held) -> None:
+    def _end(self, child: Held, how: protocol.Exited) -> None:
+        child.exited = how
         self._unwatch(child)
+        child.pidfd.close()
         for stream in child.streams.values():
             # One that the child never came to open will not write either.
             stream.closed = stream.closed or (stream.fd is None and stream.ring is None)
             stream.wake()
-        child.ended.set()
+        child.wake()
         if child.on_exit is not None:
             child.on_exit(child)
-
-    def watch_orphan(self, child: Held) -> None:
-        """Follow an init that the keeper does not know: its pidfd is all there is."""
-        self.children[child.id] = child
-        self._orphans.add(child.id)
-        self._watch(child)
-
-    @staticmethod
-    def lost_child(child: Held) -> Held:
-        """Mark it as ended in a way that nobody saw."""
-        child.known = False
-        child.exited = protocol.Exited(child.id, child.pid, 0, time.time_ns())
-        child.ended.set()
-        return child
 
     def _poked(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -351,33 +423,70 @@ class Keeper:
 
     def _drop(self, child: Held) -> None:
         self._unwatch(child)
+        child.pidfd.close()
         self.children.pop(child.id, None)
         for stream in child.streams.values():
             stream.close()
         child.streams.clear()
 
-    def _lose(self, why: str) -> None:
+    # ---- without a keeper
+
+    def _watch(self, child: Held) -> None:
+        if not child.pidfd.closed:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(child.pidfd.fileno(), self._ended_unseen, child)
+
+    def _unwatch(self, child: Held) -> None:
+        if not child.pidfd.closed:
+            asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
+
+    def _ended_unseen(self, child: Held, tries: int = _STATUS_TRIES) -> None:
+        """It ended while there is no keeper: the kernel may know how."""
+        if child.pidfd.closed or self._socket is not None:
+            # The new keeper finds out.
+            return
+        self._unwatch(child)
+        status = process.ended_status(child.pidfd.fileno(), child.pid)
+        if status is None and tries > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_ASK_AGAIN_SECONDS, self._ended_unseen, child, tries - 1)
+            return
+        now = time.time_ns()
+        self._end(child, protocol.Exited(child.id, child.pid, status or 0, now, status is not None))
+
+    @staticmethod
+    def unseen(id_: str, pid: int) -> Held:
+        """A child that ended in a way that nobody saw."""
+        child = Held(id_, "init", pid, Fd(-1))
+        child.exited = protocol.Exited(id_, pid, 0, time.time_ns(), False)
+        return child
+
+    def _hang_up(self, why: str) -> None:
+        """The connection is over, from whichever side."""
         if self._socket is None:
             return
-        _log.error("the keeper is gone: %s", why)
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
         loop.remove_writer(self._socket.fileno())
         self._unsent.clear()
         self._socket.close()
         self._socket = None
-        gone = errors.Unavailable("the keeper is gone")
+        self.losses += 1
         for future in self._prepared.values():
-            if not future.done():
-                future.set_exception(gone)
-        if self._synced is not None and not self._synced.done():
-            self._synced.set_exception(gone)
+            _fail(future, gone())
+        _fail(self._synced, gone())
+        _fail(self._upgraded, gone())
         for child in list(self.children.values()):
-            if child.exited is None and not child.pidfd.closed:
+            if child.exited is None:
                 # Readable at once if it has ended meanwhile.
-                loop.remove_reader(child.pidfd.fileno())
                 self._watch(child)
-        self.lost.set()
+            child.wake()
+        self._lost.set()
+        if self._foreign or self._leaving:
+            return
+        _log.error("the keeper is gone: %s", why)
+        if self.on_lost is not None:
+            self.on_lost(why)
 
     def close(self) -> None:
         """Leave the keeper alone; it goes on."""
@@ -392,3 +501,15 @@ class Keeper:
         for child in list(self.children.values()):
             self._drop(child)
         self._poke.close()
+
+
+def _settle(future: asyncio.Future[_Result] | None, result: _Result) -> None:
+    if future is not None and not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)
+        # Nobody may wait for it any more.
+        future.exception()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import removal
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_NAME, SETTINGS_NAME, ConfigFile, Definition, read_text
-from lxcd.supervisor.keeper import Held
+from lxcd.supervisor.held import Held
 from lxcd.supervisor.records import RUNNING, STOPPED, Record
 from lxcd.supervisor.state import State
 
@@ -315,7 +314,7 @@ class Registry:
             return
         if record.phase == RUNNING and (orphan := _same_process(record)) is not None:
             # The keeper was lost; the pid and its start time still name the process.
-            self._house.keeper.watch_orphan(orphan)
+            self._house.keeper.adopt(orphan)
             actor.adopt(orphan, record)
             actor.tell("container.adopted", message=f"pid {orphan.pid}, without its keeper")
             return
@@ -324,14 +323,12 @@ class Registry:
     async def _undo(self, actor: Container, child: Held | None) -> None:
         """A start that lxcd did not see the end of, or a life that nobody saw the end of."""
         record = actor.record
-        if child is not None and child.exited is None:
-            with contextlib.suppress(OSError, ValueError):
-                signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
-            await child.ended.wait()
+        if child is not None:
+            await child.killed()
         if record.phase == RUNNING:
             actor.child = child
-            lost = Held(record.child, "init", record.pid, Fd(-1))
-            actor.adopt(child or self._house.keeper.lost_child(lost), record)
+            unseen = self._house.keeper.unseen(record.child, record.pid)
+            actor.adopt(child or unseen, record)
             return
         left = await asyncio.to_thread(tree.remove, actor.payload)
         if left:
@@ -357,9 +354,8 @@ class Registry:
         """A child without a record: an exec whose caller is gone. It goes on; its output is let
         go.
         """
-        if child.kind == "init" and child.exited is None:
-            with contextlib.suppress(OSError, ValueError):
-                signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
+        if child.kind == "init":
+            child.kill()
 
         def over(child: Held) -> None:
             with contextlib.suppress(errors.Unavailable):

@@ -10,16 +10,15 @@ import errno
 import logging
 import os
 import resource
-import signal
-import socket
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel, plan
+from lxcd.container.fault import BARRIER
 from lxcd.container.mounts import MountTree
 from lxcd.container.namespaces import Barrier
 from lxcd.kernel import fd as kernel_fd
@@ -30,9 +29,12 @@ from lxcd.supervisor.records import RUNNING, STARTING, Record
 from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
+    import socket
+
     from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
+    from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
-    from lxcd.supervisor.keeper import Held
+    from lxcd.supervisor.pool import Prepared
 
 _log = logging.getLogger(__name__)
 _CLAIMS = 10
@@ -56,49 +58,146 @@ def payload_name(config: ContainerConfig, name: str) -> str:
 
 
 async def start(house: House, config: ContainerConfig, made: plan.Plan, record: Record) -> Started:
-    """Carry out `made`. The record of the new generation is on disk before anything is made.
+    """Carry out `made`. The record of the new generation is on disk before anything is named after
+    it.
 
     Raises StartFailed, or another LxcdError for what is no step of the plan. Nothing is left then
     but the record, which the caller replaces.
     """
     clock = _Clock()
+    with house.pool.start():
+        return await _start(house, config, made, record, clock)
+
+
+async def _start(
+    house: House, config: ContainerConfig, made: plan.Plan, record: Record, clock: _Clock
+) -> Started:
     async with AsyncExitStack() as undo:
-        record, payload = await _claim_cgroups(house, config, made, record)
-        undo.push_async_callback(_remove_cgroups, payload)
-        made, fds, cgroup, procs = await asyncio.to_thread(
-            _open_resources, house.trees, payload, made
-        )
-        undo.callback(_close, fds)
-        undo.callback(_close, [cgroup, *procs])
+        begun = await _begin(house, config, made, record, undo)
+        prepared, record = begun.prepared, begun.record
         clock.note("prepare")
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        ours.setblocking(False)
-        undo.callback(ours.close)
-        with theirs:
-            try:
-                child = await house.keeper.prepare(
-                    record.child, "init", made.flags, theirs.fileno(), cgroup, procs
-                )
-            except OSError as error:
-                raise _failed("spawn", error, -1, "default") from None
-        undo.push_async_callback(_abort, house, child)
-        _send_spec(ours, made, fds)
-        clock.note("spawn")
-        walk = _Walk(house, config, made, child, ours, fds)
-        await walk.to_the_end()
+        house.faults.strike("phase:resources", prepared.child)
+        made, fds = await asyncio.to_thread(_open_resources, house.trees, begun.payload, made)
+        undo.callback(kernel_fd.close_all, fds)
+        clock.note("resources")
+        house.faults.strike("phase:spec", prepared.child)
+        with Fd(os.memfd_create("lxcd-progress", os.MFD_CLOEXEC)) as progress:
+            _send_spec(house, prepared.channel, made, fds, progress.fileno())
+            walk = _Walk(house, config, made, begun, fds, progress.fileno())
+            await walk.to_the_end()
         clock.note("walk")
+        child = prepared.child
         record = record.but(
             phase=RUNNING, pid=child.pid, start_time_ticks=procfs_start_time(child.pid)
         )
+        house.faults.strike("phase:record", child)
         _write(house, record)
         # From here on the container is there: descriptors go, the rest stays.
-        keep = undo.pop_all()
-        _close([*fds, cgroup, *procs])
-        ours.close()
-        del keep
+        undo.pop_all()
+        kernel_fd.close_all(fds)
+        prepared.channel.close()
     return Started(child, record, clock.total())
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A child that sits in the container's cgroups."""
+
+    prepared: Prepared
+    payload: tree.Payload
+    record: Record
+
+
+async def _begin(
+    house: House, config: ContainerConfig, made: plan.Plan, record: Record, undo: AsyncExitStack
+) -> _Begun:
+    """Have a child, and the container's cgroups, under a name that nobody has. Written down
+    before.
+    """
+    own = payload_name(config, record.name)
+    house.faults.strike("phase:take")
+    if config.cgroup_relative or "/" in own:
+        # Version 1 renames within one directory only; a slot is at the top.
+        return await _begin_alone(house, config, made, record, undo)
+    try:
+        prepared = await house.pool.take(made.flags)
+    except OSError as error:
+        raise _failed("prepare", error, -1, "default") from None
+    claimed: list[tree.Payload] = [prepared.slot]
+    undo.push_async_callback(_remove_cgroups, house, prepared, claimed)
+    undo.push_async_callback(_abort, house, prepared)
+    house.faults.strike("phase:claim", prepared.child)
+    for _ in range(_CLAIMS):
+        payload = await asyncio.to_thread(
+            tree.plan_payload, house.trees, own, relative=config.cgroup_relative
+        )
+        payload = replace(payload, mark=prepared.slot.mark)
+        record = _claimed(made, config, record, payload, prepared.child.id)
+        _write(house, record)
+        claimed.append(payload)
+        try:
+            await asyncio.to_thread(tree.claim, house.trees, prepared.slot, payload)
+        except FileExistsError:
+            # Another lxcd was quicker.
+            continue
+        except OSError as error:
+            raise _failed("claim_cgroups", error, -1, "default") from None
+        house.pool.used(prepared)
+        return _Begun(prepared, payload, record)
+    raise _taken(record)
+
+
+async def _begin_alone(
+    house: House, config: ContainerConfig, made: plan.Plan, record: Record, undo: AsyncExitStack
+) -> _Begun:
+    own = payload_name(config, record.name)
+    for _ in range(_CLAIMS):
+        payload = await asyncio.to_thread(
+            tree.plan_payload, house.trees, own, relative=config.cgroup_relative
+        )
+        record = _claimed(made, config, record, payload, "")
+        _write(house, record)
+        try:
+            await asyncio.to_thread(tree.make, house.trees, payload)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _failed("make_cgroups", error, -1, "default") from None
+        undo.push_async_callback(_remove_cgroups, house, None, [payload])
+        try:
+            prepared = await house.pool.alone(made.flags, payload)
+        except OSError as error:
+            raise _failed("prepare", error, -1, "default") from None
+        undo.push_async_callback(_abort, house, prepared)
+        record = record.but(child=prepared.child.id)
+        _write(house, record)
+        return _Begun(prepared, payload, record)
+    raise _taken(record)
+
+
+def _claimed(
+    made: plan.Plan, config: ContainerConfig, record: Record, payload: tree.Payload, child: str
+) -> Record:
+    """What the record says before the cgroups are made."""
+    return record.but(
+        phase=STARTING,
+        child=child,
+        cgroups=payload.directories,
+        cgroups_made=payload.made,
+        cgroups_mark=payload.mark,
+        namespaces=made.namespaces,
+        capabilities=made.capabilities,
+        no_new_privs=config.no_new_privs,
+        command=made.command,
+        stop_requested=False,
+        started_ns=time.time_ns(),
+    )
+
+
+def _taken(record: Record) -> errors.Aborted:
+    return errors.Aborted(
+        f"no cgroup for {record.name}: others take every name first", "CGROUP_TAKEN"
+    )
 
 
 def procfs_start_time(pid: int) -> int:
@@ -131,19 +230,22 @@ class _Walk:
         house: House,
         config: ContainerConfig,
         made: plan.Plan,
-        child: Held,
-        ours: socket.socket,
+        begun: _Begun,
         fds: list[int],
+        progress: int,
     ) -> None:
         self._house = house
         self._config = config
         self._plan = made
-        self._child = child
-        self._socket = ours
+        self._payload = begun.payload
+        self._child = begun.prepared.child
+        self._socket = begun.prepared.channel
         self._fds = fds
+        self._progress = progress
 
     async def to_the_end(self) -> None:
         """Return once the child has exec'ed its program. Raises StartFailed."""
+        self._house.faults.strike("phase:walk", self._child)
         executing = False
         while True:
             report = await reports.next_report(self._socket)
@@ -151,6 +253,7 @@ class _Walk:
                 case None:
                     break
                 case channel.Reached():
+                    await self._known()
                     await self._at_barrier(report.barrier)
                     # If it has died meanwhile, its end is read next.
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -159,18 +262,45 @@ class _Walk:
                     raise self._step_failed(report)
                 case channel.Executing():
                     executing = True
+                case channel.Prepared():
+                    raise errors.Internal("a child was prepared twice")
         if not executing:
-            await self._child.ended.wait()
-            raise errors.StartFailed(
-                f"the child ended before it was a container ({self._how_it_ended()})",
-                step="walk",
+            await self._has_ended()
+        if self._child.exited is None:
+            await self._known(*self._plan.streams)
+
+    async def _known(self, *streams: str) -> None:
+        """Wait until all of it is held here: what is not cannot be handed to the next keeper."""
+        if not await self._house.keeper.known(self._child, *streams):
+            await self._has_ended()
+
+    async def _has_ended(self) -> None:
+        """It is gone and has not said why; or it is to go, as its keeper is gone."""
+        keeper, child = self._house.keeper, self._child
+        await child.until(lambda: child.exited is not None or keeper.lost(child))
+        lost = keeper.lost(child)
+        raise self._ended_at("the keeper was lost" if lost else self._how_it_ended())
+
+    def _ended_at(self, why: str) -> errors.StartFailed:
+        """The error of a child that did not tell: it has left word of where it was."""
+        index = channel.step_of(self._progress)
+        if index < 0:
+            return errors.StartFailed(
+                f"the child ended before its first step: {why}",
+                step="prepare",
                 syscall="",
                 errno="",
-                origin="",
+                origin="default",
                 index="-1",
+                text=why,
             )
+        name = self._plan.spec.steps[index].name
+        return self._step_failed(channel.Failed(index, name, "", 0, f"the child ended: {why}"))
 
     async def _at_barrier(self, barrier: str) -> None:
+        if barrier == BARRIER:
+            self._house.faults.strike_step(channel.step_of(self._progress), self._child)
+            return
         step = next(
             step
             for step in self._plan.spec.steps
@@ -179,6 +309,7 @@ class _Walk:
         index = self._plan.spec.steps.index(step)
         origin = step.origin
         try:
+            self._house.faults.strike(f"barrier:{barrier}", self._child)
             if barrier == plan.IDENTITY:
                 await asyncio.to_thread(self._give_identity)
             elif barrier == plan.LIMITS:
@@ -190,14 +321,20 @@ class _Walk:
                     path = f"/proc/{self._child.pid}/{setting.name}"
                     await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
         except OSError as error:
+            if self._child.exited is not None or isinstance(error, ProcessLookupError):
+                # It went away under our hands: that it did is the cause.
+                await self._has_ended()
             raise _failed(f"barrier {barrier}", error, index, origin) from None
 
     def _give_identity(self) -> None:
         idmap = self._config.idmap
+        # Only now: whoever is born in a cgroup must be allowed to write its cgroup.procs.
+        tree.delegate(self._house.trees, self._payload, *host_root(idmap))
         identity.write_id_maps(self._child.pid, _ranges(idmap, "u"), _ranges(idmap, "g"))
         if not any(resource.idmap for resource in self._plan.resources):
             return
-        for fd, wanted in zip(self._fds, self._plan.resources, strict=True):
+        # Behind them comes the cgroup.
+        for fd, wanted in zip(self._fds, self._plan.resources, strict=False):
             if wanted.idmap:
                 path = wanted.idmap
                 if path == "container":
@@ -238,59 +375,12 @@ class _Walk:
         return f"exit status {exited.status >> 8}"
 
 
-async def _claim_cgroups(
-    house: House, config: ContainerConfig, made: plan.Plan, record: Record
-) -> tuple[Record, tree.Payload]:
-    """Make the container's cgroups, under a name that nobody has. Written down before."""
-    for _ in range(_CLAIMS):
-        payload = await asyncio.to_thread(
-            tree.plan_payload,
-            house.trees,
-            payload_name(config, record.name),
-            relative=config.cgroup_relative,
-        )
-        record = record.but(
-            phase=STARTING,
-            child=house.next_id(f"init/{record.name}/{record.generation}"),
-            cgroups=payload.directories,
-            cgroups_made=payload.made,
-            cgroups_mark=payload.mark,
-            namespaces=made.namespaces,
-            capabilities=made.capabilities,
-            no_new_privs=config.no_new_privs,
-            command=made.command,
-            stop_requested=False,
-            started_ns=time.time_ns(),
-        )
-        _write(house, record)
-        try:
-            await asyncio.to_thread(_make_cgroups, house.trees, payload, config)
-        except FileExistsError:
-            # Another lxcd was quicker.
-            continue
-        except OSError as error:
-            raise _failed("make_cgroups", error, -1, "default") from None
-        return record, payload
-    raise errors.Aborted(
-        f"no cgroup for {record.name}: others take every name first", "CGROUP_TAKEN"
-    )
-
-
-def _make_cgroups(trees: tree.Trees, payload: tree.Payload, config: ContainerConfig) -> None:
-    tree.make(trees, payload)
-    if config.idmap:
-        try:
-            uid, gid = host_root(config.idmap)
-            tree.delegate(trees, payload, uid, gid)
-        except OSError:
-            tree.remove(payload)
-            raise
-
-
 def _open_resources(
     trees: tree.Trees, payload: tree.Payload, made: plan.Plan
-) -> tuple[plan.Plan, list[int], int, list[int]]:
-    """Runs in a thread. What it opened is closed if it fails."""
+) -> tuple[plan.Plan, list[int]]:
+    """Runs in a thread. What it opened is closed if it fails. The cgroup of version 2 comes
+    last.
+    """
     fds: list[int] = []
     missing: set[int] = set()
     try:
@@ -303,13 +393,19 @@ def _open_resources(
                         wanted.step, error, -1, wanted.origin, what=wanted.describe()
                     ) from None
                 missing.add(index)
-        cgroup, procs = tree.open_for_spawn(trees, payload)
+        cgroup = tree.open_unified(trees, payload)
+        if cgroup >= 0:
+            fds.append(cgroup)
+            made = plan.with_cgroup(made, len(fds) - 1)
+    except OSError as error:
+        kernel_fd.close_all(fds)
+        raise _failed("open_cgroup", error, -1, "default") from None
     except BaseException:
         kernel_fd.close_all(fds)
         raise
     if missing:
         made = plan.without_optional(made, missing)
-    return made, fds, cgroup, procs
+    return made, fds
 
 
 def host_root(idmap: tuple[IdMapping, ...]) -> tuple[int, int]:
@@ -340,10 +436,13 @@ def _set_limit(pid: int, limit: ResourceLimit) -> None:
         raise libc.oserror(code, "prlimit", limit.name) from None
 
 
-def _send_spec(ours: socket.socket, made: plan.Plan, fds: list[int]) -> None:
+def _send_spec(
+    house: House, ours: socket.socket, made: plan.Plan, fds: list[int], progress: int
+) -> None:
+    spec = replace(made.spec, fault=house.faults.of_steps())
     try:
-        with Fd(kernel_fd.sealed_memfd("lxcd-spec", made.spec.encode())) as memfd:
-            channel.send_spec(ours, memfd.fileno(), fds)
+        with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
+            channel.send_spec(ours, memfd.fileno(), fds, progress)
     except (ConnectionError, BrokenPipeError):
         # It has failed before it could read: its report says why.
         return
@@ -356,24 +455,24 @@ def _write(house: House, record: Record) -> None:
         raise errors.from_oserror(error, "writing the container's record") from None
 
 
-async def _remove_cgroups(payload: tree.Payload) -> None:
-    left = await asyncio.to_thread(tree.remove, payload)
+async def _remove_cgroups(
+    house: House, prepared: Prepared | None, payloads: list[tree.Payload]
+) -> None:
+    left: list[str] = []
+    for payload in payloads:
+        left += await asyncio.to_thread(tree.remove, payload)
     if left:
         _log.error("cgroups could not be removed: %s", " ".join(left))
+    elif prepared is not None:
+        house.pool.used(prepared)
 
 
-async def _abort(house: House, child: Held) -> None:
+async def _abort(house: House, prepared: Prepared) -> None:
     """Kill it and wait until it is gone: the cgroups can be removed only then."""
-    if child.exited is None:
-        with contextlib.suppress(OSError, ValueError):
-            signal.pidfd_send_signal(child.pidfd.fileno(), signal.SIGKILL)
-        await child.ended.wait()
+    prepared.channel.close()
+    await prepared.child.killed()
     with contextlib.suppress(errors.Unavailable):
-        house.keeper.forget(child)
-
-
-def _close(fds: list[int]) -> None:
-    kernel_fd.close_all([number for number in fds if number >= 0])
+        house.keeper.forget(prepared.child)
 
 
 def _failed(

@@ -16,7 +16,7 @@ from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
-    from lxcd.supervisor.keeper import Held
+    from lxcd.supervisor.held import Held
 
 _log = logging.getLogger(__name__)
 # How long a killed init may take to be gone: a process in uninterruptible sleep hears no SIGKILL.

@@ -22,10 +22,16 @@ from lxcd.kernel import mount, process, procfs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
-_CODE = (
-    f"import sys; sys.path.append({str(CHECKOUT)!r}); "
-    "from lxcd.keeper.launcher import main; main(sys.argv[1:])"
-)
+
+
+def _command(package: Path, *options: str) -> list[str]:
+    code = (
+        f"import sys; sys.path.append({str(package)!r}); "
+        "from lxcd.keeper.launcher import main; main(sys.argv[1:])"
+    )
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", code, *options]
+
+
 Answer = TypeVar("Answer", bound=protocol.Answer)
 
 
@@ -132,7 +138,9 @@ class Spawned:
                 return
             if not data:
                 return
-            self.reports.append(channel.decode(data))
+            report = channel.decode(data)
+            if report != channel.Prepared():
+                self.reports.append(report)
 
 
 class RunningKeeper:
@@ -144,15 +152,19 @@ class RunningKeeper:
         self.private.mkdir(parents=True, exist_ok=True)
         self._connections: list[Connection] = []
         self._spawned: list[Spawned] = []
-        interpreter = os.path.realpath(sys.executable)
-        options = ["--runtime-dir", str(directory), "--build", "test"]
-        self.process = subprocess.Popen(
-            [interpreter, "-I", "-S", "-B", "-c", _CODE, *options],
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
+        self._candidates: list[subprocess.Popen[bytes]] = []
+        self.process = self._launch(
+            _command(CHECKOUT, "--runtime-dir", str(directory), "--build", "test")
         )
         self.pid = self.process.pid
         self._await_socket()
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
 
     def _await_socket(self) -> None:
         with kernel_fd.Fd(os.pidfd_open(self.pid)) as pidfd:
@@ -195,6 +207,33 @@ class RunningKeeper:
         self._spawned.append(made)
         return made
 
+    def candidate(self, build: str, package: Path = CHECKOUT) -> socket.socket:
+        """Start one for the keeper's place, of a package's code; the socket that UPGRADE brings."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        number = theirs.fileno()
+        options = ["--runtime-dir", str(self.directory), "--build", build]
+        with theirs:
+            candidate = subprocess.Popen(
+                _command(package, *options, "--candidate", str(number)),
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+                start_new_session=True,
+                pass_fds=[number],
+            )
+        self._candidates.append(candidate)
+        return ours
+
+    def upgrade(self, connection: Connection, build: str, package: Path = CHECKOUT) -> str:
+        """Have it become another image; why it has not, if so. The candidate is gone afterwards."""
+        with self.candidate(build, package) as socket_:
+            connection.send(protocol.Upgrade(), [socket_.fileno()])
+        while True:
+            found = connection.receive()
+            assert found is not None, self.log()
+            if isinstance(found.answer, protocol.Upgraded | protocol.NotUpgraded):
+                break
+        self._candidates.pop().wait(PATIENCE)
+        return found.answer.why if isinstance(found.answer, protocol.NotUpgraded) else ""
+
     def settle(self) -> None:
         """Return when it waits for events: it has done all that its last answer led to."""
         with kernel_fd.Fd(os.pidfd_open(self.pid)) as pidfd:
@@ -227,6 +266,9 @@ class RunningKeeper:
         """End it, every child that is left, and what those left behind (they come to the keeper: it is a subreaper)."""
         for made in self._spawned:
             made.channel.close()
+        for candidate in self._candidates:
+            candidate.kill()
+            candidate.wait(PATIENCE)
         if self.process.poll() is None:
             os.kill(self.pid, signal.SIGSTOP)
             for pid in descendants(self.pid):

@@ -33,7 +33,7 @@ def payload(trees: Trees, unique: str) -> Iterator[Payload]:
 
 def sleeper(payload: Payload, trees: Trees, below: str = "") -> int:
     """A process in all of them, which waits to be killed."""
-    directory, procs = tree.open_for_spawn(trees, payload)
+    directory, procs = tree.open_unified(trees, payload), tree.open_procs(trees, payload)
     kernel_fd.close_all([directory] if directory >= 0 else [])
     kernel_fd.close_all(procs)
     pid, pidfd = process.clone3(0)
@@ -115,11 +115,11 @@ def test_descriptors_of_a_spawn_that_fails_are_closed(trees: Trees, unique: str)
     made = tree.plan_payload(trees, unique, relative=False)
     tree.make(trees, made)
     try:
-        last = trees.hierarchies[-1]
+        last = [hierarchy for hierarchy in trees.hierarchies if hierarchy.version == 1][-1]
         os.rmdir(made.directories[last.key])
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match=r"."):
-            tree.open_for_spawn(trees, made)
+            tree.open_procs(trees, made)
         assert len(os.listdir("/proc/self/fd")) == before
     finally:
         assert tree.remove(made) == []

@@ -83,7 +83,7 @@ def test_a_new_child_is_not_told_to_have_ended_by_an_old_stream(keeper: RunningK
 def test_an_exec_that_runs_is_not_told_to_have_ended_with_its_first_half(
     keeper: RunningKeeper,
 ) -> None:
-    """STREAMS may be read before JOINED, and JOINED only when the first half's end is looked at."""
+    """STREAMS may be read before FORKED, and FORKED only when the first half's end is looked at."""
     connection = keeper.greeted()
     child = keeper.spawn(connection, "exec", "exec")
     keeper.halt()
@@ -94,10 +94,10 @@ def test_an_exec_that_runs_is_not_told_to_have_ended_with_its_first_half(
             execute("/bin/sleep", "1000"),
             fds=[pidfd.fileno()],
         )
-    child.listen()
     wait_readable(child.pidfd)
     keeper.go_on()
-    joined, _ = connection.expect(protocol.Joined, "exec")
+    child.listen()
+    joined, _ = connection.expect(protocol.Forked, "exec")
     told = connection.ping()
     assert not [t.answer for t in told if isinstance(t.answer, protocol.Exited)]
     os.kill(joined.pid, signal.SIGKILL)

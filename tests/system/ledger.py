@@ -74,7 +74,7 @@ def take() -> Snapshot:
     return Snapshot(
         processes={(p.pid, p.start_time): p for p in _ours()},
         mounts=mounts(os.getpid()),
-        cgroups=frozenset(_cgroups()),
+        cgroups=frozenset(cgroups()),
         links=frozenset(name for _, name in socket.if_nameindex()),
         tables=frozenset(_tables()),
         loops=frozenset(_loops()),
@@ -176,7 +176,8 @@ def _ours() -> Iterator[Process]:
                     yield process
 
 
-def _cgroups() -> Iterator[str]:
+def cgroups() -> Iterator[str]:
+    """Every cgroup near the top of a tree."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         lines = [line.partition(" - ") for line in file]
     trees = [

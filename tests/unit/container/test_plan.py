@@ -32,6 +32,7 @@ def by_origin(made: Plan, line: int) -> list[str]:
 
 def test_the_order_of_a_plain_container(compiled: Compile) -> None:
     assert names(compiled(ROOT)) == [
+        "fork",
         "unshare_cgroups",
         "set_hostname",
         "new_keyring",
@@ -58,6 +59,7 @@ def test_the_order_of_everything(compiled: Compile) -> None:
         )
     )
     assert names(compiled(text, pipes=True)) == [
+        "fork",
         "offset_clocks",
         "barrier",
         "become_root",

@@ -15,8 +15,8 @@ from lxcd.keeper.journal import Journal
 from lxcd.keeper.protocol import Exited
 
 STEADY = settings(deadline=None, derandomize=True, database=None)
-ONE = Exited("init/a/1", 10, 256, 5)
-TWO = Exited("init/\udcff/2", 11, 9, 6)
+ONE = Exited("init/a/1", 10, 256, 5, True)
+TWO = Exited("init/\udcff/2", 11, 9, 6, True)
 
 
 @contextmanager

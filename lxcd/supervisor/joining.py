@@ -1,0 +1,88 @@
+"""The way to the keeper's socket: it is there, or a keeper has to be started, or a service manager
+starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.keeper import protocol
+from lxcd.kernel.fd import Fd
+from lxcd.supervisor import launch
+
+if TYPE_CHECKING:
+    from lxcd.paths import Paths
+
+_SECONDS = 30.0
+_PAUSE_SECONDS = 0.01
+
+
+class Joining:
+    """With `managed` a keeper is never started here, only waited for."""
+
+    def __init__(self, paths: Paths, build: str, *, managed: bool) -> None:
+        self._paths = paths
+        self._build = build
+        self._managed = managed
+
+    async def reach(self) -> socket.socket:
+        """A connection to the keeper; the caller owns it. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _SECONDS
+        launched = 0
+        while (connection := self._try()) is None:
+            if not self._managed and launched == 0:
+                try:
+                    launched = launch.spawn_keeper(self._paths.runtime_dir, self._build)
+                except OSError as error:
+                    raise errors.Unavailable(
+                        f"no keeper can be started: {error.strerror}", "KEEPER_LOST"
+                    ) from None
+            if launched and launch.ended(launched):
+                raise errors.Unavailable(
+                    f"no keeper can be started: see {self._paths.private}/keeper.log",
+                    "KEEPER_LOST",
+                )
+            if loop.time() > end:
+                raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
+            await asyncio.sleep(_PAUSE_SECONDS)
+        if launched:
+            self.reap_later(launched)
+        return connection
+
+    def _try(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            # By descriptor: sockaddr_un has room for 108 bytes only.
+            private = os.open(self._paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            with Fd(private):
+                connection.connect(f"/proc/self/fd/{private}/{protocol.SOCKET_NAME}")
+        except OSError as error:
+            connection.close()
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+                return None
+            raise
+        return connection
+
+    @staticmethod
+    def reap_later(pid: int) -> None:
+        """Have a process that was spawned here reaped when it ends."""
+        if pid <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return
+
+        def reap() -> None:
+            if launch.ended(pid):
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+
+        loop.add_reader(pidfd, reap)

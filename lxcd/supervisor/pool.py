@@ -1,0 +1,310 @@
+"""Prepared children: forked, in namespaces and version 1 cgroups of their own, waiting to become a
+container.
+
+They take the clone, and on version 1 the RCU grace period of a move into a cgroup (5 to 15 ms), out
+of the caller's time. Each is used once or never; what is kept in stock follows how often such a
+child was asked for of late. Their directories are journaled before they are made; a rename makes
+them the container's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import socket
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.cgroup import tree
+from lxcd.container import channel
+from lxcd.kernel import fd as kernel_fd
+from lxcd.supervisor import reports
+from lxcd.supervisor.keeper import gone
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from lxcd.supervisor.held import Held
+    from lxcd.supervisor.house import House
+
+_log = logging.getLogger(__name__)
+# One is made in less than this, on a busy machine; so many starts of the last second are under way.
+_MAKING_SECONDS = 0.05
+_RATE_SECONDS = 1.0
+_WARM_SECONDS = 600.0  # after the last start of its kind, one is kept
+_LOOK_SECONDS = 5.0
+_QUIET_SECONDS = 0.03
+_REMEMBERED = 1000
+
+
+def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
+    """How many to have in stock of a kind that was asked for at these times."""
+    ages = [now - start for start in starts]
+    if not any(age < _WARM_SECONDS for age in ages):
+        return 0
+    rate = sum(age < _RATE_SECONDS for age in ages) / _RATE_SECONDS
+    return min(maximum, 1 + math.ceil(rate * _MAKING_SECONDS))
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A child in its slot, and our end of its channel. Whoever took it owns all three."""
+
+    child: Held
+    channel: socket.socket
+    slot: tree.Payload
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Children with the same namespaces."""
+
+    stock: deque[Prepared] = field(default_factory=deque[Prepared])
+    starts: deque[float] = field(default_factory=lambda: deque[float](maxlen=_REMEMBERED))
+    filling: bool = False
+
+
+class Pool:
+    """Of all kinds. `house` is set once there is one."""
+
+    house: House
+
+    def __init__(self, path: str, maximum: int) -> None:
+        self._path = path  # the journal of slots
+        self._maximum = maximum
+        self._kinds: dict[int, _Kind] = {}
+        self._slots: dict[str, tree.Payload] = {}
+        self._number = 0
+        self._starts = 0
+        self._troubled = False
+        self._look: asyncio.TimerHandle | None = None
+
+    @contextlib.contextmanager
+    def start(self) -> Generator[None]:
+        """A start is under way. None is prepared beside it, or the start would have to wait for
+        their grace periods: the kernel's cgroup_mutex is held meanwhile.
+        """
+        self._starts += 1
+        try:
+            yield
+        finally:
+            self._starts -= 1
+            for flags in self._kinds:
+                self._fill(flags)
+
+    async def take(self, flags: int) -> Prepared:
+        """A child with these namespaces; from the stock, or made now. Raises OSError, LxcdError."""
+        kind = self._kinds.setdefault(flags, _Kind())
+        kind.starts.append(asyncio.get_running_loop().time())
+        found = None
+        while found is None and kind.stock:
+            found = kind.stock.popleft()
+            if found.child.exited is not None:
+                await self._discard(found)
+                found = None
+        return found or await self._make(flags)
+
+    async def alone(self, flags: int, payload: tree.Payload) -> Prepared:
+        """A child in these cgroups, for a container whose directories cannot be had by a rename."""
+        procs = tree.open_procs(self.house.trees, payload)
+        try:
+            return await self._prepare(flags, tree.Payload({}, (), payload.mark), procs)
+        finally:
+            kernel_fd.close_all(procs)
+
+    def used(self, prepared: Prepared) -> None:
+        """Its directories are a container's now, or gone."""
+        self._drop(prepared.slot)
+
+    def warm(self, flags: int) -> None:
+        """Have one in stock, as if one had been asked for."""
+        kind = self._kinds.setdefault(flags, _Kind())
+        kind.starts.append(asyncio.get_running_loop().time())
+        self._fill(flags)
+
+    # ---- stock
+
+    def _fill(self, flags: int) -> None:
+        kind = self._kinds[flags]
+        missing = self._missing(kind)
+        if not kind.filling and missing > 0 and not self._starts:
+            kind.filling = True
+            # Several at once: only the first of them waits for a grace period.
+            pause = 0.0 if len(kind.stock) < missing else _QUIET_SECONDS
+            self.house.begin(self._filling(flags, kind, pause))
+        if self._look is None and self._maximum:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
+
+    def _missing(self, kind: _Kind) -> int:
+        now = asyncio.get_running_loop().time()
+        return wanted(kind.starts, now, self._maximum) - len(kind.stock)
+
+    async def _filling(self, flags: int, kind: _Kind, pause: float) -> None:
+        try:
+            await asyncio.sleep(pause)
+            while self._missing(kind) > 0:
+                kind.stock.append(await self._make(flags))
+            self._troubled = False
+        except (errors.LxcdError, OSError) as error:
+            # Whoever needs one makes it then, and is told what is wrong.
+            if not self._troubled:
+                _log.warning("no child could be prepared: %s", error)
+            self._troubled = True
+        finally:
+            kind.filling = False
+
+    def _look_again(self) -> None:
+        """What nobody has asked for in a while goes."""
+        self._look = None
+        for flags, kind in list(self._kinds.items()):
+            while kind.stock and self._missing(kind) < 0:
+                self.house.begin(self._discard(kind.stock.pop()))
+            if not kind.stock and self._missing(kind) == 0 and not kind.filling:
+                del self._kinds[flags]
+        if self._kinds:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
+
+    def clear(self) -> None:
+        """Without their keeper they are of no use."""
+        for kind in self._kinds.values():
+            while kind.stock:
+                self.house.begin(self._discard(kind.stock.popleft()))
+
+    def refill(self) -> None:
+        """There is a keeper again."""
+        for flags in self._kinds:
+            self._fill(flags)
+
+    async def close(self) -> None:
+        """Lxcd leaves: none is left behind, none is made any more."""
+        self._maximum = 0
+        if self._look is not None:
+            self._look.cancel()
+        for kind in self._kinds.values():
+            while kind.stock:
+                await self._discard(kind.stock.popleft())
+
+    # ---- one child
+
+    async def _make(self, flags: int) -> Prepared:
+        self._number += 1
+        slot = await asyncio.to_thread(
+            tree.plan_slot, self.house.trees, f"lxcd.slot.{self._number}"
+        )
+        self._slots[slot.mark] = slot
+        procs: list[int] = []
+        try:
+            if slot.directories:
+                try:
+                    self._note()
+                except OSError as error:
+                    raise errors.from_oserror(error, "writing the journal of slots") from None
+                await asyncio.to_thread(tree.make, self.house.trees, slot)
+                procs = tree.open_procs(self.house.trees, slot)
+            return await self._prepare(flags, slot, procs)
+        except BaseException:
+            await self._remove(slot)
+            raise
+        finally:
+            kernel_fd.close_all(procs)
+
+    async def _prepare(self, flags: int, slot: tree.Payload, procs: list[int]) -> Prepared:
+        keeper = self.house.keeper
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        ours.setblocking(False)
+        try:
+            with theirs:
+                child = await keeper.prepare(
+                    self.house.next_id("init"), "init", flags, theirs.fileno(), -1, procs
+                )
+        except BaseException:
+            ours.close()
+            raise
+        prepared = Prepared(child, ours, slot)
+        try:
+            report = await reports.next_report(ours)
+        except BaseException:
+            await self._end(prepared)
+            raise
+        if isinstance(report, channel.Prepared):
+            return prepared
+        await self._end(prepared)
+        if isinstance(report, channel.Failed):
+            raise errors.StartFailed(
+                f"{report.step}: {report.syscall}: {report.text}",
+                step=report.step,
+                syscall=report.syscall,
+                errno=errno.errorcode.get(report.errno, str(report.errno)),
+                origin="default",
+                index="-1",
+                text=report.text,
+            )
+        if keeper.lost(child):
+            raise gone()
+        raise errors.StartFailed(
+            "a child ended before it was prepared",
+            step="prepare",
+            syscall="",
+            errno="",
+            origin="default",
+            index="-1",
+        )
+
+    async def _end(self, prepared: Prepared) -> None:
+        prepared.channel.close()
+        await prepared.child.killed()
+        with contextlib.suppress(errors.Unavailable):
+            self.house.keeper.forget(prepared.child)
+
+    async def _discard(self, prepared: Prepared) -> None:
+        await self._end(prepared)
+        await self._remove(prepared.slot)
+
+    async def _remove(self, slot: tree.Payload) -> None:
+        left = await asyncio.to_thread(tree.remove, slot)
+        if left:
+            _log.error("cgroups could not be removed: %s", " ".join(left))
+            return
+        self._drop(slot)
+
+    # ---- the journal of slots
+
+    def _drop(self, slot: tree.Payload) -> None:
+        if self._slots.pop(slot.mark, None) is not None:
+            # One that is named and not there does no harm.
+            with contextlib.suppress(OSError):
+                self._note()
+
+    def _note(self) -> None:
+        """Which directories there may be: on disk before they are made. Raises OSError."""
+        text = json.dumps([asdict(slot) for slot in self._slots.values()]).encode()
+        new = f"{self._path}.new"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(text)
+        os.rename(new, self._path)
+
+    def recover(self) -> None:
+        """Remove what an earlier lxcd has left; its children have ended with it."""
+        try:
+            with open(self._path, "rb") as file:
+                found = json.loads(file.read())
+            for words in found:
+                slot = tree.Payload(words["directories"], tuple(words["made"]), words["mark"])
+                tree.remove(slot)
+        except FileNotFoundError:
+            return
+        except (ValueError, TypeError, KeyError) as error:
+            _log.warning("%s cannot be read: %s", self._path, error)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
