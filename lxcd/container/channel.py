@@ -4,9 +4,10 @@ closed list.
 One SOCK_SEQPACKET pair per child, made by lxcd. The child owns nothing but its end: when lxcd is
 gone it reads EOF and ends, so a start never goes on half decided.
 
-    lxcd → child    SPEC        the steps, in a memfd; how many descriptors follow; with a second
-                                memfd the child writes into it where it is (`step_of`)
-                    FDS         a batch of descriptors (scm(7): at most 253)
+    lxcd → child    SPEC        the steps, in a memfd; with a second one the child writes into it
+                                where it is (`step_of`)
+                    FDS         how many descriptors there are and which of them are missing, and
+                                as many as fit (scm(7): at most 253); more follow with MORE
                     GO          walk on behind the barrier
     child → lxcd    PREPARED    sits in its namespaces and cgroups, and waits for SPEC
                     REACHED     stands at a barrier
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lxcd.kernel import fd as kernel_fd
 
@@ -78,12 +79,23 @@ def decode(data: bytes) -> Report:
         raise ValueError(f"not a report: {data[:100]!r}") from error
 
 
-def send_spec(channel: socket.socket, memfd: int, fds: list[int], progress: int = -1) -> None:
-    """Lxcd's side: hand the Spec and its descriptors over. The caller keeps its own copies."""
-    with_it = [memfd] if progress < 0 else [memfd, progress]
-    kernel_fd.send(channel, json.dumps(["SPEC", len(fds)]).encode(), with_it)
-    for first in range(0, len(fds), kernel_fd.MAX_FDS):
-        kernel_fd.send(channel, b'["FDS"]', fds[first : first + kernel_fd.MAX_FDS])
+def send_spec(channel: socket.socket, memfd: int, progress: int = -1) -> None:
+    """Lxcd's side: hand the Spec over; the child reads it while its descriptors are being opened.
+    The caller keeps its own copies.
+    """
+    kernel_fd.send(channel, b'["SPEC"]', [memfd] if progress < 0 else [memfd, progress])
+
+
+def send_fds(channel: socket.socket, fds: list[int]) -> None:
+    """Lxcd's side: the descriptors that the Spec names; -1 for one that there is not. The caller
+    keeps its own copies.
+    """
+    missing = [place for place, number in enumerate(fds) if number < 0]
+    there = [number for number in fds if number >= 0]
+    first = json.dumps(["FDS", len(fds), missing]).encode()
+    kernel_fd.send(channel, first, there[: kernel_fd.MAX_FDS])
+    for start in range(kernel_fd.MAX_FDS, len(there), kernel_fd.MAX_FDS):
+        kernel_fd.send(channel, b'["MORE"]', there[start : start + kernel_fd.MAX_FDS])
 
 
 def step_of(progress: int) -> int:
@@ -110,8 +122,8 @@ class ChildEnd:
         """Its descriptor: what stays open until the exec."""
         return self._channel.fileno()
 
-    def receive_spec(self) -> tuple[bytes, list[int]]:
-        """Wait for SPEC and FDS: the Spec's text and the descriptors, owned by the caller."""
+    def receive_spec(self) -> bytes:
+        """Wait for SPEC: the Spec's text."""
         words, fds = self._receive()
         if words[0] != "SPEC" or not fds:
             os._exit(1)
@@ -119,11 +131,19 @@ class ChildEnd:
         os.close(fds[0])
         if len(fds) > 1:
             self._progress = fds[1]
-        handed: list[int] = []
-        while len(handed) < int(words[1]):
+        return text
+
+    def receive_fds(self) -> list[int]:
+        """Wait for FDS: the descriptors, owned by the caller; -1 for those that are missing."""
+        words, there = self._receive()
+        if words[0] != "FDS":
+            os._exit(1)
+        count, missing = words[1], set(words[2])
+        while len(there) + len(missing) < count:
             _, more = self._receive()
-            handed.extend(more)
-        return text, handed
+            there.extend(more)
+        found = iter(there)
+        return [-1 if place in missing else next(found) for place in range(count)]
 
     def note(self, index: int) -> None:
         """Leave word of where we are, for those who find us dead."""
@@ -144,12 +164,12 @@ class ChildEnd:
         except OSError:
             os._exit(1)
 
-    def _receive(self) -> tuple[list[str], list[int]]:
+    def _receive(self) -> tuple[list[Any], list[int]]:
         try:
             data, fds = kernel_fd.receive(self._channel, MESSAGE_LIMIT)
         except OSError:
             os._exit(1)
         if not data:
             os._exit(1)
-        words: list[str] = json.loads(data)
+        words: list[Any] = json.loads(data)
         return words, fds

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, credentials)
 
 _FAILED = 125
+_REHEARSAL = spec.Spec(
+    "",
+    tuple(
+        mounts.MountBeneath(origin=f"{number}", source=f"/{number}", target=f"/{number}")
+        for number in range(40)
+    ),
+).encode()
 
 
 def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
@@ -41,11 +48,14 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
+        # Once for nothing: pages that are written to are copied now, and not while somebody waits.
+        spec.decode(_REHEARSAL)
         end.say(Prepared())
-        text, fds = end.receive_spec()
+        text = end.receive_spec()
         name = "decode_spec"
         wanted = spec.decode(text)
-        walk = Walk(end, keeper, fds)
+        name = "receive_descriptors"
+        walk = Walk(end, keeper, end.receive_fds())
         for step in wanted.steps:
             index, name = index + 1, step.name
             end.note(index)

@@ -62,7 +62,7 @@ def unless_optional(optional: bool, act: Callable[[], None]) -> None:  # noqa: F
 class MountTree(Step):
     """Hang a mount that lxcd opened on the host's side over a place in the container."""
 
-    fd: int  # -1: lxcd could not open it, and it is optional
+    fd: int
     source: str
     target: str
     create: str = ""
@@ -72,13 +72,12 @@ class MountTree(Step):
 
     def describe(self) -> str:
         """See Step."""
-        if self.fd < 0:
-            return f"nothing on /{self.target}: {self.source} cannot be opened, and is optional"
         return f"mount {self.source} on /{self.target}"
 
     def apply(self, walk: Walk) -> None:
         """See Step."""
-        if self.fd >= 0:
+        # -1: lxcd could not open it, and it is optional.
+        if walk.fds[self.fd] >= 0:
             unless_optional(self.optional, lambda: self._mount(walk))
 
     def _mount(self, walk: Walk) -> None:

@@ -3,30 +3,30 @@ that will be done.
 
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
-    fork · clocks · barrier identity (id maps) · barrier limits (prlimit, /proc/PID)
+    (id maps, from outside) · fork · clocks · barrier limits (prlimit, /proc/PID)
     [barrier network] · cgroup namespace · hostname · keyring · core scheduling · lo
     [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
     [mount, autodev hooks] · devpts · console and ttys · sysctls · pivot_root
     personality · capabilities · [LSM label] · no_new_privs · [seccomp] · [start hooks]
-    [barrier ready: device program, start-host hooks] · exec
+    barrier ready [device program, start-host hooks] · exec
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lxcd.config.model import DEFAULT, ContainerConfig
-from lxcd.container import credentials, devices, mounts, namespaces, resources, rootfs
+from lxcd.container import credentials, devices, namespaces, resources, rootfs
 from lxcd.container.draft import Draft, Host, Life, fail
 from lxcd.container.mount_plan import MountPlanner
-from lxcd.container.spec import Spec, Step
+from lxcd.container.spec import Spec
 from lxcd.kernel import identity, process
 
 __all__ = ["Host", "Life", "Plan", "compile_plan"]
 
 # Barriers, in the order in which a child reaches them.
-IDENTITY = "identity"
 LIMITS = "limits"
+READY = "ready"
 
 _ALWAYS: tuple[str, ...] = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
 # Namespaces that come as steps, once it is known which container a prepared child becomes, and it
@@ -148,7 +148,15 @@ class _Compiler:
         draft.add(rootfs.ShareMounts(origin=DEFAULT))
         self._rights()
         execute = self._execute()
+        draft.add(
+            namespaces.Barrier(
+                origin=DEFAULT, barrier=READY, why="what it holds is held here too, cgroups are its"
+            )
+        )
         draft.add(execute)
+        if any(version is None for _, version in draft.host.hierarchies):
+            # Its cgroup comes behind all that is opened for it.
+            draft.steps[0] = self._fork(len(draft.resources))
         flags = 0
         for name in draft.namespaces:
             flags |= 0 if name in _LATER else process.NAMESPACES[name]
@@ -165,9 +173,7 @@ class _Compiler:
 
     def _identity(self) -> None:
         config = self.draft.config
-        self.draft.add(
-            namespaces.Fork(origin=DEFAULT, fd=-1, pid_namespace="pid" in self.draft.namespaces)
-        )
+        self.draft.add(self._fork(-1))
         if "time" in self.draft.namespaces:
             # Before the ids change: /proc/self of a process that is not dumpable belongs to the
             # host's root.
@@ -192,9 +198,6 @@ class _Compiler:
                         origin,
                         f"lxc.idmap maps no {what} 0: the container would have no root",
                     )
-            self.draft.add(
-                namespaces.Barrier(origin=origin, barrier=IDENTITY, why="id maps, idmapped mounts")
-            )
             self.draft.add(namespaces.BecomeRoot(origin=origin))
         outside = [limit.origin for limit in config.prlimits]
         outside += [setting.origin for setting in config.procs]
@@ -204,6 +207,10 @@ class _Compiler:
                     origin=outside[0], barrier=LIMITS, why="resource limits, /proc/PID"
                 )
             )
+
+    def _fork(self, fd: int) -> namespaces.Fork:
+        has_pid = "pid" in self.draft.namespaces
+        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid)
 
     def _names(self) -> None:
         config = self.draft.config
@@ -321,31 +328,3 @@ def initial_environment(
         elif variable.name in host.environment:
             found[variable.name] = host.environment[variable.name]
     return found
-
-
-def with_cgroup(plan: Plan, fd: int) -> Plan:
-    """The same plan with the place of the descriptor of its cgroup of version 2."""
-    steps = tuple(
-        replace(step, fd=fd) if isinstance(step, namespaces.Fork) else step
-        for step in plan.spec.steps
-    )
-    return replace(plan, spec=replace(plan.spec, steps=steps))
-
-
-def without_optional(plan: Plan, missing: set[int]) -> Plan:
-    """The same plan where optional resources could not be opened: their steps say so and mount
-    nothing.
-
-    Indexes move up; `missing` are those of `plan`.
-    """
-    places: dict[int, int] = {}
-    for index in range(len(plan.resources)):
-        places[index] = -1 if index in missing else len([i for i in places.values() if i >= 0])
-    steps: list[Step] = []
-    for step in plan.spec.steps:
-        if isinstance(step, mounts.MountTree | rootfs.AttachRootfs):
-            steps.append(replace(step, fd=places[step.fd]))
-        else:
-            steps.append(step)
-    kept = tuple(resource for index, resource in enumerate(plan.resources) if index not in missing)
-    return replace(plan, resources=kept, spec=replace(plan.spec, steps=tuple(steps)))

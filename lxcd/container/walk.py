@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -99,23 +100,16 @@ class Walk:
     def fork(self, flags: int, cgroup: int = -1) -> None:
         """Go on as another process, made with these flags of clone3 and in this cgroup of version
         2; this one ends. The other is the keeper's child too, which gets its pidfd.
-
-        It does nothing before the keeper and lxcd know it: what nobody knows of, nobody could end.
         """
         pid, pidfd = process.clone3(flags | process.CLONE_PARENT, cgroup)
         if pid != 0:
             try:
                 kernel_fd.send(self.keeper, json.dumps(["FORKED", pid]).encode(), [pidfd])
-            except OSError:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                raise
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                raise libc.oserror(error.errno or errno.EPIPE, "sendmsg") from None
             os._exit(0)
-        try:
-            data, _ = kernel_fd.receive(self.keeper, 100)
-        except OSError:
-            data = b""
-        if data != b'["GO"]':
-            os._exit(1)
 
     def hand_streams(self, streams: dict[str, int]) -> None:
         """Give masters of terminals and read ends of pipes to the keeper, by name, and close them
@@ -125,5 +119,8 @@ class Walk:
         for first in range(0, len(names), kernel_fd.MAX_FDS):
             batch = names[first : first + kernel_fd.MAX_FDS]
             data = json.dumps(["STREAMS", batch]).encode()
-            kernel_fd.send(self.keeper, data, [streams[name] for name in batch])
+            try:
+                kernel_fd.send(self.keeper, data, [streams[name] for name in batch])
+            except OSError as error:
+                raise libc.oserror(error.errno or errno.EPIPE, "sendmsg") from None
         kernel_fd.close_all(list(streams.values()))

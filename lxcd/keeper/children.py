@@ -158,6 +158,8 @@ class Children:
         if len(fds) != (not request.ended):
             raise ProtocolError("ADOPT brings the pidfd of a child that has not ended")
         _require_names(request.id, request.kind)
+        for number in fds:
+            _require_pidfd(number)
         if request.id in self.by_id:
             kernel_fd.close_all(fds)
             return
@@ -182,12 +184,17 @@ class Children:
         if child is None or request.name in child.streams:
             kernel_fd.close_all(fds)
             return
+        if request.open and not self._epoll.takes(fds[0]):
+            raise ProtocolError("what cannot be waited for is no stream")
         self.restore_stream(
             child,
             request.name,
             fds[0] if request.open else -1,
             fds[-1] if request.has_ring else -1,
         )
+        stream = child.streams[request.name]
+        if child.ended and stream.fd >= 0 and not stream.paused:
+            self._finish(stream)
 
     def restore(self, stored: dict[Kept, int]) -> None:
         """Take what a service manager has kept while there was no keeper."""
@@ -265,17 +272,9 @@ class Children:
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))
-            # It goes on only when lxcd knows it: nothing runs that nobody could end.
-            self._link.tell(protocol.Forked(child.id, child.pid), [child.pidfd], child.id)
+            self._link.tell(protocol.Forked(child.id, child.pid), [child.pidfd])
             self._reap_orphans()
         return True
-
-    def go_on(self, id_: str) -> None:
-        """Lxcd knows of the process that goes on in a child's place: now it may."""
-        child = self.by_id.get(id_)
-        if child is not None and child.control is not None:
-            with contextlib.suppress(OSError):
-                kernel_fd.send(child.control, b'["GO"]')
 
     def _part(self, child: Child) -> None:
         if child.control is not None:
@@ -369,7 +368,6 @@ class Children:
         self._store.drop(child.id, "pidfd")
         os.close(pidfd)
         child.pidfd = -1
-        # A second half that waits for us to let it go on does so no longer.
         self._part(child)
         child.exited = exited = protocol.Exited(child.id, child.pid, status, now, known)
         for stream in list(child.streams.values()):
@@ -428,6 +426,15 @@ class Children:
             if zombie is None or zombie.si_pid in known:
                 return
             os.waitid(os.P_PID, zombie.si_pid, os.WEXITED | os.WNOHANG)
+
+
+def _require_pidfd(number: int) -> None:
+    try:
+        signal.pidfd_send_signal(number, 0)
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        raise ProtocolError(f"not a pidfd: {error.strerror}") from None
 
 
 def _require_names(*names: str) -> None:

@@ -44,6 +44,15 @@ class Epoll:
             del self._handlers[number]
             raise
 
+    def takes(self, number: int) -> bool:
+        """Whether it is something that can be waited for, and is not watched."""
+        try:
+            self._epoll.register(number, READ)
+        except OSError:
+            return False
+        self._epoll.unregister(number)
+        return True
+
     def unwatch(self, number: int) -> None:
         """Before `number` is closed: lxcd may hold a copy, so closing would not take it out."""
         if self._handlers.pop(number, None) is not None:

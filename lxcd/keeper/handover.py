@@ -41,7 +41,7 @@ def state_of(keeper: Keeper) -> dict[str, Any]:
             "socket": peer.socket.fileno(),
             "poke": peer.poke,
             "unsent": [
-                [base64.b64encode(message.data).decode(), list(message.fds), message.child]
+                [base64.b64encode(message.data).decode(), list(message.fds)]
                 for message in peer.unsent
             ],
         },
@@ -80,7 +80,7 @@ def descriptors(state: dict[str, Any]) -> Iterator[int]:
     yield from (state["store"]["notify"], state["store"]["book"])
     if state["lxcd"] is not None:
         yield from (state["lxcd"]["socket"], state["lxcd"]["poke"])
-        for _, fds, _ in state["lxcd"]["unsent"]:
+        for _, fds in state["lxcd"]["unsent"]:
             yield from fds
     for child in state["children"]:
         yield from (child["pidfd"], child["control"])
@@ -136,8 +136,8 @@ def peer_of(state: dict[str, Any]) -> Peer | None:
     connection = socket.socket(fileno=values["socket"])
     connection.setblocking(False)
     peer = Peer(connection, values["poke"])
-    for data, fds, child in values["unsent"]:
-        peer.unsent.append(Unsent(base64.b64decode(data), tuple(fds), child))
+    for data, fds in values["unsent"]:
+        peer.unsent.append(Unsent(base64.b64decode(data), tuple(fds)))
     return peer
 
 

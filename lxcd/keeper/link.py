@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """A message that the socket had no room for, with copies of its descriptors. `child` may go on
-    once lxcd has it: see `Children`.
-    """
+    """A message that the socket had no room for, with copies of its descriptors."""
 
     data: bytes
     fds: tuple[int, ...] = ()
-    child: str = ""
 
 
 @dataclass(slots=True)
@@ -42,14 +39,12 @@ class Peer:
 class Link:
     """Accepts lxcd, hears its requests, tells it answers.
 
-    `obey` gets a request and its descriptors, `gone` is called when lxcd has left, `told` with the
-    id of a child whose message has reached the kernel.
+    `obey` gets a request and its descriptors, `gone` is called when lxcd has left.
     """
 
     def __init__(self, epoll: Epoll, listener: socket.socket, peer: Peer | None = None) -> None:
         self.obey: Callable[[protocol.Request, list[int]], None]
         self.gone: Callable[[], None]
-        self.told: Callable[[str], None]
         self.grown = False  # a ring has: lxcd is poked at the end of this turn
         self._epoll = epoll
         self.listener = listener
@@ -116,20 +111,15 @@ class Link:
             kernel_fd.close_all(message.fds)
         if peer.poke >= 0:
             os.close(peer.poke)
-        for message in peer.unsent:
-            if message.child:
-                self.told(message.child)
         self.gone()
 
-    def tell(self, answer: protocol.Answer, fds: list[int] | None = None, child: str = "") -> None:
+    def tell(self, answer: protocol.Answer, fds: list[int] | None = None) -> None:
         """Send, or queue with copies of the descriptors, so that they may be closed here
-        meanwhile. `child` is what `told` is called with then.
+        meanwhile.
         """
         peer = self.peer
         if peer is None or peer.poke < 0:
             # Who has not said HELLO yet is told all then.
-            if child:
-                self.told(child)
             return
         data = protocol.encode(answer)
         if not peer.unsent:
@@ -139,18 +129,14 @@ class Link:
                 self._epoll.also_writable(peer.socket.fileno(), True)
             except (BrokenPipeError, ConnectionResetError):
                 # It has gone; the loop reads EOF next.
-                if child:
-                    self.told(child)
                 return
             except OSError as error:
                 # No memory right now: later.
                 print(f"keeper: {error}", file=sys.stderr)
                 self._epoll.also_writable(peer.socket.fileno(), True)
             else:
-                if child:
-                    self.told(child)
                 return
-        peer.unsent.append(Unsent(data, tuple(os.dup(number) for number in fds or []), child))
+        peer.unsent.append(Unsent(data, tuple(os.dup(number) for number in fds or [])))
 
     def _flush(self, peer: Peer) -> None:
         while peer.unsent:
@@ -161,8 +147,6 @@ class Link:
                 return
             kernel_fd.close_all(message.fds)
             peer.unsent.popleft()
-            if message.child:
-                self.told(message.child)
         self._epoll.also_writable(peer.socket.fileno(), False)
 
     def poke(self) -> None:

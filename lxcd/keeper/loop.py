@@ -47,7 +47,6 @@ class Keeper:
         self.leaving = False
         self.link.obey = self._obey
         self.link.gone = self.children.release
-        self.link.told = self.children.go_on
 
     def run(self) -> None:
         """Serve until nothing is left."""

@@ -51,4 +51,7 @@ def set_window_size(fd: int, rows: int, columns: int) -> None:
 
 def set_controlling(fd: int) -> None:
     """TIOCSCTTY: the calling session leader's controlling terminal from now on."""
-    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+    try:
+        fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "ioctl TIOCSCTTY") from None

@@ -17,6 +17,7 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel, credentials, devices, passwd, plan
 from lxcd.container.join import Join
+from lxcd.container.namespaces import Barrier
 from lxcd.container.spec import Spec, Step
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount
@@ -160,7 +161,8 @@ class _Exec:
             )
             spec = Spec(record.name, self._steps())
             with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
-                channel.send_spec(ours, memfd.fileno(), [self._init.pidfd.fileno(), read_end])
+                channel.send_spec(ours, memfd.fileno())
+            channel.send_fds(ours, [self._init.pidfd.fileno(), read_end])
             self._socket = ours
         except BaseException as error:
             ours.close()
@@ -237,6 +239,9 @@ class _Exec:
             name, _, value = text.partition("=")
             environment[name] = value
         steps.append(
+            Barrier(origin="exec", barrier=plan.READY, why="its streams are held here too")
+        )
+        steps.append(
             credentials.Execute(
                 origin="exec",
                 argv=self._command.argv,
@@ -296,9 +301,8 @@ class _Exec:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
         entered.
         """
-        executing = False
+        child, keeper = self._child, self._house.keeper
         while (report := await reports.next_report(self._socket)) is not None:
-            executing = executing or isinstance(report, channel.Executing)
             if isinstance(report, channel.Failed):
                 call = f"{report.syscall}: " if report.syscall else ""
                 raise errors.FailedPrecondition(
@@ -309,13 +313,13 @@ class _Exec:
                     syscall=report.syscall,
                     errno=str(report.errno),
                 )
-        child = self._child
-        if child is None or child.exited is not None:
-            return
-        if not executing or not await self._house.keeper.known(child, *_STREAMS):
-            await child.until(lambda: child.exited is not None or self._house.keeper.lost(child))
-            if self._house.keeper.lost(child):
-                raise gone()
+            if isinstance(report, channel.Reached) and child is not None:
+                if not await keeper.known(child, *_STREAMS) and child.exited is None:
+                    raise gone()
+                with contextlib.suppress(ConnectionError):
+                    channel.send_go(self._socket)
+        if child is not None and not child.forked and child.exited is None and keeper.lost(child):
+            raise gone()
 
     async def _feed(self) -> None:
         """Write its standard input as it takes it, then close it."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.keeper import Keeper
 
 # Of a start, in order; between them come the steps of the child.
-PHASES = ("take", "claim", "resources", "spec", "walk", "record")
+PHASES = ("take", "spec", "claim", "resources", "identity", "walk", "record")
 
 
 class Faults:
@@ -37,7 +37,10 @@ class Faults:
         place, act = self._read()
         if not place.startswith("step:"):
             return None
-        return Fault(int(place[5:]), BARRIER if act.startswith("kill-") else act)
+        if act.startswith("kill-"):
+            return Fault(int(place[5:]), BARRIER)
+        os.unlink(self._path)
+        return Fault(int(place[5:]), act)
 
     def strike(self, place: str, child: Held | None = None) -> None:
         """Obey if the file names this place. Raises OSError for the name of an errno."""
@@ -56,10 +59,6 @@ class Faults:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _:
                 raise libc.oserror(getattr(errno, act), "fault")
-
-    def strike_step(self, index: int, child: Held) -> None:
-        """The child has come to the step and waits."""
-        self.strike(f"step:{index}", child)
 
     def _read(self) -> tuple[str, str]:
         if not self._path:

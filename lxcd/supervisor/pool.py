@@ -288,6 +288,10 @@ class Pool:
 
     def _note(self) -> None:
         """Which directories there may be: on disk before they are made. Raises OSError."""
+        if not self._slots:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            return
         text = json.dumps([asdict(slot) for slot in self._slots.values()]).encode()
         new = f"{self._path}.new"
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -24,7 +24,9 @@ async def next_report(ours: socket.socket) -> channel.Report | None:
             await _readable(ours)
             continue
         except ConnectionResetError:
-            return None
+            # It has gone and left something of ours unread; what it has said is still there. The
+            # error is told once.
+            continue
         kernel_fd.close_all(fds)
         return channel.decode(data) if data else None
 

@@ -128,14 +128,16 @@ class Spawned:
 
     def send_spec(self, *steps: Step, fds: list[int] | None = None) -> None:
         with kernel_fd.Fd(kernel_fd.sealed_memfd("spec", Spec("test", steps).encode())) as memfd:
-            channel.send_spec(self.channel, memfd.fileno(), fds or [])
+            channel.send_spec(self.channel, memfd.fileno())
+        channel.send_fds(self.channel, fds or [])
 
     def listen(self) -> None:
         while True:
             try:
                 data, _ = kernel_fd.receive(self.channel, channel.MESSAGE_LIMIT)
-            except ConnectionError:
-                return
+            except ConnectionResetError:
+                # It has left something unread; that is told once.
+                continue
             if not data:
                 return
             report = channel.decode(data)

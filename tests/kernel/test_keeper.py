@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import lxcd
+from lxcd.container import channel
 from lxcd.container.channel import Executing, Failed
 from lxcd.keeper import protocol
 from lxcd.kernel import fd as kernel_fd
@@ -165,14 +166,15 @@ def test_a_channel_that_is_no_socket(keeper: RunningKeeper) -> None:
         (b"garbage", "decode_spec"),
         (b"[]", "decode_spec"),
         (b'{"container": "c", "steps": [["no_such_step", {}]]}', "decode_spec"),
-        (b'{"container": "c", "steps": []}', "decode_spec"),
+        (b'{"container": "c", "steps": []}', "receive_descriptors"),
     ],
 )
 def test_a_spec_that_makes_no_sense(keeper: RunningKeeper, text: bytes, step: str) -> None:
     connection = keeper.greeted()
     child = keeper.spawn(connection, "child")
     with kernel_fd.Fd(kernel_fd.sealed_memfd("spec", text)) as memfd:
-        kernel_fd.send(child.channel, b'["SPEC", 0]', [memfd.fileno()])
+        kernel_fd.send(child.channel, b'["SPEC"]', [memfd.fileno()])
+    channel.send_fds(child.channel, [])
     child.listen()
     (report,) = child.reports
     assert isinstance(report, Failed)

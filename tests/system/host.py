@@ -238,7 +238,9 @@ class Host:
         for api in self._apis:
             api.close()
         try:
-            if self.daemon is not None or self.machine.processes():
+            # What an lxcd that was killed had prepared is swept by the next one.
+            slots = self.run_dir / "private/slots"
+            if self.daemon is not None or self.machine.processes() or slots.exists():
                 self.shutdown()
             until(lambda: not self.machine.processes(), "nothing runs on the machine any more", 30)
         except (AssertionError, subprocess.SubprocessError) as error:

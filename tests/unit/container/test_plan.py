@@ -43,6 +43,7 @@ def test_the_order_of_a_plain_container(compiled: Compile) -> None:
         "open_terminals",
         "pivot_root",
         "share_mounts",
+        "barrier",
         "execute",
     ]
 
@@ -61,7 +62,6 @@ def test_the_order_of_everything(compiled: Compile) -> None:
     assert names(compiled(text, pipes=True)) == [
         "fork",
         "offset_clocks",
-        "barrier",
         "become_root",
         "barrier",
         "unshare_cgroups",
@@ -84,6 +84,7 @@ def test_the_order_of_everything(compiled: Compile) -> None:
         "set_personality",
         "limit_capabilities",
         "no_new_privs",
+        "barrier",
         "execute",
     ]
 
@@ -199,17 +200,6 @@ def test_capabilities(compiled: Compile) -> None:
     dropped = compiled(ROOT + "lxc.cap.drop = CAP_SYS_ADMIN 40\n").capabilities
     assert dropped is not None
     assert set(range(41)) - set(dropped) == {21, 40}
-
-
-def test_optional_resources_that_are_missing(compiled: Compile) -> None:
-    text = ROOT + "".join(f"lxc.mount.entry = /x{n} y{n} none bind,optional 0 0\n" for n in "abc")
-    made = compiled(text)
-    assert [r.optional for r in made.resources] == [False, True, True, True]
-    left = plan.without_optional(made, {1, 3})
-    trees = [step for step in left.spec.steps if isinstance(step, mounts.MountTree)]
-    assert [step.fd for step in trees] == [-1, 1, -1]
-    assert [r.describe() for r in left.resources] == ["take /srv/c with all below", "take /xb"]
-    assert trees[0].describe().startswith("nothing on /ya")
 
 
 WORDS = st.sampled_from(

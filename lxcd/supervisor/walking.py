@@ -1,0 +1,225 @@
+"""lxcd's side of a child's walk: what barriers ask for, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.cgroup import tree
+from lxcd.container import channel, plan
+from lxcd.container.fault import BARRIER
+from lxcd.container.mounts import MountTree
+from lxcd.container.namespaces import Barrier
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import libc
+from lxcd.supervisor import reports
+from lxcd.supervisor.stop import signal_name
+
+if TYPE_CHECKING:
+    from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.pool import Prepared
+
+
+class Walk:
+    """lxcd's side of the child's walk: does what barriers ask for, and learns how it ended."""
+
+    def __init__(
+        self,
+        house: House,
+        config: ContainerConfig,
+        made: plan.Plan,
+        prepared: Prepared,
+        payload: tree.Payload,
+        progress: int,
+    ) -> None:
+        self._house = house
+        self._config = config
+        self._plan = made
+        self._payload = payload
+        self._child = prepared.child
+        self._socket = prepared.channel
+        self._progress = progress
+        self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def to_the_end(self) -> None:
+        """Return once the child has exec'ed its program. Raises StartFailed."""
+        self._house.begin(self._delegate())
+        executing = False
+        while True:
+            report = await reports.next_report(self._socket)
+            match report:
+                case None:
+                    break
+                case channel.Reached():
+                    await self._at_barrier(report.barrier)
+                    # If it has died meanwhile, its end is read next.
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        channel.send_go(self._socket)
+                case channel.Failed():
+                    raise self._step_failed(report)
+                case channel.Executing():
+                    executing = True
+                case channel.Prepared():
+                    raise errors.Internal("a child was prepared twice")
+        if not executing:
+            await self._has_ended()
+
+    async def _known(self, *streams: str) -> None:
+        """Wait until all of it is held here: what is not cannot be handed to the next keeper."""
+        if not await self._house.keeper.known(self._child, *streams):
+            await self._has_ended()
+
+    async def _has_ended(self) -> None:
+        """It is gone and has not said why; or it is to go, as its keeper is gone."""
+        keeper, child = self._house.keeper, self._child
+        await child.until(lambda: child.exited is not None or keeper.lost(child))
+        lost = keeper.lost(child)
+        raise self._ended_at("the keeper was lost" if lost else self._how_it_ended())
+
+    def _ended_at(self, why: str) -> errors.StartFailed:
+        """The error of a child that did not tell: it has left word of where it was."""
+        index = channel.step_of(self._progress)
+        if index < 0:
+            return errors.StartFailed(
+                f"the child ended before its first step: {why}",
+                step="prepare",
+                syscall="",
+                errno="",
+                origin="default",
+                index="-1",
+                text=why,
+            )
+        name = self._plan.spec.steps[index].name
+        return self._step_failed(channel.Failed(index, name, "", 0, f"the child ended: {why}"))
+
+    async def _at_barrier(self, barrier: str) -> None:
+        if barrier == BARRIER:
+            index = channel.step_of(self._progress)
+            if index > 0:
+                # Behind the fork it is another process.
+                await self._known()
+            self._house.faults.strike(f"step:{index}", self._child)
+            return
+        step = next(
+            step
+            for step in self._plan.spec.steps
+            if isinstance(step, Barrier) and step.barrier == barrier
+        )
+        index = self._plan.spec.steps.index(step)
+        origin = step.origin
+        try:
+            self._house.faults.strike(f"barrier:{barrier}", self._child)
+            if barrier == plan.LIMITS:
+                await self._known()
+                for limit in self._config.prlimits:
+                    origin = limit.origin
+                    _set_limit(self._child.pid, limit)
+                for setting in self._config.procs:
+                    origin = setting.origin
+                    path = f"/proc/{self._child.pid}/{setting.name}"
+                    await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
+            elif barrier == plan.READY:
+                # Nothing runs that nobody could end, or whose output nobody could follow.
+                await self._known(*self._plan.streams)
+                await self._delegated
+        except OSError as error:
+            if self._child.exited is not None or isinstance(error, ProcessLookupError):
+                # It went away under our hands: that it did is the cause.
+                await self._has_ended()
+            raise failed(step.name, error, index, origin, what=step.describe()) from None
+
+    async def _delegate(self) -> None:
+        """Give the container its cgroups, beside the walk: not before it is born in them, or it
+        would not be allowed to.
+        """
+        try:
+            if self._config.idmap and await self._house.keeper.known(self._child):
+                root = host_root(self._config.idmap)
+                await asyncio.to_thread(tree.delegate, self._house.trees, self._payload, *root)
+        except OSError as error:
+            self._delegated.set_exception(error)
+            # A child that has failed does not ask.
+            self._delegated.exception()
+        else:
+            self._delegated.set_result(None)
+
+    def _step_failed(self, report: channel.Failed) -> errors.StartFailed:
+        origin, what = "default", report.step
+        if 0 <= report.index < len(self._plan.spec.steps):
+            step = self._plan.spec.steps[report.index]
+            origin, what = step.origin, step.describe()
+            if isinstance(step, MountTree) and step.fd >= 0:
+                what = f"{what} ({self._plan.resources[step.fd].describe()})"
+        where = f" [{origin}]" if origin != "default" else ""
+        call = f"{report.syscall}: " if report.syscall else ""
+        if self._house.keeper.lost(self._child):
+            # Its terminals have hung up, nobody takes what it hands over.
+            where = f" (the keeper was lost){where}"
+        return errors.StartFailed(
+            f"{what}: {call}{report.text}{where}",
+            step=report.step,
+            syscall=report.syscall,
+            errno=errno.errorcode.get(report.errno, str(report.errno)),
+            origin=origin,
+            index=str(report.index),
+            text=report.text,
+        )
+
+    def _how_it_ended(self) -> str:
+        exited = self._child.exited
+        if exited is None:
+            return "how is not known"
+        number = exited.status & 0x7F
+        if number:
+            return f"killed by {signal_name(number)}"
+        return f"exit status {exited.status >> 8}"
+
+
+def host_root(idmap: tuple[IdMapping, ...]) -> tuple[int, int]:
+    """Host ids of the container's root."""
+    found = {"u": 0, "g": 0}
+    for mapping in idmap:
+        if mapping.first == 0:
+            found[mapping.kind] = mapping.host
+    return found["u"], found["g"]
+
+
+def _set_limit(pid: int, limit: ResourceLimit) -> None:
+    """prlimit(2), from outside: what the child may not raise itself."""
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:
+        raise libc.oserror(errno.EINVAL, "prlimit", f"no limit is called {limit.name}")
+    soft, hard = (
+        resource.RLIM_INFINITY if value is None else value for value in (limit.soft, limit.hard)
+    )
+    try:
+        resource.prlimit(pid, number, (soft, hard))
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None) or errno.EINVAL
+        raise libc.oserror(code, "prlimit", limit.name) from None
+
+
+def failed(
+    step: str, error: OSError, index: int, origin: str, what: str = ""
+) -> errors.StartFailed:
+    """The error of a system call of ours that a start could not do without."""
+    number = error.errno or 0
+    path = f": {error.filename}" if isinstance(error.filename, str) and error.filename else ""
+    where = f" [{origin}]" if origin != "default" else ""
+    syscall = libc.syscall_of(error)
+    call = f"{syscall}: " if syscall else ""
+    return errors.StartFailed(
+        f"{what or step}: {call}{os.strerror(number)}{path}{where}",
+        step=step,
+        syscall=syscall,
+        errno=errno.errorcode.get(number, str(number)),
+        origin=origin,
+        index=str(index),
+        text=f"{os.strerror(number)}{path}",
+    )
