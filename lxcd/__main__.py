@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import os
 import sys
 from dataclasses import replace
@@ -80,12 +81,28 @@ def _with_system_config(settings: settings_file.Settings) -> settings_file.Setti
     return replace(settings, lxcpath=system.lxcpath or settings.lxcpath)
 
 
+def _is_without_daemon(settings: settings_file.Settings) -> bool:
+    """There is a keeper, and no lxcd that it belongs to."""
+    from lxcd.supervisor import joining  # noqa: PLC0415 - as above
+
+    roots = paths.Paths(settings.lxcpath, settings.runtime_dir, settings.state_dir)
+    try:
+        with open(roots.lock, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            connection = joining.try_connect(roots)
+    except OSError:
+        return False
+    if connection is not None:
+        connection.close()
+    return connection is not None
+
+
 def main() -> int:
     """Entry of the command `lxcd`."""
     options = _parser().parse_args()
     try:
         settings = settings_of(options)
-        if options.verb == "shutdown":
+        if options.verb == "shutdown" and not _is_without_daemon(settings):
             from lxcd.rpc import shutdown  # noqa: PLC0415 - the daemon does not need a client
 
             return shutdown.shut_down(settings)
@@ -101,7 +118,8 @@ def main() -> int:
         from lxcd import daemon  # noqa: PLC0415
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(daemon.run(settings))
+            # Without a daemon, but with what one has left: be the daemon that stops it.
+            runner.run(daemon.run(settings, leave_at_once=options.verb == "shutdown"))
     except errors.LxcdError as error:
         print(f"lxcd: {error.text}", file=sys.stderr)
         return _UNAVAILABLE if isinstance(error, errors.Unavailable) else 1

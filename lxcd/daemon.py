@@ -39,8 +39,10 @@ _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
 
 
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT (containers go on), or until a Drain that leaves."""
+async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT (containers go on), or until a Drain that leaves; with
+    `leave_at_once` that is the first thing done.
+    """
     paths = Paths(settings.lxcpath, settings.runtime_dir, settings.state_dir)
     os.umask(0o022)
     host.require()
@@ -54,7 +56,7 @@ async def run(settings: Settings) -> None:
         try:
             refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
-            await _serve(settings, paths, keeper, events)
+            await _serve(settings, paths, keeper, events, leave_at_once=leave_at_once)
         except* errors.LxcdError as group:
             # The first is the cause; a TaskGroup had it wrapped.
             raise _first(group) from None
@@ -63,7 +65,9 @@ async def run(settings: Settings) -> None:
             events.close()
 
 
-async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Events) -> None:
+async def _serve(
+    settings: Settings, paths: Paths, keeper: Keeper, events: Events, *, leave_at_once: bool
+) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     trees = await asyncio.to_thread(tree.find_trees)
@@ -111,6 +115,8 @@ async def _serve(settings: Settings, paths: Paths, keeper: Keeper, events: Event
         _log.info("lxcd %s serves %s", __version__, paths.socket)
         staying = tasks.create_task(keeper.stay())
         service.tell("READY=1")
+        if leave_at_once:
+            await drain(True)
         await leave.wait()
         service.tell("STOPPING=1")
         await server.stop(_GRACE_SECONDS)

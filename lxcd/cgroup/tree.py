@@ -305,7 +305,7 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
     for path in reversed(payload.made):
-        if path not in left:
+        if path not in left and _is_ours(path, payload):
             # A parent (`lxc.cgroup.dir`) may be another container's too by now; then it stays.
             with contextlib.suppress(OSError):
                 os.rmdir(path)

@@ -2,7 +2,9 @@
 
 `plan.py` is a pure function from a configuration and facts about the host to a `Plan`: the
 `resources` that lxcd opens on the host's side, the `Spec` (a flat list of steps that travels to the
-child as a sealed memfd), and what lxcd does at each barrier in between. `init.py` is the life of
+child as a sealed memfd), and what lxcd does at each barrier in between. The child was prepared
+before anybody asked: it waits in namespaces and cgroups of its own, and its first step forks it
+into the container's pid namespace and cgroup of version 2. `init.py` is the life of
 the child that walks the steps; `program.py` its end, the exec; `reaper.py` that of PID 1 of an
 application container. A command that joins a running container walks steps too, beginning with
 `join.py`.

@@ -5,13 +5,25 @@ and the read ends of their pipes, drains those into rings in shared memory, and 
 child ended until lxcd has taken note. It decides nothing.
 
     launcher.py   makes the keeper's minimal mount tree and execs the keeper in it
-    __main__.py   entry: prepares the process, then the loop
-    loop.py       the one epoll loop: lxcd's messages, pidfds, terminals, orphans
+    __main__.py   entry: a new keeper, a candidate, or one that takes over
+    loop.py       the keeper, put together
+    epoll.py      the one thing that it waits in
+    link.py       its end of the connection to lxcd
+    children.py   all children: made, heard, drained, reaped, adopted
     child.py      one child and its streams
     spawn.py      the fork
     ring.py       a stream's history in shared memory; lxcd maps the same pages
     journal.py    exits that lxcd has not acknowledged, on disk
+    store.py      descriptors that a service manager keeps while there is no keeper
+    upgrade.py    another image under the same pid
+    handover.py   what one image leaves to the next
     protocol.py   every message both ways; lxcd imports this too
+
+It can be replaced in three ways, none of which a container notices. *Upgraded*: it execs the new
+code itself, children stay its own, and so it still reaps them. *Lost, with lxcd there*: lxcd starts
+another and hands it copies of every pidfd, terminal and ring (ADOPT); those children are not its
+own any more, and PIDFD_GET_INFO says how they ended (Linux 6.15), or a zombie's /proc/PID/stat.
+*Lost with lxcd*: a service manager's fd store has the copies.
 
 One thread, the standard library and `lxcd.kernel`, `lxcd.container` (but its plan). No grpc,
 asyncio, logging, threading: a forked child must be cheap and safe. A child costs 1.2-1.5 ms from a

@@ -5,15 +5,22 @@ state.py       states, and the table of allowed transitions
 registry.py    name -> actor; create, rename, delete; what was found after a restart
 container.py   one actor per container: its state, its present life
 definition.py  a container's config file: read when it changed, written on request
-reports.py     hearing from a child while it walks
+pool.py        prepared children, and the cgroups that they wait in
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
-start.py       the start: cgroups, resources, keeper, barriers; undone if it fails
+start.py       the start: a child, cgroups, resources, id maps; undone if it fails
+walking.py     the child's walk, from outside: barriers, and how it ended
+reports.py     hearing from a child while it walks
+faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down
 stopping.py    the stop: ask, wait, kill
 execs.py       commands that join a container
 processes.py   who belongs to which container
-keeper.py      the asyncio side of the keeper's protocol; starts or finds the keeper
+keeper.py      the asyncio side of the keeper's protocol; another keeper when one is lost
+held.py        a child of the keeper, as lxcd holds it
+joining.py     the way to the keeper's socket
+launch.py      the keeper's process, and a candidate for its place
+service.py     telling a service manager how we are
 records.py     what must survive the daemon: one small file a container
 events.py      what happened, numbered
 host.py        what this host can do

@@ -35,7 +35,7 @@ class Joining:
         loop = asyncio.get_running_loop()
         end = loop.time() + _SECONDS
         launched = 0
-        while (connection := self._try()) is None:
+        while (connection := try_connect(self._paths)) is None:
             if not self._managed and launched == 0:
                 try:
                     launched = launch.spawn_keeper(self._paths.runtime_dir, self._build)
@@ -55,20 +55,6 @@ class Joining:
             self.reap_later(launched)
         return connection
 
-    def _try(self) -> socket.socket | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        try:
-            # By descriptor: sockaddr_un has room for 108 bytes only.
-            private = os.open(self._paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            with Fd(private):
-                connection.connect(f"/proc/self/fd/{private}/{protocol.SOCKET_NAME}")
-        except OSError as error:
-            connection.close()
-            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-                return None
-            raise
-        return connection
-
     @staticmethod
     def reap_later(pid: int) -> None:
         """Have a process that was spawned here reaped when it ends."""
@@ -86,3 +72,19 @@ class Joining:
                 os.close(pidfd)
 
         loop.add_reader(pidfd, reap)
+
+
+def try_connect(paths: Paths) -> socket.socket | None:
+    """A connection to the keeper if one listens; the caller owns it. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        # By descriptor: sockaddr_un has room for 108 bytes only.
+        private = os.open(paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with Fd(private):
+            connection.connect(f"/proc/self/fd/{private}/{protocol.SOCKET_NAME}")
+    except OSError as error:
+        connection.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            return None
+        raise
+    return connection
