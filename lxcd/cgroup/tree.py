@@ -348,17 +348,19 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
 
 def _enable_controllers(path: str) -> None:
     """Let children of a version 2 directory have its controllers, as far as that is possible."""
-    try:
-        with open(f"{path}/cgroup.controllers", encoding="ascii") as file:
-            controllers = file.read().split()
-    except OSError:
-        return
-    for controller in controllers:
-        with (
-            contextlib.suppress(OSError),
-            open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,
-        ):
-            file.write(f"+{controller}")
+    with contextlib.suppress(OSError):
+        enabled = _words(f"{path}/cgroup.subtree_control")
+        for controller in _words(f"{path}/cgroup.controllers") - enabled:
+            with (
+                contextlib.suppress(OSError),
+                open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,
+            ):
+                file.write(f"+{controller}")
+
+
+def _words(path: str) -> set[str]:
+    with open(path, encoding="ascii") as file:
+        return set(file.read().split())
 
 
 def _inherit_cpuset(path: str) -> None:

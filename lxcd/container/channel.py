@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lxcd.kernel import fd as kernel_fd
@@ -67,7 +67,9 @@ _REPORTS: dict[str, type[Report]] = {
 
 def encode(report: Report) -> bytes:
     """One report as a message."""
-    return json.dumps([type(report).__name__, asdict(report)]).encode()
+    return json.dumps(
+        [type(report).__name__, {name: getattr(report, name) for name in report.__slots__}]
+    ).encode()
 
 
 def decode(data: bytes) -> Report:

@@ -40,6 +40,7 @@ class Children:
         self._journal = journal
         self._store = store
         self.by_id: dict[str, Child] = {}
+        self._awaited: dict[str, int] = {}  # adopted, and so many streams of it have yet to come
         signals = [signal.SIGCHLD]
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         self._signals = process.signalfd([int(number) for number in signals])
@@ -100,6 +101,8 @@ class Children:
         """Lxcd has gone. Nobody reads any more: a container does not wait for that. An exec does,
         by design.
         """
+        for id_ in list(self._awaited):
+            self._look_at(id_)
         for child in self.by_id.values():
             for stream in child.streams.values():
                 if child.kind != "init":
@@ -136,7 +139,8 @@ class Children:
         """Begin to look after one: new, or handed over by an earlier image of the keeper."""
         self.by_id[child.id] = child
         if child.pidfd >= 0:
-            self._epoll.watch(child.pidfd, lambda: self._ended(child))
+            if child.id not in self._awaited:
+                self._epoll.watch(child.pidfd, lambda: self._ended(child))
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
         if child.control is not None:
             self._epoll.watch(child.control.fileno(), lambda: self._hear(child))
@@ -173,6 +177,8 @@ class Children:
             child.exited = earlier or told
             kernel_fd.close_all(fds)
             child.pidfd = -1
+        elif request.streams > 0:
+            self._awaited[child.id] = request.streams
         self.take(child)
 
     def adopt_stream(self, request: protocol.AdoptStream, fds: list[int]) -> None:
@@ -183,18 +189,28 @@ class Children:
         child = self.by_id.get(request.id)
         if child is None or request.name in child.streams:
             kernel_fd.close_all(fds)
-            return
-        if request.open and not self._epoll.takes(fds[0]):
-            raise ProtocolError("what cannot be waited for is no stream")
-        self.restore_stream(
-            child,
-            request.name,
-            fds[0] if request.open else -1,
-            fds[-1] if request.has_ring else -1,
-        )
-        stream = child.streams[request.name]
-        if child.ended and stream.fd >= 0 and not stream.paused:
-            self._finish(stream)
+        else:
+            if request.open and not self._epoll.takes(fds[0]):
+                raise ProtocolError("what cannot be waited for is no stream")
+            self.restore_stream(
+                child,
+                request.name,
+                fds[0] if request.open else -1,
+                fds[-1] if request.has_ring else -1,
+            )
+            stream = child.streams[request.name]
+            if child.ended and stream.fd >= 0 and not stream.paused:
+                self._finish(stream)
+        if request.id in self._awaited:
+            self._awaited[request.id] -= 1
+            if not self._awaited[request.id]:
+                self._look_at(request.id)
+
+    def _look_at(self, id_: str) -> None:
+        """All that lxcd has of it is here now; or nothing more comes."""
+        del self._awaited[id_]
+        child = self.by_id[id_]
+        self._epoll.watch(child.pidfd, lambda: self._ended(child))
 
     def restore(self, stored: dict[Kept, int]) -> None:
         """Take what a service manager has kept while there was no keeper."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Adopt:
     """Take a child that an earlier keeper has forked. Descriptors: its pidfd, unless it has
     `ended` (the rest tells how, then).
 
-    What the keeper has of it already stays.
+    What the keeper has of it already stays. So many ADOPT_STREAM follow: its end is looked at
+    behind them, or it would be told before what it wrote last is in its rings.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Adopt:
     status: int
     time_ns: int
     known: bool
+    streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,9 @@ class ProtocolError(ValueError):
 
 def encode(message: Message) -> bytes:
     """One message as it travels."""
-    return json.dumps([type(message).__name__, asdict(message)]).encode()
+    return json.dumps(
+        [type(message).__name__, {name: getattr(message, name) for name in message.__slots__}]
+    ).encode()
 
 
 def decode_request(data: bytes) -> Request:

@@ -13,9 +13,10 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+from lxcd.supervisor.records import plain
 from lxcd.supervisor.state import Cause, Exit, State
 
 KEPT = 10_000
@@ -161,12 +162,7 @@ class Events:
 
 
 def _text(event: Event) -> bytes:
-    def plain(value: object) -> object:
-        if isinstance(value, State | Cause):
-            return value.value
-        raise TypeError(type(value).__name__)
-
-    return json.dumps(asdict(event), default=plain).encode() + b"\n"
+    return json.dumps(event, default=plain).encode() + b"\n"
 
 
 def _event(data: dict[str, Any]) -> Event:

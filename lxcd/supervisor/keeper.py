@@ -172,6 +172,19 @@ class Keeper:
 
     def _adopt(self, child: Held) -> None:
         how = child.exited
+        if how is None and child.pidfd.closed:
+            return
+        streams: list[tuple[protocol.AdoptStream, list[int]]] = []
+        for stream in child.streams.values():
+            fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
+            is_open = bool(fds)
+            if stream.ring is not None:
+                fds.append(stream.ring.memfd)
+            if fds:
+                has_ring = stream.ring is not None
+                streams.append(
+                    (protocol.AdoptStream(child.id, stream.name, is_open, has_ring), fds)
+                )
         request = protocol.Adopt(
             child.id,
             child.kind,
@@ -181,19 +194,12 @@ class Keeper:
             status=how.status if how is not None else 0,
             time_ns=how.time_ns if how is not None else 0,
             known=how is not None and how.known,
+            streams=len(streams),
         )
-        if how is None and child.pidfd.closed:
-            return
         if child.id not in self._told:
             self._send(request, [child.pidfd.fileno()] if how is None else [])
-        for stream in child.streams.values():
-            fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
-            is_open = bool(fds)
-            if stream.ring is not None:
-                fds.append(stream.ring.memfd)
-            if fds:
-                has_ring = stream.ring is not None
-                self._send(protocol.AdoptStream(child.id, stream.name, is_open, has_ring), fds)
+        for adopted, fds in streams:
+            self._send(adopted, fds)
 
     # ---- asking
 

@@ -18,7 +18,7 @@ import math
 import os
 import socket
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -27,6 +27,7 @@ from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.keeper import gone
+from lxcd.supervisor.records import plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -120,8 +121,10 @@ class Pool:
             kernel_fd.close_all(procs)
 
     def used(self, prepared: Prepared) -> None:
-        """Its directories are a container's now, or gone."""
-        self._drop(prepared.slot)
+        """Its directories are a container's now, or gone. That one is named that is not there does
+        no harm: the journal is written when the next is made.
+        """
+        self._slots.pop(prepared.slot.mark, None)
 
     def warm(self, flags: int) -> None:
         """Have one in stock, as if one had been asked for."""
@@ -192,6 +195,8 @@ class Pool:
         for kind in self._kinds.values():
             while kind.stock:
                 await self._discard(kind.stock.popleft())
+        with contextlib.suppress(OSError):
+            self._note()
 
     # ---- one child
 
@@ -276,15 +281,9 @@ class Pool:
         if left:
             _log.error("cgroups could not be removed: %s", " ".join(left))
             return
-        self._drop(slot)
+        self._slots.pop(slot.mark, None)
 
     # ---- the journal of slots
-
-    def _drop(self, slot: tree.Payload) -> None:
-        if self._slots.pop(slot.mark, None) is not None:
-            # One that is named and not there does no harm.
-            with contextlib.suppress(OSError):
-                self._note()
 
     def _note(self) -> None:
         """Which directories there may be: on disk before they are made. Raises OSError."""
@@ -292,7 +291,7 @@ class Pool:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             return
-        text = json.dumps([asdict(slot) for slot in self._slots.values()]).encode()
+        text = json.dumps(list(self._slots.values()), default=plain).encode()
         new = f"{self._path}.new"
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(text)

@@ -63,8 +63,9 @@ def test_without_any_everything_works(cold_host: Host, busybox_root: Path) -> No
     for _ in range(2):
         with idle(cold_host, busybox_root, "app") as made:
             assert made.sh("echo on") == "on"
-            assert slots(cold_host) == []
             assert prepared(cold_host) == []
+            left = [path for slot in slots(cold_host) for path in slot.values()]
+            assert not any(map(os.path.exists, left))
 
 
 def test_a_start_takes_one_and_another_is_made(host: Host, busybox_root: Path) -> None:
@@ -76,9 +77,12 @@ def test_a_start_takes_one_and_another_is_made(host: Host, busybox_root: Path) -
             for name in made.info().cgroups.values():
                 assert name.endswith("lxc.payload.second")
             until(lambda: bool(set(prepared(host)) - set(waiting)), "another is prepared")
-            for directories in slots(host):
-                for path in directories.values():
-                    assert os.path.isdir(path)
+            journaled = [set(slot.values()) for slot in slots(host)]
+            for pid in prepared(host):
+                own = {path for _, path in procfs.cgroups(pid).items() if "lxcd.slot." in path}
+                assert all(
+                    any(path.endswith(name) for slot in journaled for path in slot) for name in own
+                )
 
 
 def test_the_end_of_a_prepared_child_is_made_good(host: Host, busybox_root: Path) -> None:
