@@ -15,6 +15,7 @@ from lxcd.keeper import protocol, spawn
 from lxcd.keeper.child import Child, Stream
 from lxcd.keeper.protocol import ProtocolError
 from lxcd.keeper.ring import Ring
+from lxcd.keeper.store import Kept
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lxcd.keeper.epoll import Epoll
     from lxcd.keeper.journal import Journal
     from lxcd.keeper.link import Link
-    from lxcd.keeper.store import Kept, Store
+    from lxcd.keeper.store import Store
 
 # At the end of a child so many reads are made of what it wrote; others wait meanwhile.
 _DRAIN_TURNS = 64
@@ -213,31 +214,61 @@ class Children:
         self._epoll.watch(child.pidfd, lambda: self._ended(child))
 
     def restore(self, stored: dict[Kept, int]) -> None:
-        """Take what a service manager has kept while there was no keeper."""
-        for kept, number in stored.items():
-            if kept.what == "pidfd":
-                child = Child(kept.id, kept.kind, int(kept.detail), number, None)
-                child.forked, child.ours = True, False
-                child.exited = self._journal.pending.get(kept.id)
-                self.take(child)
+        """Take what a service manager has kept while there was no keeper. What makes no sense, as
+        another version of us may have written it, costs itself only.
+        """
         streams: dict[tuple[str, str, str], dict[str, int]] = {}
         for kept, number in stored.items():
-            if kept.what != "pidfd":
+            if kept.what in ("open", "ring"):
                 streams.setdefault((kept.id, kept.kind, kept.detail), {})[kept.what] = number
-        for (id_, kind, name), numbers in streams.items():
-            if id_ not in self.by_id:
-                # Only its output is left of it: lxcd has been told how it ended.
-                child = Child(id_, kind, 0, -1, None, ours=False)
-                child.exited = self._journal.pending.get(
-                    id_, protocol.Exited(id_, 0, 0, time.time_ns(), False)
-                )
-                self.take(child)
+                continue
             try:
-                self.restore_stream(
-                    self.by_id[id_], name, numbers.get("open", -1), numbers.get("ring", -1)
-                )
+                self._restore_child(kept, number)
+            except (ProtocolError, OSError, ValueError) as error:
+                self._reject(kept, number, error)
+        for (id_, kind, name), numbers in streams.items():
+            is_open, ring = numbers.get("open", -1), numbers.get("ring", -1)
+            try:
+                _require_names(id_, kind, name)
+                if is_open >= 0 and not self._epoll.takes(is_open):
+                    raise ProtocolError("what cannot be waited for is no stream")  # noqa: TRY301
+                if id_ not in self.by_id:
+                    # Only its output is left of it: lxcd has been told how it ended.
+                    self.take(self._ended_before(id_, kind, 0))
+                self.restore_stream(self.by_id[id_], name, is_open, ring)
             except (ProtocolError, OSError) as error:
-                print(f"keeper: fd store: {id_} {name}: {error}", file=sys.stderr)
+                for what, number in numbers.items():
+                    self._reject(Kept(id_, kind, what, name), number, error)
+                continue
+            stream = self.by_id[id_].streams[name]
+            if stream.child.ended and stream.fd >= 0 and not stream.paused:
+                self._finish(stream)
+
+    def _restore_child(self, kept: Kept, number: int) -> None:
+        _require_names(kept.id, kept.kind)
+        _require_pidfd(number)
+        pid = int(kept.detail)
+        if kept.what != "pidfd":
+            raise ProtocolError(f"nothing is called {kept.what}")
+        if kept.id in self._journal.pending:
+            # Its end is known, only the service manager has not been told in time.
+            self._store.drop(kept.id, "pidfd")
+            os.close(number)
+            self.take(self._ended_before(kept.id, kept.kind, pid))
+            return
+        child = Child(kept.id, kept.kind, pid, number, None, forked=True, ours=False)
+        self.take(child)
+
+    def _ended_before(self, id_: str, kind: str, pid: int) -> Child:
+        child = Child(id_, kind, pid, -1, None, forked=True, ours=False)
+        unknown = protocol.Exited(id_, pid, 0, time.time_ns(), False)
+        child.exited = self._journal.pending.get(id_, unknown)
+        return child
+
+    def _reject(self, kept: Kept, number: int, error: Exception) -> None:
+        print(f"keeper: fd store: {kept.id} {kept.what} {kept.detail}: {error}", file=sys.stderr)
+        self._store.drop(kept.id, kept.what, "" if kept.what == "pidfd" else kept.detail)
+        kernel_fd.close_all([number])
 
     def restore_stream(self, child: Child, name: str, number: int, ring: int) -> None:
         """A stream from its descriptors, which are ours from here on; -1 for what there is not."""

@@ -112,9 +112,9 @@ class Store:
         found: dict[Kept, int] = {}
         for token, kept in _read(text).items():
             number = numbers.get(token, -1)
-            if number >= 0:
+            key = (kept.id, kept.what, "" if kept.what == "pidfd" else kept.detail)
+            if number >= 0 and key not in self._tokens:
                 self._kept[token] = kept
-                key = (kept.id, kept.what, "" if kept.what == "pidfd" else kept.detail)
                 self._tokens[key] = token
                 found[kept] = number
             self._number = max(self._number, int(token, 36))
@@ -156,7 +156,8 @@ class Store:
             self._new_book()
             return
         try:
-            os.write(self._book, json.dumps(words).encode() + b"\n")
+            # The newline in front ends a line that was cut short.
+            os.write(self._book, b"\n" + json.dumps(words).encode())
         except OSError as error:
             print(f"keeper: fd store: {error}", file=sys.stderr)
 
@@ -168,7 +169,7 @@ class Store:
             json.dumps([token, kept.id, kept.kind, kept.what, kept.detail])
             for token, kept in self._kept.items()
         ]
-        os.write(self._book, "".join(f"{line}\n" for line in lines).encode())
+        os.write(self._book, "".join(f"\n{line}" for line in lines).encode())
         self._say(f"FDSTORE=1\nFDNAME={_BOOK}{self._books}\nFDPOLL=0\n", self._book)
         if old >= 0:
             self._say(f"FDSTOREREMOVE=1\nFDNAME={name}\n", -1)
