@@ -113,6 +113,17 @@ class Events:
             found.append(event)
         yield from reversed(found)
 
+    def open_starts(self) -> list[Event]:
+        """Starts that were begun, and nothing tells how they went."""
+        begun: dict[tuple[str, str], Event] = {}
+        for event in self._kept:
+            key = (event.lxcpath, event.container)
+            if event.type == "container.state" and event.state is State.STARTING:
+                begun[key] = event
+            elif event.type in ("container.started", "container.start_failed"):
+                begun.pop(key, None)
+        return list(begun.values())
+
     def lost(self, sequence: int) -> int:
         """How many events after that number are not kept any more."""
         first = self._kept[0].sequence if self._kept else 1

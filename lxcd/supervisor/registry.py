@@ -289,11 +289,25 @@ class Registry:
             await self._recover_one(record, held.pop(record.child, None))
         for child in held.values():
             self._leave_alone(child)
+        self._conclude_starts()
         used = {actor.record.transient_dir for actor in self._actors.values()}
         await asyncio.to_thread(self._remove_unused, used)
         swept = await asyncio.to_thread(self._sweep)
         for path in swept:
             self._house.events.add("daemon.swept", message=path, details={"path": path})
+
+    def _conclude_starts(self) -> None:
+        """Tell of starts that ended before anything of them was written down."""
+        for event in self._house.events.open_starts():
+            actor = self._actors.get((event.lxcpath, event.container))
+            if actor is None or not actor.state.alive:
+                self._house.events.add(
+                    "container.start_failed",
+                    container=event.container,
+                    lxcpath=event.lxcpath,
+                    generation=event.generation,
+                    message="the daemon ended during the start",
+                )
 
     async def _recover_one(self, record: Record, child: Held | None) -> None:
         actor = Container(self._house, record.lxcpath, record.name, self._gone)

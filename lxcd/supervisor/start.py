@@ -110,22 +110,18 @@ class _Start:
             _send_spec(house, prepared.channel, self._plan, progress.fileno())
             self._enter("claim", prepared.child)
             # One trip to a thread: each costs a tenth of a millisecond, more on a busy machine.
-            await asyncio.to_thread(self._furnish, prepared, None if alone else own)
+            walk = walking.Walk(house, self._config, self._plan, prepared, progress.fileno())
+            try:
+                await asyncio.to_thread(self._furnish, prepared, None if alone else own)
+            except ProcessLookupError:
+                await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
+            self._enter("walk", prepared.child)
             with contextlib.suppress(ConnectionError):
                 # It has failed before it could read: its report says why.
                 channel.send_fds(prepared.channel, self._fds)
-            self._enter("walk", prepared.child)
-            walk = walking.Walk(
-                house,
-                self._config,
-                self._plan,
-                prepared,
-                self._payloads[-1],
-                progress.fileno(),
-            )
-            await walk.to_the_end()
+            await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
         child = prepared.child
         record = self._record.but(
@@ -167,7 +163,9 @@ class _Start:
     # ---- in a thread
 
     def _furnish(self, prepared: Prepared, own: str | None) -> None:
-        """Cgroups, what the host has for the container, and its identity."""
+        """Cgroups, what the host has for the container, and its identity. Raises
+        ProcessLookupError if the child has ended.
+        """
         if own is not None:
             self._claim(own, prepared)
         self._enter("resources", prepared.child)
@@ -176,6 +174,11 @@ class _Start:
             self._enter("identity", prepared.child)
             try:
                 self._give_identity(prepared.child.pid)
+            except FileNotFoundError as error:
+                if os.path.exists(f"/proc/{prepared.child.pid}"):
+                    raise failed("identity", error, -1, self._config.idmap[0].origin) from None
+                # It went away under our hands: that it did is the cause.
+                raise ProcessLookupError from None
             except OSError as error:
                 raise failed("identity", error, -1, self._config.idmap[0].origin) from None
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lxcd import errors
 from lxcd.cgroup import tree
@@ -35,21 +35,21 @@ class Walk:
         config: ContainerConfig,
         made: plan.Plan,
         prepared: Prepared,
-        payload: tree.Payload,
         progress: int,
     ) -> None:
         self._house = house
         self._config = config
         self._plan = made
-        self._payload = payload
         self._child = prepared.child
         self._socket = prepared.channel
         self._progress = progress
         self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def to_the_end(self) -> None:
-        """Return once the child has exec'ed its program. Raises StartFailed."""
-        self._house.begin(self._delegate())
+    async def to_the_end(self, payload: tree.Payload) -> None:
+        """Return once the child, which sits in `payload`, has exec'ed its program. Raises
+        StartFailed.
+        """
+        self._house.begin(self._delegate(payload))
         executing = False
         while True:
             report = await reports.next_report(self._socket)
@@ -62,21 +62,28 @@ class Walk:
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                         channel.send_go(self._socket)
                 case channel.Failed():
+                    if report.errno == errno.EPIPE:
+                        # It could not hand something to the keeper; that the keeper is lost is
+                        # what we are told next.
+                        keeper, child = self._house.keeper, self._child
+                        await child.until(lambda: child.exited is not None or keeper.lost(child))
                     raise self._step_failed(report)
                 case channel.Executing():
                     executing = True
                 case channel.Prepared():
                     raise errors.Internal("a child was prepared twice")
         if not executing:
-            await self._has_ended()
+            await self.has_ended()
 
     async def _known(self, *streams: str) -> None:
         """Wait until all of it is held here: what is not cannot be handed to the next keeper."""
         if not await self._house.keeper.known(self._child, *streams):
-            await self._has_ended()
+            await self.has_ended()
 
-    async def _has_ended(self) -> None:
-        """It is gone and has not said why; or it is to go, as its keeper is gone."""
+    async def has_ended(self) -> NoReturn:
+        """It is gone and has not said why; or it is to go, as its keeper is gone. Raises
+        StartFailed.
+        """
         keeper, child = self._house.keeper, self._child
         await child.until(lambda: child.exited is not None or keeper.lost(child))
         lost = keeper.lost(child)
@@ -131,17 +138,17 @@ class Walk:
         except OSError as error:
             if self._child.exited is not None or isinstance(error, ProcessLookupError):
                 # It went away under our hands: that it did is the cause.
-                await self._has_ended()
+                await self.has_ended()
             raise failed(step.name, error, index, origin, what=step.describe()) from None
 
-    async def _delegate(self) -> None:
+    async def _delegate(self, payload: tree.Payload) -> None:
         """Give the container its cgroups, beside the walk: not before it is born in them, or it
         would not be allowed to.
         """
         try:
             if self._config.idmap and await self._house.keeper.known(self._child):
                 root = host_root(self._config.idmap)
-                await asyncio.to_thread(tree.delegate, self._house.trees, self._payload, *root)
+                await asyncio.to_thread(tree.delegate, self._house.trees, payload, *root)
         except OSError as error:
             self._delegated.set_exception(error)
             # A child that has failed does not ask.
