@@ -305,11 +305,20 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
     for path in reversed(payload.made):
-        if path not in left and _is_ours(path, payload):
-            # A parent (`lxc.cgroup.dir`) may be another container's too by now; then it stays.
+        if path not in left and not _is_anothers(path, payload):
+            # Nobody's: a crash came between mkdir and mark; if it is empty it may go. A parent
+            # (`lxc.cgroup.dir`) may be another container's too by now; then it stays.
             with contextlib.suppress(OSError):
                 os.rmdir(path)
     return left
+
+
+def _is_anothers(path: str, payload: Payload) -> bool:
+    """It bears another's mark."""
+    try:
+        return os.getxattr(path, _MARK) != payload.mark.encode()
+    except OSError:
+        return False
 
 
 def _is_ours(path: str, payload: Payload) -> bool:

@@ -6,6 +6,7 @@ registry.py    name -> actor; create, rename, delete; what was found after a res
 container.py   one actor per container: its state, its present life
 definition.py  a container's config file: read when it changed, written on request
 pool.py        prepared children, and the cgroups that they wait in
+making.py      a container's directory, whole or not at all
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
 start.py       the start: a child, cgroups, resources, id maps; undone if it fails

@@ -353,10 +353,27 @@ class Container:
                 self._house.keeper.acknowledge(child)
         self.running = None
         self.set_state(State.STOPPED)
-        text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
-        self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
+        self._tell_exit(how)
         self.wake()
         return how
+
+    def _tell_exit(self, how: Exit) -> None:
+        text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
+        self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
+
+    def conclude(self) -> None:
+        """It was found stopped when this lxcd came: if the last one had no time to tell, tell
+        now.
+        """
+        how = self.record.exit
+        if how is None or how.generation != self.record.generation:
+            return
+        last = self._house.events.last_of(self.lxcpath, self.name)
+        if last is not None and last.state is State.STOPPING:
+            self.tell("container.state", state=State.STOPPED)
+            self._tell_exit(how)
+        elif last is not None and last.type == "container.state" and last.state is State.STOPPED:
+            self._tell_exit(how)
 
     async def _start_again(self) -> None:
         """reboot(2) from inside: a new generation, with the configuration as it is now."""

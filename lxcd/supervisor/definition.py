@@ -57,9 +57,9 @@ def read_text(text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = (
 class ConfigFile:
     """The file and the last reading of it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, name: str = CONFIG_NAME) -> None:
         self.directory = directory
-        self.path = os.path.join(directory, CONFIG_NAME)
+        self.path = os.path.join(directory, name)
         # What was read and from which files; replaced whole, as threads read it too.
         self._last: tuple[Definition, tuple[reader.Stamp, ...]] | None = None
 
@@ -106,12 +106,14 @@ class ConfigFile:
         self._last = (definition, (stamp, *stamps))
         return definition
 
-    def write(self, text: bytes) -> None:
-        """Replace the text, whole or not at all; mode and owner stay. Raises an LxcdError."""
+    def write(self, text: bytes, like: str = "") -> None:
+        """Replace the text, whole or not at all; mode and owner stay, or are those of the file
+        `like`. Raises an LxcdError.
+        """
         new = f"{self.path}.lxcd-new"
         try:
             try:
-                found = os.stat(self.path)
+                found = os.stat(like or self.path)
                 mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
             except FileNotFoundError:
                 mode, uid, gid = 0o640, -1, -1

@@ -124,6 +124,13 @@ class Events:
                 begun.pop(key, None)
         return list(begun.values())
 
+    def last_of(self, lxcpath: str, container: str) -> Event | None:
+        """The newest event of a container."""
+        for event in reversed(self._kept):
+            if (event.lxcpath, event.container) == (lxcpath, container):
+                return event
+        return None
+
     def lost(self, sequence: int) -> int:
         """How many events after that number are not kept any more."""
         first = self._kept[0].sequence if self._kept else 1

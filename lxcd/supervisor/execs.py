@@ -25,6 +25,7 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.state import Cause, Exit, State
+from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
@@ -302,24 +303,43 @@ class _Exec:
         entered.
         """
         child, keeper = self._child, self._house.keeper
+        if child is None:
+            raise errors.Internal("an exec without a child")
+        executing = False
         while (report := await reports.next_report(self._socket)) is not None:
-            if isinstance(report, channel.Failed):
-                call = f"{report.syscall}: " if report.syscall else ""
-                raise errors.FailedPrecondition(
-                    f"{self._container.name} could not be entered: "
-                    f"{report.step}: {call}{report.text}",
-                    "EXEC_FAILED",
-                    step=report.step,
-                    syscall=report.syscall,
-                    errno=str(report.errno),
-                )
-            if isinstance(report, channel.Reached) and child is not None:
-                if not await keeper.known(child, *_STREAMS) and child.exited is None:
-                    raise gone()
-                with contextlib.suppress(ConnectionError):
-                    channel.send_go(self._socket)
-        if child is not None and not child.forked and child.exited is None and keeper.lost(child):
-            raise gone()
+            match report:
+                case channel.Failed():
+                    if report.errno == errno.EPIPE:
+                        # It could not hand something to the keeper.
+                        await child.until(lambda: child.exited is not None or keeper.lost(child))
+                    raise self._refused(report)
+                case channel.Executing():
+                    executing = True
+                case channel.Reached():
+                    if not await keeper.known(child, *_STREAMS) and child.exited is None:
+                        raise gone()
+                    with contextlib.suppress(ConnectionError):
+                        channel.send_go(self._socket)
+                case channel.Prepared():
+                    continue
+        if not executing:
+            await child.until(lambda: child.exited is not None or keeper.lost(child))
+            status = child.exited.status if child.exited is not None else 0
+            how = f"killed by {signal_name(status & 0x7F)}" if status & 0x7F else "it has ended"
+            raise self._refused(channel.Failed(-1, "join", "", 0, how))
+
+    def _refused(self, report: channel.Failed) -> errors.LxcdError:
+        if self._child is not None and self._house.keeper.lost(self._child):
+            return gone()
+        call = f"{report.syscall}: " if report.syscall else ""
+        number = errno.errorcode.get(report.errno, str(report.errno)) if report.errno else ""
+        return errors.FailedPrecondition(
+            f"{self._container.name} could not be entered: {report.step}: {call}{report.text}",
+            "EXEC_FAILED",
+            step=report.step,
+            syscall=report.syscall,
+            errno=number,
+        )
 
     async def _feed(self) -> None:
         """Write its standard input as it takes it, then close it."""

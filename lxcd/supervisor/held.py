@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -54,6 +55,14 @@ class Held:
             finally:
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
+
+    def is_gone(self) -> bool:
+        """It has ended, whether the keeper has said so yet or not."""
+        if self.exited is not None or self.pidfd.closed:
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def ended(self) -> None:
         """Wait until it is known how it ended."""

@@ -107,7 +107,7 @@ class Pool:
         found = None
         while found is None and kind.stock:
             found = kind.stock.popleft()
-            if found.child.exited is not None:
+            if found.child.is_gone():
                 await self._discard(found)
                 found = None
         return found or await self._make(flags)

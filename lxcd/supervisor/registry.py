@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.cgroup import tree
-from lxcd.config import names, writer
+from lxcd.config import names
 from lxcd.images import host as host_image
 from lxcd.images import ranges
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import removal
+from lxcd.supervisor import making, removal
 from lxcd.supervisor.container import Container
-from lxcd.supervisor.definition import CONFIG_NAME, SETTINGS_NAME, ConfigFile, Definition, read_text
+from lxcd.supervisor.definition import CONFIG_NAME, Definition, read_text
 from lxcd.supervisor.held import Held
 from lxcd.supervisor.records import RUNNING, STOPPED, Record
 from lxcd.supervisor.state import State
@@ -147,7 +147,7 @@ class Registry:
         directory = os.path.join(lxcpath, name)
         async with self._making:
             self._require_free(lxcpath, name)
-            whole = _with_defines(
+            whole = making.with_defines(
                 text, (("lxc.uts.name", name[:_HOSTNAME]), *defines), keep_first="lxc.uts.name"
             )
             definition = read_text(whole, origin or "request")
@@ -163,7 +163,7 @@ class Registry:
             if validate_only:
                 return definition
             await asyncio.to_thread(
-                _write_directory, directory, whole, skeleton, self._house.paths.runtime_dir
+                making.write_directory, directory, whole, skeleton, self._house.paths.runtime_dir
             )
         actor = self.get(lxcpath, name)
         actor.tell("container.created")
@@ -185,7 +185,7 @@ class Registry:
         first = None if own.idmap else await self._free_range()
         skeleton = host_image.skeleton(name)
         lines = host_image.config_items(os.path.join(directory, "rootfs"), first, own)
-        return skeleton, _with_defines(text, lines)
+        return skeleton, making.with_defines(text, lines)
 
     async def _free_range(self) -> int:
         """Host ids that no container of any lxcpath that this daemon has seen uses."""
@@ -222,13 +222,13 @@ class Registry:
             transient = ""
             if definition.config.rootfs is None and (image or not text.strip()):
                 transient = self._transient(lxcpath, name)
-                whole = _with_defines(text, defines)
+                whole = making.with_defines(text, defines)
                 skeleton, whole = await self._furnish(image, transient, name, whole)
                 definition = read_text(whole, origin or "request")
                 definition.require_sound()
                 if not validate_only:
                     await asyncio.to_thread(
-                        _write_transient, transient, skeleton, self._house.paths.runtime_dir
+                        making.write_transient, transient, skeleton, self._house.paths.runtime_dir
                     )
             actor = Container(self._house, lxcpath, name, self._gone)
             self._actors[lxcpath, name] = actor
@@ -266,7 +266,7 @@ class Registry:
             self._require_free(actor.lxcpath, new_name)
             if validate_only:
                 return actor
-            await asyncio.to_thread(_rename, actor, target, new_name)
+            await asyncio.to_thread(making.rename, actor, target, new_name)
             self._gone(actor)
             self._house.records.delete(actor.lxcpath, actor.name)
         renamed = self.get(actor.lxcpath, new_name)
@@ -292,6 +292,7 @@ class Registry:
         self._conclude_starts()
         used = {actor.record.transient_dir for actor in self._actors.values()}
         await asyncio.to_thread(self._remove_unused, used)
+        await asyncio.to_thread(making.finish_renames, self._house.paths.lxcpath)
         swept = await asyncio.to_thread(self._sweep)
         for path in swept:
             self._house.events.add("daemon.swept", message=path, details={"path": path})
@@ -318,19 +319,21 @@ class Registry:
                 self._actors[record.lxcpath, record.name] = actor
                 if child is not None and child.exited is not None:
                     self._house.keeper.acknowledge(child)
+                actor.conclude()
                 return
             await self._forget_undefined(actor, child)
             return
         self._actors[record.lxcpath, record.name] = actor
         if record.phase == RUNNING and child is not None:
             actor.adopt(child, record)
-            actor.tell("container.adopted", message=f"pid {child.pid}")
+            actor.tell("container.adopted", state=actor.state, message=f"pid {child.pid}")
             return
         if record.phase == RUNNING and (orphan := _same_process(record)) is not None:
             # The keeper was lost; the pid and its start time still name the process.
             self._house.keeper.adopt(orphan)
             actor.adopt(orphan, record)
-            actor.tell("container.adopted", message=f"pid {orphan.pid}, without its keeper")
+            text = f"pid {orphan.pid}, without its keeper"
+            actor.tell("container.adopted", state=actor.state, message=text)
             return
         await self._undo(actor, child)
 
@@ -430,80 +433,3 @@ def _same_process(record: Record) -> Held | None:
         pidfd.close()
         return None
     return Held(record.child, "init", record.pid, pidfd)
-
-
-def _with_defines(
-    text: bytes, items: tuple[tuple[str, str], ...], *, keep_first: str = ""
-) -> bytes:
-    """Write keys into a text; `keep_first` only where the text does not have it."""
-    for key, value in items:
-        if key == keep_first and writer.values_of(text, key):
-            continue
-        text = writer.add_value(text, key, value)
-    return text
-
-
-def _write_directory(
-    directory: str, text: bytes, skeleton: host_image.Skeleton | None, owner: str
-) -> None:
-    """Make LXCPATH/NAME whole or not at all: under a hidden name first."""
-    aside = removal.hidden(directory, removal.CREATING, owner)
-    try:
-        os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
-        if os.path.lexists(aside):
-            removal.remove_tree(aside)
-        # 0770 is LXC's. Setuid files made inside must not be reached by users of the host (I13).
-        os.mkdir(aside, 0o770)
-        try:
-            if skeleton is not None:
-                host_image.build(os.path.join(aside, "rootfs"), skeleton)
-                with open(os.path.join(aside, SETTINGS_NAME), "x", encoding="ascii") as settings:
-                    settings.write(f'image = "{host_image.NAME}"\n')
-            with open(os.path.join(aside, CONFIG_NAME), "xb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(aside, directory)
-        except BaseException:
-            removal.remove_tree(aside)
-            raise
-    except OSError as error:
-        raise errors.from_oserror(error, f"making {directory}") from None
-
-
-def _write_transient(directory: str, skeleton: host_image.Skeleton, owner: str) -> None:
-    """Make it whole or not at all, as `_write_directory` does."""
-    aside = removal.hidden(directory, removal.CREATING, owner)
-    try:
-        os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
-        for old in (aside, directory):
-            # Of an earlier life of this very container, which is over: its name is free.
-            if os.path.lexists(old):
-                removal.remove_tree(old)
-        os.mkdir(aside, 0o770)
-        try:
-            host_image.build(os.path.join(aside, "rootfs"), skeleton)
-            os.rename(aside, directory)
-        except BaseException:
-            removal.remove_tree(aside)
-            raise
-    except OSError as error:
-        raise errors.from_oserror(error, f"making {directory}") from None
-
-
-def _rename(actor: Container, target: str, new_name: str) -> None:
-    old = actor.directory
-    text = actor.definition().text
-    changed = text.replace(f"{old}/".encode(), f"{target}/".encode())
-    if actor.definition().config.uts_name == actor.name:
-        changed = writer.set_key(changed, "lxc.uts.name", (new_name,))
-    try:
-        os.rename(old, target)
-    except OSError as error:
-        raise errors.from_oserror(error, f"renaming {old}") from None
-    if changed != text:
-        try:
-            ConfigFile(target).write(changed)
-        except BaseException:
-            os.rename(target, old)
-            raise

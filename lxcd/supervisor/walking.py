@@ -63,10 +63,7 @@ class Walk:
                         channel.send_go(self._socket)
                 case channel.Failed():
                     if report.errno == errno.EPIPE:
-                        # It could not hand something to the keeper; that the keeper is lost is
-                        # what we are told next.
-                        keeper, child = self._house.keeper, self._child
-                        await child.until(lambda: child.exited is not None or keeper.lost(child))
+                        await self._noticed()
                     raise self._step_failed(report)
                 case channel.Executing():
                     executing = True
@@ -74,6 +71,13 @@ class Walk:
                     raise errors.Internal("a child was prepared twice")
         if not executing:
             await self.has_ended()
+
+    async def _noticed(self) -> None:
+        """The child could not hand something to the keeper: that this is lost is what we are told
+        next.
+        """
+        keeper, child = self._house.keeper, self._child
+        await child.until(lambda: child.exited is not None or keeper.lost(child))
 
     async def _known(self, *streams: str) -> None:
         """Wait until all of it is held here: what is not cannot be handed to the next keeper."""

@@ -46,11 +46,12 @@ def has_stock(host: Host, number: int) -> None:
 
 @pytest.fixture
 def strange_cgroup() -> Iterator[str]:
-    """One that is not lxcd's."""
+    """One of another lxcd's."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         tops = [line.split()[4] for line in file if " - cgroup" in line]
     path = f"{tops[0]}/lxcd-test-{os.getpid()}"
     os.mkdir(path)
+    os.setxattr(path, "trusted.lxcd", b"of another")
     try:
         yield path
     finally:
@@ -88,8 +89,10 @@ def test_a_start_takes_one_and_another_is_made(host: Host, busybox_root: Path) -
 def test_the_end_of_a_prepared_child_is_made_good(host: Host, busybox_root: Path) -> None:
     with idle(host, busybox_root, "first"):
         has_stock(host, 1)
-        for pid in prepared(host):
+        pids = prepared(host)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
+        until(lambda: not set(pids) & set(prepared(host)), "they are gone")
         with idle(host, busybox_root, "second") as made:
             assert made.sh("echo on") == "on"
             has_stock(host, 1)
