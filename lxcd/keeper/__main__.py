@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 
-from lxcd.container import pid1
 from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
@@ -58,8 +57,6 @@ def _prepare(*, managed: bool) -> None:
     os.setgroups(())
     identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
-        print(f"keeper: {missing}", file=sys.stderr)
-    if missing := pid1.load():
         print(f"keeper: {missing}", file=sys.stderr)
 
 

@@ -24,9 +24,8 @@ LONGEST = 800
 IMPORTS = {
     "ctypes": ["lxcd/kernel/"],
     "subprocess": [
-        "lxcctl/commands/",  # the user's editor and ps; "only the keeper forks" is about lxcd
-        "lxcd/container/pid1/generate.py",  # a script: compilers
-    ],
+        "lxcctl/commands/"
+    ],  # the user's editor and ps; "only the keeper forks" is about lxcd
     "multiprocessing": [],
     "concurrent.futures.process": [],
 }
