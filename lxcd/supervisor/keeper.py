@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 0.01
 _STATUS_TRIES = 500
 _UPGRADE_SECONDS = 30.0
+_CONNECTS = 3
 _Result = TypeVar("_Result")
 
 
@@ -76,11 +77,19 @@ class Keeper:
         """Find the keeper of this runtime directory or start one, bring it up to date, learn what
         it holds. Raises Unavailable.
         """
-        try:
-            await self._connect()
-        except BaseException:
-            self._hang_up("connecting has failed")
-            raise
+        for tries in range(_CONNECTS, 0, -1):
+            try:
+                await self._connect()
+            except errors.Unavailable as error:
+                self._hang_up("connecting has failed")
+                # It may have been about to end.
+                if tries == 1 or error.text != gone().text:
+                    raise
+            except BaseException:
+                self._hang_up("connecting has failed")
+                raise
+            else:
+                return
 
     async def stay(self) -> None:
         """For ever: get another keeper when this one is lost, and hand it what it left."""

@@ -107,7 +107,7 @@ class Pool:
         found = None
         while found is None and kind.stock:
             found = kind.stock.popleft()
-            if found.child.is_gone():
+            if found.child.is_gone() or self.house.keeper.lost(found.child):
                 await self._discard(found)
                 found = None
         return found or await self._make(flags)
@@ -242,7 +242,7 @@ class Pool:
         except BaseException:
             await self._end(prepared)
             raise
-        if isinstance(report, channel.Prepared):
+        if isinstance(report, channel.Prepared) and not keeper.lost(child):
             return prepared
         await self._end(prepared)
         if isinstance(report, channel.Failed):

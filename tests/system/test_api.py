@@ -269,7 +269,11 @@ def _files(top: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_a_trial_of_any_change_changes_nothing(host: Host, busybox_root: Path) -> None:
+def test_a_trial_of_any_change_changes_nothing(cold_host: Host, busybox_root: Path) -> None:
+    host = cold_host
+    # What is prepared beside is written down when it likes.
+    host.config.write_text("prepared_max = 0\n")
+    host.start_daemon()
     with (
         box(host, application(host, busybox_root, "up"), "up", "/bin/sh", "-c", "sleep 100000"),
         defined(host, application(host, busybox_root, "down"), "down"),
@@ -365,6 +369,7 @@ def test_only_root_reaches_the_daemon_and_its_private_part(host: Host, busybox_r
 def test_a_socket_elsewhere_has_the_same_mode(cold_host: Host) -> None:
     path = cold_host.root / "api.sock"
     cold_host.start_daemon("--listen", f"unix:{cold_host.socket}", "--listen", f"unix:{path}")
+    until(path.exists, "the second socket is there, too")
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     with Api(f"unix:{path}") as api:
         assert api.host.GetHost(host_pb2.GetHostRequest(), timeout=DEADLINE).pid
