@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,7 +31,9 @@ def inheriting() -> Iterator[None]:
 
 def _children() -> set[int]:
     tasks = os.listdir("/proc/self/task")
-    return {int(word) for task in tasks for word in procfs.read("self", f"task/{task}/children").split()}
+    return {
+        int(word) for task in tasks for word in procfs.read("self", f"task/{task}/children").split()
+    }
 
 
 def kernel_tells() -> bool:
@@ -48,10 +50,23 @@ def kernel_tells() -> bool:
         os.close(pidfd)
 
 
+Start = Callable[[], RunningKeeper]
+
+
 def kill(keeper: RunningKeeper) -> None:
     """Its children come to this process."""
     keeper.process.kill()
     keeper.process.wait()
+
+
+def replaced(keeper: RunningKeeper, start: Start) -> tuple[RunningKeeper, Connection]:
+    """Kill it; the next one, which knows of nothing but exits."""
+    kill(keeper)
+    after = start()
+    connection = after.greeted()
+    for told in connection.told[1:-1]:
+        assert isinstance(told.answer, protocol.Exited), told
+    return after, connection
 
 
 @dataclass(slots=True)
@@ -125,7 +140,9 @@ def adopt(connection: Connection, child: Left) -> None:
     """Hand a child and its streams to a keeper."""
     connection.send(child.request, [] if child.exited is not None else [child.pidfd])
     for name in child.streams:
-        connection.send(*child.stream_request(name))
+        request, fds = child.stream_request(name)
+        if fds:
+            connection.send(request, fds)
 
 
 def hand_over(connection: Connection, left: dict[str, Left]) -> None:
@@ -133,3 +150,8 @@ def hand_over(connection: Connection, left: dict[str, Left]) -> None:
     for child in left.values():
         adopt(connection, child)
     connection.ping()
+
+
+def answers(connection: Connection, id_: str) -> list[protocol.Answer]:
+    """All that was told of a child."""
+    return [told.answer for told in connection.told if getattr(told.answer, "id", "") == id_]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -31,6 +32,26 @@ def pytest_runtest_makereport(
             if isinstance(value, Host):
                 report.sections.append((f"lxcd of {name}", value.log_text()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of `test_faults`: places of a start, faults, and what each led to."""
+    columns: dict[str, dict[str, dict[str, str]]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "faults" and report.when == "call":
+                    case, fault, results = json.loads(value)
+                    columns.setdefault(case, {})[fault] = results
+    for case, found in columns.items():
+        terminalreporter.section(f"faults at every place of a start: {case}")
+        places = list(dict.fromkeys(place for results in found.values() for place in results))
+        faults = sorted(found)
+        rows = [["", *faults], *([p, *(found[f].get(p, "-") for f in faults)] for p in places)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
 
 
 @pytest.fixture(autouse=True)

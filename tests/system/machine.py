@@ -81,7 +81,9 @@ class Machine:
         self._control.send(
             json.dumps({"spawn": argv, "env": environment, "log": str(log)}).encode()
         )
-        return self._answer()
+        pid = self._answer()
+        self._exited.pop(pid, None)  # of one that had this number before
+        return pid
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Signal a child of init: what was spawned, or an orphan. One that has ended already stays as it is."""

@@ -1,0 +1,504 @@
+"""A start fails at every place where it can, in every way: the table of places and faults has no gap.
+
+`LXCD_FAULTS` names a file from which lxcd takes one fault: see `lxcd.supervisor.faults`. After each fault nothing is left,
+the error names the step and its line of the configuration, and the next start works. The tests print what became of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lxcd.container.init import STEP_ROOMS
+from lxcd.container.spec import _STEPS
+from lxcd.supervisor.faults import PHASES
+from lxcd.v1 import container_pb2, exec_pb2, types_pb2
+from tests.system import ledger, roots
+from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, defined, over
+from tests.system.calls import IDLE, events, idle, state
+from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
+from tests.system.host import Host
+from tests.system.machine import DEADLINE, until
+
+FAULTS = ("EIO", "kill-child", "kill-keeper", "kill-daemon")
+_NAME = f"f{os.environ[ledger.MARK][:10]}"  # nobody else's cgroup has this in its name
+
+# What lines of a configuration ask for which step. Those of other steps come from no line.
+_KEYS = {
+    "attach_rootfs": "lxc.rootfs.path",
+    "barrier": "lxc.",
+    "become_root": "lxc.idmap",
+    "limit_capabilities": "lxc.cap.",
+    "make_dev": "lxc.autodev",
+    "mount_beneath": "lxc.mount.entry",
+    "mount_cgroups": "lxc.mount.auto",
+    "mount_devpts": "lxc.pty.max",
+    "mount_filesystem": "lxc.mount.entry",
+    "mount_proc": "lxc.mount.auto",
+    "mount_sys": "lxc.mount.auto",
+    "new_core_cookie": "lxc.sched.core",
+    "no_new_privs": "lxc.no_new_privs",
+    "no_terminal": "lxc.console.path",
+    "offset_clocks": "lxc.time.offset.",
+    "open_terminals": "lxc.tty.max",
+    "set_hostname": "lxc.uts.name",
+    "set_personality": "lxc.arch",
+    "write_sysctl": "lxc.sysctl.",
+}
+# Execs alone join; they take no fault from the file, and have a test of their own.
+_OF_EXECS = {"join"}
+_QUIET = 40  # looks in a row
+
+_WHOLE = """\
+lxc.uts.name = inside
+lxc.rootfs.options = idmap=container
+lxc.time.offset.boot = 1h
+lxc.prlimit.nofile = 200:300
+lxc.proc.oom_score_adj = 123
+lxc.autodev = 1
+lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
+lxc.mount.fstab = {host.root}/fstab
+lxc.mount.entry = {host.root}/share mnt none bind 0 0
+lxc.mount.entry = etc/inittab srv/inittab none bind,relative,create=file 0 0
+lxc.mount.entry = tmpfs run tmpfs size=64k 0 0
+lxc.pty.max = 8
+lxc.tty.max = 2
+lxc.sysctl.net.ipv4.ip_forward = 1
+lxc.arch = i686
+lxc.cap.drop = sys_time
+lxc.no_new_privs = 1
+"""
+
+
+def _whole(host: Host, busybox: Path) -> str:
+    """All in one: every namespace, every kind of mount, console and ttys, every limit of rights."""
+    share = host.root / "share"
+    share.mkdir()
+    (host.root / "fstab").write_text(f"# at home\n{share} home none bind 0 0\n")
+    root = roots.copy(busybox, host.root / "root")
+    return f"lxc.rootfs.path = {root}\n{IDMAP}{_WHOLE.format(host=host)}"
+
+
+def _pipes(host: Host, busybox: Path) -> str:
+    """Pipes instead of a console, device nodes instead of binds, and an overlay; the host's users."""
+    return over(host, busybox, _NAME) + KERNEL_MOUNTS + "lxc.console.path = none\n"
+
+
+def _below(host: Host, busybox: Path) -> str:
+    """In a cgroup below another, which no prepared child fits; init is a system's, in the host's pid namespace."""
+    return (
+        over(host, busybox, _NAME)
+        + KERNEL_MOUNTS
+        + f"lxc.cgroup.dir = {_NAME}.above/further\nlxc.namespace.keep = pid ipc\n"
+        + "lxc.init.cmd = /bin/sleep 100000\n"
+    )
+
+
+def _core(host: Host, busybox: Path) -> str:
+    """A cookie for core scheduling, which not every kernel has."""
+    return over(host, busybox, _NAME) + KERNEL_MOUNTS + "lxc.sched.core = 1\n"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the child's steps, as the plan shows it."""
+
+    index: int
+    name: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A container, and the places of its start where something can be made to happen."""
+
+    config: Callable[[Host, Path], str]
+    command: tuple[str, ...] = IDLE
+    pipes: bool = False
+    barriers: tuple[str, ...] = ("ready",)
+    phases: frozenset[str] = frozenset(PHASES)
+    only: frozenset[str] = frozenset()  # of its steps only these; all, if empty
+    stocked: bool = True  # children for it are prepared ahead
+    without: str = ""  # a key to be 0 for a start that is to succeed: not every kernel can
+
+    def options(self) -> dict[str, Any]:
+        """Of a start."""
+        return {"stdio": container_pb2.STDIO_PIPES} if self.pipes else {}
+
+
+CASES = {
+    "whole": Case(_whole, barriers=("limits", "ready")),
+    # No ids are mapped in these.
+    "pipes": Case(_pipes, pipes=True, phases=frozenset(PHASES) - {"identity"}),
+    "below": Case(_below, command=(), phases=frozenset(PHASES) - {"identity"}, stocked=False),
+    "core": Case(
+        _core,
+        barriers=(),
+        phases=frozenset(),
+        only=frozenset({"new_core_cookie"}),
+        without="lxc.sched.core",
+    ),
+}
+
+
+def _steps(made: Box, case: Case) -> list[Step]:
+    request = container_pb2.PlanContainerRequest(name=made.name, command=case.command)
+    reply = made.api.container.PlanContainer(request)
+    found = [(step.name, step.origin) for step in reply.steps if step.side == "child"]
+    if case.pipes:
+        # The request of a plan has no word for them.
+        found.insert(found.index(_named(found, "no_terminal")) + 1, ("open_pipes", "default"))
+    return [Step(index, name, origin) for index, (name, origin) in enumerate(found)]
+
+
+def _named(found: list[tuple[str, str]], name: str) -> tuple[str, str]:
+    return next(pair for pair in found if pair[0] == name)
+
+
+@dataclass
+class Trial:
+    """One container of a case, and what faults have become of in it."""
+
+    host: Host
+    made: Box
+    case: Case
+    steps: list[Step]
+    file: Path
+    keeper: int
+    watch: Watch
+    table: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def suffer(self, label: str, place: str, act: str, step: Step | None) -> None:
+        """One fault: what it does, what is left, and whether the next start works."""
+        try:
+            self.table[label] = self._strike(place, act, step)
+            self._is_clean()
+            self._starts_and_stops()
+        except (AssertionError, Refused) as error:
+            self.table[label] = "WRONG"
+            self.problems.append(f"{label}, {act}: {error}")
+            self._recover()
+
+    def _strike(self, place: str, act: str, step: Step | None) -> str:
+        before = self._last()
+        self.file.write_text(f"{place} {act}")
+        error = self._start()
+        if act == "EIO" and step is not None:
+            self.file.unlink(missing_ok=True)  # the child's own fault: lxcd has only read it
+        assert not self.file.exists(), f"never came to {place}"
+        match act:
+            case "kill-daemon":
+                return self._daemon_has_died(before, error)
+            case "kill-keeper":
+                self._new_keeper()
+                return self._keeper_has_died(before, error, step)
+            case "kill-child":
+                return self._child_has_died(before, error, step, place)
+            case _:
+                assert error is not None, "it started"
+                self._tells(before, error)
+                self._names(error, step, errno=act, syscall="fault")
+                return "error"
+
+    def _start(self) -> Refused | None:
+        try:
+            self.made.start(*self.case.command, **self.case.options())
+        except Refused as error:
+            return error
+        return None
+
+    def _recover(self) -> None:
+        """Go on with the next place, whatever this one has left."""
+        self.file.unlink(missing_ok=True)
+        if self.host.daemon is not None:
+            self.host.kill_daemon()
+        self.host.start_daemon()
+        self.keeper = self.host.keeper_pid
+        if state(self.made.info()) != "STOPPED":
+            self.made.stop(kill=True)
+        self.watch.sweep()
+
+    # What became of it
+
+    def _names(self, error: Refused, step: Step | None, **more: str) -> None:
+        """The error says where it came from."""
+        wanted = dict(more)
+        if step is not None:
+            wanted |= {"step": step.name, "index": str(step.index), "origin": step.origin}
+        assert error.reason == "START_FAILED", error
+        assert {key: error.metadata.get(key) for key in wanted} == wanted, error
+        assert error.metadata.get("step"), error
+        has_errno = error.metadata.get("errno", "").startswith("E")
+        assert bool(error.metadata.get("syscall")) == has_errno, error
+        if step is None:
+            return
+        if step.origin != "default":
+            assert step.origin in error.text, error
+        # The plan shows it, too.
+        request = container_pb2.PlanContainerRequest(name=self.made.name, command=self.case.command)
+        reply = self.made.api.container.PlanContainer(request)
+        failed = [found for found in reply.steps if found.failed]
+        if not self.case.pipes:
+            assert [(s.name, s.origin) for s in failed] == [(step.name, step.origin)], failed
+
+    def _tells(self, before: int, error: Refused) -> None:
+        """An event says that, and why, it did not start."""
+        found = events(
+            self.made.api, "container.start_failed", after=before, names=(self.made.name,)
+        )
+        assert len(found) == 1, found
+        assert dict(found[0].details) == error.metadata, found
+        assert found[0].message == error.text, found
+
+    def _child_has_died(
+        self, before: int, error: Refused | None, step: Step | None, place: str
+    ) -> str:
+        if place == "phase:take":
+            assert error is None, error
+            return self._runs()  # there is nobody to kill yet
+        if place == "phase:record":
+            # The program was exec'ed: it is the container that has ended.
+            assert error is None, error
+            how = self.made.wait(generation=self.made.info().generation).exit
+            assert (how.signal, how.cause) == (signal.SIGKILL, types_pb2.CAUSE_SELF), how
+            self.made.wait(types_pb2.STATE_STOPPED)
+            return "ran, ended"
+        assert error is not None, "it started"
+        self._tells(before, error)
+        self._names(error, step)
+        assert "SIGKILL" in error.text, error
+        return "error"
+
+    def _keeper_has_died(self, before: int, error: Refused | None, step: Step | None) -> str:
+        """What the child has from the keeper by then may be all that it needs. If not, it ends at a later step."""
+        if error is None:
+            return self._runs()
+        self._tells(before, error)
+        if step is None and error.reason == "KEEPER_LOST":
+            return "no keeper"
+        self._names(error, None)
+        at = int(error.metadata["index"])
+        # Or, on a kernel without what the case is about, of that.
+        assert "keeper" in error.text or self.case.without, error
+        if step is None:
+            assert at < len(self.steps), error
+            return "error"
+        assert step.index <= at < len(self.steps), error
+        self._names(error, self.steps[at])
+        return "error" if at == step.index else f"error at {self.steps[at].name}"
+
+    def _daemon_has_died(self, before: int, error: Refused | None) -> str:
+        assert error is not None, "it started"
+        assert error.code in ("UNAVAILABLE", "CANCELLED"), error
+        assert self.host.daemon is not None
+        until(lambda: self.host.machine.poll(self.host.daemon or 0) is not None, "lxcd has died")
+        self.host.kill_daemon()
+        self.host.start_daemon()
+        found = self.made.info()
+        assert state(found) == "STOPPED", found
+        assert found.pid == 0, found
+        assert self.host.keeper_pid == self.keeper
+        failed = events(
+            self.made.api, "container.start_failed", after=before, names=(self.made.name,)
+        )
+        assert len(failed) == 1, "no event says that the start failed"
+        return "undone"
+
+    def _runs(self) -> str:
+        assert state(self.made.info()) == "RUNNING", self.made.info()
+        assert self.made.sh("echo in") == "in"
+        self.made.stop(kill=True)
+        return "runs"
+
+    # Afterwards
+
+    def _new_keeper(self) -> None:
+        until(lambda: self.host.keeper_pid not in (0, self.keeper), "there is another keeper")
+        self.keeper = self.host.keeper_pid
+
+    def _is_clean(self) -> None:
+        assert state(self.made.info()) == "STOPPED", self.made.info()
+        assert told(events(self.made.api, names=(self.made.name,)))[self.made.name] == "STOPPED"
+        self.watch.is_clean()
+
+    def _starts_and_stops(self) -> None:
+        options = self.case.options()
+        if self.case.without:
+            options["define"] = [types_pb2.ConfigItem(key=self.case.without, value="0")]
+        assert self.made.start(*self.case.command, **options).pid > 0
+        assert self.made.sh("echo in") == "in"
+        self.made.stop(kill=True)
+        assert state(self.made.info()) == "STOPPED"
+
+    def _last(self) -> int:
+        return int(events(self.made.api)[-1].sequence)
+
+    def open_descriptors(self) -> dict[str, int]:
+        """How many lxcd and its keeper hold once all is quiet: nothing has changed for a while."""
+        if self.case.stocked and VERSION_1:
+            until(lambda: self.watch.stock() == 1, "a child is prepared")
+        self.watch.is_clean()
+        seen: list[dict[str, int]] = []
+
+        def quiet() -> bool:
+            counts = self._counts()
+            if seen and seen[-1] != counts:
+                seen.clear()
+            seen.append(counts)
+            return len(seen) > _QUIET
+
+        until(quiet, "descriptors come and go no more")
+        return seen[-1]
+
+    def _counts(self) -> dict[str, int]:
+        pids = {"lxcd": self.host.daemon, "keeper": self.keeper}
+        return {who: sum(ledger.descriptors(pid).values()) for who, pid in pids.items() if pid}
+
+
+@pytest.fixture
+def trial(cold_host: Host, busybox_root: Path, request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """A container that is defined, on a host that obeys a file of faults."""
+    host, case = cold_host, CASES[request.param]
+    file = host.root / "fault"
+    host.environment["LXCD_FAULTS"] = str(file)
+    host.config.write_text(FEW_PREPARED)
+    watch = Watch(host, _NAME)
+    host.start_daemon()
+    with defined(host, case.config(host, busybox_root), _NAME) as made:
+        yield Trial(host, made, case, _steps(made, case), file, host.keeper_pid, watch)
+
+
+def _places(trial: Trial) -> Iterator[tuple[str, str, Step | None]]:
+    """Where a start of this case can fail, in order: label, place, the step that an error must name."""
+    for step in trial.steps:
+        if not trial.case.only or step.name in trial.case.only:
+            yield f"{step.index:2} {step.name}", f"step:{step.index}", step
+    waits = [step for step in trial.steps if step.name == "barrier" and not trial.case.only]
+    for name, step in zip(trial.case.barriers, waits, strict=True):
+        # The child waits at the barrier: that is the step where it is.
+        yield f"barrier {name}", f"barrier:{name}", step
+    for name in (phase for phase in PHASES if phase in trial.case.phases):
+        yield f"phase {name}", f"phase:{name}", None
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("trial", CASES, indirect=True)
+def test_a_start_fails_cleanly_at_every_place(
+    trial: Trial, fault: str, request: pytest.FixtureRequest, record_property: Callable[..., None]
+) -> None:
+    trial._starts_and_stops()
+    before = trial.open_descriptors()
+    for label, place, step in _places(trial):
+        trial.suffer(label, place, fault, step)
+    record_property(
+        "faults", json.dumps([request.node.callspec.params["trial"], fault, trial.table])
+    )
+    assert not trial.problems, "\n".join([f"{len(trial.problems)} problems:", *trial.problems])
+    assert len(trial.table) == len(list(_places(trial)))
+    # Nothing stays open, of those who were there all the time.
+    after = trial.open_descriptors()
+    same = {"EIO": ["lxcd", "keeper"], "kill-child": ["lxcd", "keeper"], "kill-keeper": ["lxcd"]}
+    for who in same.get(fault, ["keeper"]):
+        # A connection may come or go; what every fault left open would be dozens.
+        more = after[who] - before[who]
+        assert more < len(trial.table) // 4, f"{who} has {more} more descriptors"
+
+
+@pytest.mark.parametrize("trial", CASES, indirect=True)
+def test_steps_name_the_lines_that_ask_for_them(trial: Trial) -> None:
+    for step in trial.steps:
+        file, _, number = step.origin.rpartition(":")
+        if not file:
+            assert step.origin in ("default", "command"), step
+            continue
+        line = Path(file).read_text().splitlines()[int(number) - 1]
+        assert line.startswith(_KEYS.get(step.name, "")), (step, line)
+
+
+def test_there_is_a_case_for_every_kind_of_step(cold_host: Host, busybox_root: Path) -> None:
+    assert STEP_ROOMS
+    cold_host.start_daemon()
+    seen: set[str] = set()
+    for name, case in CASES.items():
+        with defined(cold_host, case.config(cold_host, busybox_root), _NAME) as made:
+            steps = [step.name for step in _steps(made, case)]
+        seen |= case.only or set(steps)
+        assert case.only <= set(steps), name
+    assert seen == set(_STEPS) - _OF_EXECS
+
+
+# The one step that only execs have
+
+
+@contextmanager
+def _at_setns(keeper: int, what: str) -> Iterator[None]:
+    """Have it happen to a child of the keeper as it calls setns(2): how it joins."""
+    inject = f"inject=setns:{what}:when=1"
+    argv = ["strace", "-f", "-o", "/dev/null", "-p", str(keeper), "-e", inject]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        try:
+            yield
+        finally:
+            tracer.terminate()
+            tracer.stderr.read()
+
+
+def _stopped(keeper: int) -> list[int]:
+    return [process.pid for process in ledger.descendants(keeper) if process.state in "Tt"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_exec_fails_cleanly_as_it_joins(
+    cold_host: Host, busybox_root: Path, fault: str, record_property: Callable[..., None]
+) -> None:
+    host = cold_host
+    host.config.write_text(FEW_PREPARED)
+    host.start_daemon()
+    watch = Watch(host, _NAME)
+    with idle(host, busybox_root, _NAME) as made:
+        keeper, before = host.keeper_pid, made.info()
+        request = exec_pb2.RunExecRequest(container=_NAME, command=["/bin/echo", "in"])
+        what = {"EIO": "error=EIO", "kill-child": "signal=SIGKILL"}.get(fault, "signal=SIGSTOP")
+        with _at_setns(keeper, what):
+            call = made.api.exec.RunExec.future(request, timeout=DEADLINE)
+            if fault.endswith(("keeper", "daemon")):
+                until(lambda: bool(_stopped(keeper)), "it stands there")
+                (child,) = _stopped(keeper)
+                pidfd = os.pidfd_open(child)
+                if fault == "kill-keeper":
+                    os.kill(keeper, signal.SIGKILL)
+                    until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")
+                else:
+                    host.kill_daemon()
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                os.close(pidfd)
+            error = call.exception()
+        if host.daemon is None:
+            host.start_daemon()
+        assert error is not None, call.result()
+        refused = Refused(error)
+        if fault == "kill-daemon":
+            assert refused.code in ("UNAVAILABLE", "CANCELLED"), refused
+        elif fault == "kill-keeper":
+            assert "keeper" in refused.text, refused
+        else:
+            told_of = {key: refused.metadata.get(key) for key in ("step", "syscall", "errno")}
+            how = ("setns", "EIO") if fault == "EIO" else ("", "")
+            assert told_of == {"step": "join", "syscall": how[0], "errno": how[1]}, refused
+        assert made.info() == before
+        watch.is_clean({before.pid}, set(before.cgroups.values()))
+        assert made.sh("echo in") == "in"
+    record_property("faults", json.dumps(["exec", fault, {"join": "error"}]))
