@@ -412,7 +412,7 @@ def test_a_start_fails_cleanly_at_every_place(
     for who in same.get(fault, ["keeper"]):
         # A connection may come or go; what every fault left open would be dozens.
         more = after[who] - before[who]
-        assert more < len(trial.table) // 4, f"{who} has {more} more descriptors"
+        assert more < max(5, len(trial.table) // 4), f"{who} has {more} more descriptors"
 
 
 @pytest.mark.parametrize("trial", CASES, indirect=True)
@@ -475,9 +475,14 @@ def test_an_exec_fails_cleanly_as_it_joins(
         with _at_setns(keeper, what):
             call = made.api.exec.RunExec.future(request, timeout=DEADLINE)
             if fault.endswith(("keeper", "daemon")):
-                until(lambda: bool(_stopped(keeper)), "it stands there")
-                (child,) = _stopped(keeper)
-                pidfd = os.pidfd_open(child)
+                there: set[int] = set()
+
+                def stands() -> bool:
+                    there.update(_stopped(keeper))
+                    return bool(there)
+
+                until(stands, "it stands there")
+                pidfd = os.pidfd_open(there.pop())
                 if fault == "kill-keeper":
                     os.kill(keeper, signal.SIGKILL)
                     until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")

@@ -155,8 +155,8 @@ class Station:
         upper.mkdir()
         config = [
             # Its changes go to the share: an overlay cannot lie on another one.
-            f"lxc.rootfs.path = {roots.overlay(roots.busybox(), Path('/srv') / name / 'delta')}",
-            "lxc.mount.entry = /srv mnt none bind 0 0",
+            f"lxc.rootfs.path = {roots.overlay(roots.busybox(), Path('/share') / name / 'delta')}",
+            "lxc.mount.entry = /share mnt none bind 0 0",
             f"lxc.init.cmd = /bin/sh /mnt/{name}.sh {name}",
             *lines,
         ]
@@ -212,7 +212,7 @@ def _machine(host: Host, debian: Path) -> Iterator[Station]:
     share.mkdir()
     _install(upper, debian)
     lines = [f"lxc.rootfs.path = {roots.overlay(debian, upper)}\n", _OUTER, _mounts()]
-    lines.append(f"lxc.mount.entry = {share} srv none bind 0 0\n")
+    lines.append(f"lxc.mount.entry = {share} share none bind,create=dir 0 0\n")
     with box(host, "".join(lines), "machine") as outer:
         station = Station(outer, share)
         station.up()
