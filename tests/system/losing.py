@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,8 @@ def kernel_tells() -> bool:
 
 def kill_keeper(host: Host, pid: int) -> None:
     """SIGKILL to the keeper alone."""
+    # Orphans come to the machine's init, which tells us of each and stops reaping if we do not listen.
+    host.machine.poll(0)
     below = [found.pid for found in ledger.descendants(host.machine.pid)]
     assert pid in below, "not ours"
     assert procfs.status(pid).comm == "lxcd-keeper"
@@ -102,6 +105,28 @@ def halted(*pids: int) -> Iterator[None]:
         for pid in pids:
             if not gone(pid):
                 os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def dying_at(pid: int, call: str, when: int) -> Iterator[None]:
+    """The process is killed as it begins this system call for the n-th time from now on, if it comes to that."""
+    tracer = subprocess.Popen(
+        [
+            *("strace", "-o", "/dev/null", "-p", str(pid), "-e", f"trace={call}"),
+            *("-e", f"inject={call}:signal=SIGKILL:when={when}"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    with tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        try:
+            yield
+        finally:
+            # It ends with whom it traces, or leaves him alone.
+            tracer.terminate()
+            tracer.wait(DEADLINE)
 
 
 def settled(host: Host) -> dict[str, str]:

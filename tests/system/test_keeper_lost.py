@@ -22,6 +22,7 @@ from tests.system.losing import (
     TAG,
     Console,
     at_rest,
+    dying_at,
     ends_with,
     go,
     gone,
@@ -165,6 +166,38 @@ def test_an_exec_goes_on_without_its_keeper(host: Host, busybox_root: Path) -> N
         assert done.exit.code == 7
         assert done.exit.cause == types_pb2.CAUSE_SELF
         in_order(host, host.keeper_pid)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("call", ["recvmsg", "sendmsg", "epoll_ctl"])
+def test_an_exec_is_done_or_refused_wherever_its_keeper_dies(
+    host: Host, busybox_root: Path, call: str
+) -> None:
+    """At each of the first of these system calls: its two halves, its streams and its end are told by and by."""
+    words = ["/bin/sh", "-c", "cat; seq 1 1000; exit 7"]
+    done = 0
+    with idle(host, busybox_root, f"{TAG}app") as made:
+        request = exec_pb2.RunExecRequest(container=made.name, command=words, stdin=b"in\n")
+        for when in range(1, 13):
+            keeper = host.keeper_pid
+            at_rest(keeper)
+            with dying_at(keeper, call, when):
+                running = made.api.exec.RunExec.future(request, timeout=DEADLINE)
+                error = running.exception()
+                if not gone(keeper):
+                    kill_keeper(host, keeper)
+            if error is None:
+                reply = running.result()
+                whole = b"in\n" + b"".join(b"%d\n" % number for number in range(1, 1001))
+                assert (reply.stdout, reply.exit.code) == (whole, 7), f"{when}: {reply.exit}"
+                done += 1
+            else:
+                refused = Refused(error)
+                assert (refused.code, refused.reason) == ("UNAVAILABLE", "KEEPER_LOST"), refused
+            next_keeper(host, keeper)
+        in_order(host, host.keeper_pid)
+        assert made.sh("echo on") == "on"
+    print(f"{done} of 12 were done")
 
 
 def test_an_exec_that_ends_with_its_keeper(host: Host, busybox_root: Path) -> None:
