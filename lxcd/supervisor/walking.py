@@ -125,9 +125,11 @@ class Walk:
         index = self._plan.spec.steps.index(step)
         origin = step.origin
         try:
+            # Whoever comes to a barrier has forked: until that is known here, `pid` and `pidfd` are of
+            # the first half.
+            await self._known()
             self._house.faults.strike(f"barrier:{barrier}", self._child)
             if barrier == plan.LIMITS:
-                await self._known()
                 for limit in self._config.prlimits:
                     origin = limit.origin
                     _set_limit(self._child.pid, limit)
