@@ -125,8 +125,8 @@ class Walk:
         index = self._plan.spec.steps.index(step)
         origin = step.origin
         try:
-            # Whoever comes to a barrier has forked: until that is known here, `pid` and `pidfd` are of
-            # the first half.
+            # Whoever comes to a barrier has forked: until that is known here, `pid` and `pidfd` are
+            # those of the first half.
             await self._known()
             self._house.faults.strike(f"barrier:{barrier}", self._child)
             if barrier == plan.LIMITS:
