@@ -14,6 +14,7 @@ from lxcctl.errors import NO_DAEMON, REFUSED, CallError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
     from types import ModuleType
     from typing import Any, TypeVar
 
@@ -133,6 +134,27 @@ class Channel:
         except grpc.RpcError as error:
             raise self._call_error(error, None) from None
         finally:
+            call.cancel()
+
+    def duplex(
+        self, method: str, queue: SimpleQueue[Any], request: type[Message], reply: type[Reply]
+    ) -> Iterator[Reply]:
+        """Call a method with a stream each way. What is put into `queue` is sent; None ends that
+        direction.
+        """
+        grpc, channel = self._open()
+        handle = channel.stream_stream(
+            f"/lxcd.v1.{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        call = handle(iter(queue.get, None))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._call_error(error, None) from None
+        finally:
+            queue.put(None)
             call.cancel()
 
     def close(self) -> None:

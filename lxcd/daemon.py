@@ -22,7 +22,8 @@ from lxcd.rpc.execs import Execs
 from lxcd.rpc.hosts import Hosts
 from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
-from lxcd.supervisor import host, launch, service
+from lxcd.rpc.side import Side
+from lxcd.supervisor import execs, host, launch, service
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
@@ -97,9 +98,11 @@ async def _serve(
             return result
 
         replays = Replays(house.begin)
+        side = Side(paths.side_socket)
+        known = execs.Execs(house)
         server = Server(
-            Containers(house, registry, replays),
-            Execs(house, registry),
+            Containers(house, registry, replays, side),
+            Execs(house, registry, known, replays, side),
             Consoles(house, registry),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
@@ -107,10 +110,11 @@ async def _serve(
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
         await asyncio.to_thread(pool.recover)
-        await registry.recover()
+        await registry.recover(known.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
+        side.listen()
         events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
         _log.info("lxcd %s serves %s", __version__, paths.socket)
         staying = tasks.create_task(keeper.stay())
@@ -119,9 +123,12 @@ async def _serve(
             await drain(True)
         await leave.wait()
         service.tell("STOPPING=1")
+        side.close()
+        keeper.part()
         await server.stop(_GRACE_SECONDS)
         staying.cancel()
         house.end()
+        known.close()
         registry.close()
         await pool.close()
 
@@ -151,6 +158,7 @@ def _make_directories(paths: Paths) -> None:
             (paths.runtime_dir, 0o711),
             (paths.private, 0o700),
             (paths.records, 0o700),
+            (paths.execs, 0o700),
             (paths.state_dir, 0o700),
         ):
             os.makedirs(path, mode=mode, exist_ok=True)

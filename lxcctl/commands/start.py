@@ -6,6 +6,8 @@ import argparse
 
 from lxcctl import arguments
 from lxcctl.commands.several import each, note_problems, show_replies
+from lxcctl.errors import UsageError
+from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def _start_options(parser: Parser) -> None:
         default="running",
         help="until it is `running`: init has been exec'ed (the default, and all there is)",
     )
+    parser.add_argument("--console", action="store_true", help="stay at its console until it stops")
     arguments.add_define(parser)
     parser.add_argument("--ephemeral", action="store_true", help="delete it when it stops")
     parser.add_argument(
@@ -68,9 +71,22 @@ def _start(session: Session, args: Namespace) -> int:
         note_problems(reply.problems, name)
         replies.append((name, reply))
 
+    if args.console and len(args.names) != 1:
+        raise UsageError("start: --console is for one container")
     status = each(args.names, begin, done)
+    if args.console and replies:
+        return _watch(session, args.names[0], replies[0][1].generation)
     show_replies(session, args.names, replies)
     return status
+
+
+def _watch(session: Session, name: str, generation: int) -> int:
+    """Be at its console from the first byte on; its exit status is ours."""
+    from lxcctl.commands.console import Viewer
+    from lxcctl.keys import DEFAULT, parse
+
+    end = Viewer(session, name, "console").watch(parse(DEFAULT), generation=generation)
+    return 0 if end is None else exit_status(end)
 
 
 VERBS = {"start": (_start_options, _start)}

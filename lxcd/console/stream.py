@@ -21,15 +21,15 @@ CHUNK_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class Stream:
-    """Owned by the keeper's client. `ring` appears with the first output; `closed`: no more
-    comes.
+    """Owned by the keeper's client. `ring` appears with the first output, `input` with the first
+    byte that is typed; `closed`: no more comes, or goes.
     """
 
     name: str
-    fd: Fd | None = None  # a copy of the master or read end
+    fd: Fd | None = None  # a copy of the master, or of our end of a pipe
     ring: Ring | None = None
+    input: Ring | None = None
     closed: bool = False
-    lossless_readers: int = 0  # for whom the writer waits
     _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
 
     @property
@@ -82,14 +82,27 @@ class Stream:
             return Piece(0, b"", 0)
         return self.ring.read(offset, limit)
 
+    def since(self, time_ns: int) -> int:
+        """Offset from which on all stands that was written from this time on, to a second."""
+        return self.ring.since(time_ns) if self.ring is not None else 0
+
+    def end(self) -> None:
+        """The other side is closed: nothing more comes, or goes."""
+        self.closed = True
+        if self.fd is not None:
+            # A copy of a write end would keep its reader waiting.
+            self.fd.close()
+        self.wake()
+
     def close(self) -> None:
         """Let go of the descriptors; the keeper has its own."""
         self.closed = True
         if self.fd is not None:
             self.fd.close()
-        if self.ring is not None:
-            self.ring.close()
-            self.ring = None
+        for ring in (self.ring, self.input):
+            if ring is not None:
+                ring.close()
+        self.ring = self.input = None
         self.wake()
 
 

@@ -24,6 +24,8 @@ class Join(Step):
 
     fd: int
     namespaces: tuple[str, ...]
+    # Where `mnt` is not joined: lxcd's mount namespace, and behind it its root.
+    host_mounts: int = -1
 
     def describe(self) -> str:
         """See Step."""
@@ -35,7 +37,13 @@ class Join(Step):
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
-        process.setns(walk.fds[self.fd], flags)
+        if self.host_mounts >= 0:
+            # Out of the keeper's own small tree: the program is the host's.
+            process.setns(walk.fds[self.host_mounts], process.CLONE_NEWNS)
+            os.fchdir(walk.fds[self.host_mounts + 1])
+            os.chroot(".")
+        if flags:
+            process.setns(walk.fds[self.fd], flags)
         walk.fork(0)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())

@@ -4,7 +4,7 @@ hostile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # (uid_t) -1 means "no change" to setresuid(2).
 _MAXIMUM_ID = 2**32 - 2
@@ -57,13 +57,28 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
         )
     if not colon:
         return user
-    gid = _number(group_name)
+    return replace(user, gid=_group(group_name, groups), groups=())
+
+
+def find_groups(wanted: tuple[str, ...], group: bytes) -> tuple[int, ...]:
+    """Ids of groups that are given by name or number. ValueError says what is wrong."""
+    entries = _entries(group, 4)
+    return tuple(_group(name, entries) for name in wanted)
+
+
+def with_groups(user: User, groups: tuple[int, ...]) -> User:
+    """The same user in these groups besides the primary one."""
+    return replace(user, groups=tuple(dict.fromkeys((user.gid, *groups))))
+
+
+def _group(name: str, entries: list[list[str]]) -> int:
+    gid = _number(name)
     if gid is None:
-        match = next((e for e in groups if e[0] == group_name), None)
+        match = next((e for e in entries if e[0] == name), None)
         gid = _number(match[2]) if match is not None else None
     if gid is None:
-        raise ValueError(f"the container has no group {group_name!r}")
-    return User(user.name, user.uid, gid, (), user.home, user.shell)
+        raise ValueError(f"the container has no group {name!r}")
+    return gid
 
 
 def _number(text: str) -> int | None:

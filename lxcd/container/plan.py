@@ -259,7 +259,19 @@ class _Compiler:
         if not console:
             self.draft.add(devices.NoTerminal(origin=self.draft.origin("lxc.console.path")))
         if self.draft.life.pipes:
-            self.draft.add(devices.OpenPipes(origin=DEFAULT))
+            self._pipes()
+
+    def _pipes(self) -> None:
+        life = self.draft.life
+        whats: dict[str, int] = {}
+        for name in ("stdin", "stdout", "stderr"):
+            if name in life.given:
+                given = resources.Given(step=devices.OpenPipes.name, origin=DEFAULT, stream=name)
+                whats[name] = self.draft.take(given)
+            else:
+                piped = name != "stdin" or life.stdin
+                whats[name] = devices.PIPE if piped else devices.NULL
+        self.draft.add(devices.OpenPipes(origin=DEFAULT, **whats))
 
     # ---- rights and the program
 

@@ -44,6 +44,11 @@ class Walk:
         self.capabilities: frozenset[int] | None = None  # all it may ever have; None: not limited
         self.environment: dict[str, str] = {}  # what steps found out for init's environment
 
+    @staticmethod
+    def null() -> int:
+        """The keeper's own /dev/null, whatever the container's is by now; the caller owns it."""
+        return os.dup(0)
+
     def target(self, path: str, create: str = "") -> int:
         """Open a place to mount on below the root; the caller owns the descriptor (O_PATH).
 

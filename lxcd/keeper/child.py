@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     from lxcd.keeper.protocol import Exited
 
 
+# A terminal whose ring is full and held waits so long for its readers, then skips ahead: they may
+# slow a program down, not stop it. What they consume earns them as much time again as it would take
+# at this rate, which is the least that a program is ever slowed down to.
+PATIENCE_SECONDS = 0.1
+_PACE_BYTES_A_SECOND = 8 << 20
+
+
 @dataclass(slots=True)
 class Stream:
-    """A terminal's master or a pipe's read end, and the ring that it is drained into."""
+    """A terminal's master, or one end of a pipe, and the rings: what comes out of it is drained
+    into one, what is put into the other is written to it.
+    """
 
     child: Child
     name: str
@@ -28,9 +38,14 @@ class Stream:
     ring: Ring | None = None  # made on first output
     peer: int = -1  # of a terminal: a slave of our own, so that the master never hangs up
     is_tty: bool = False
+    is_input: bool = False  # the write end of a pipe: nothing comes out of it
+    input: Ring | None = None  # what is to be written to it; lxcd's, made with the first of it
     held: bool = False  # a new ring of it waits for its reader
     at_end: bool = False  # the other side has closed it for good
     paused: bool = False  # the ring is full and held: not read until lxcd says so
+    full: bool = False  # the other side takes nothing more for now
+    patience_seconds: float = PATIENCE_SECONDS
+    paused_since: float = 0.0
 
     def open_peer(self) -> None:
         """Hold the terminal open: without any slave its master reads EIO and polls as hung up,
@@ -49,6 +64,7 @@ class Stream:
         """
         if self.ring is not None and self.ring.room() <= 0:
             self.paused = True
+            self.paused_since = time.monotonic()
             return False
         try:
             count = self._read()
@@ -64,15 +80,52 @@ class Stream:
         self.at_end = count == 0
         return count > 0
 
+    def resume(self) -> None:
+        """Its ring has room again."""
+        self.paused = False
+        waited = time.monotonic() - self.paused_since
+        self.patience_seconds = max(0.0, self.patience_seconds - waited)
+
+    def skip_ahead(self) -> None:
+        """Nobody is waited for any more, until somebody wants that again."""
+        if self.ring is not None:
+            self.ring.set_hold(hold=False)
+        self.resume()
+
+    def feed(self) -> None:
+        """Write once what waits in the input ring. It is `full` if the other side takes no more
+        now, and `at_end` if it takes nothing more or there is nothing more.
+        """
+        if self.input is None or self.fd < 0:
+            return
+        try:
+            self.input.write_to(self.fd)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # Nobody will ever read it. A terminal is there all the same.
+            self.input.acknowledge(self.input.head)
+            self.at_end = self.is_input
+        self.full = self.input.head > self.input.acked
+        if self.is_input and self.input.closed and not self.full:
+            self.at_end = True
+
     def _read(self) -> int:
         if self.ring is not None:
-            return self.ring.read_from(self.fd)
+            head = self.ring.head
+            count = self.ring.read_from(self.fd)
+            if count:
+                self.ring.stamp(head, time.time_ns())
+                earned = self.patience_seconds + count / _PACE_BYTES_A_SECOND
+                self.patience_seconds = min(PATIENCE_SECONDS, earned)
+            return count
         # A terminal that nobody ever writes to costs no pages.
         data = os.read(self.fd, CHUNK_BYTES)
         if data:
             try:
                 self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.held)
                 self.ring.append(data)
+                self.ring.stamp(0, time.time_ns())
             except OSError as error:
                 # No memory or descriptors: the bytes are lost, the container goes on.
                 print(f"keeper: no ring for {self.child.id}: {error}", file=sys.stderr)
@@ -89,6 +142,14 @@ class Stream:
         self.paused = False
         if self.ring is not None:
             self.ring.finish()
+
+    def close(self) -> None:
+        """Let go of every descriptor."""
+        if self.fd >= 0:
+            self.end()
+        for ring in (self.ring, self.input):
+            if ring is not None:
+                ring.close()
 
 
 @dataclass(slots=True)
@@ -115,10 +176,7 @@ class Child:
     def forget(self) -> None:
         """Let go of every descriptor."""
         for stream in self.streams.values():
-            if stream.fd >= 0:
-                stream.end()
-            if stream.ring is not None:
-                stream.ring.close()
+            stream.close()
         self.streams.clear()
         if self.control is not None:
             self.control.close()

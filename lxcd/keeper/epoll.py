@@ -35,11 +35,20 @@ class Epoll:
         handler: Callable[[], object],
         *,
         failed: Callable[[], object] | None = None,
+        read: bool = True,
+        write: bool = False,
     ) -> None:
-        """Call `handler` whenever `number` is readable, or hung up. Raises OSError."""
+        """Call `handler` whenever `number` is readable, or has room for a `write`, or is hung up;
+        in place of what it was watched for before. Raises OSError.
+        """
+        known = number in self._handlers
         self._handlers[number] = (handler, failed)
+        mask = (READ if read else 0) | (select.EPOLLOUT if write else 0)
+        if known:
+            self._epoll.modify(number, mask)
+            return
         try:
-            self._epoll.register(number, READ)
+            self._epoll.register(number, mask)
         except OSError:
             del self._handlers[number]
             raise

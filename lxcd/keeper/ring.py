@@ -1,5 +1,5 @@
-"""One stream's history: a ring in a memfd, written by the keeper, read by lxcd, addressed by
-absolute offsets.
+"""One direction of a stream: a ring in a memfd, addressed by absolute offsets. What a container
+writes is put in by the keeper and read by lxcd; what is typed, the other way round.
 
 An offset counts bytes since the stream began and never wraps. The writer moves `tail` past what it
 is about to overwrite, then writes, then moves `head`; a reader copies and looks at `tail` again:
@@ -8,8 +8,10 @@ written as aligned native 64-bit words through a memoryview (`struct` would writ
 byte).
 
 With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops
-reading its pipe and the process behind it waits. That is for data (an exec without a terminal); a
-terminal always skips ahead.
+reading its pipe and the process behind it waits. That is for data (an exec without a terminal), and
+for all that is typed; a terminal waits a moment at most, then skips ahead (see `child.py`).
+
+The header also says when what was written: one stamp for each second in which something was.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ CAPACITY_BYTES = 256 * 1024
 CHUNK_BYTES = 64 * 1024
 
 _MAGIC = int.from_bytes(b"LXCDRNG1", "little")
+# What is typed waits here for a program to read it.
+INPUT_CAPACITY_BYTES = 64 * 1024
 # Words of the header.
 _WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _WORD_CLOSED = (
     0,
@@ -35,6 +39,10 @@ _WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _W
     11,
     12,
 )
+# Stamps: how many there ever were, and the last ones, a ring themselves: time, then offset.
+_WORD_STAMPS, _WORD_STAMP = 13, 16
+_STAMPS = (HEADER_BYTES // 8 - _WORD_STAMP) // 2
+_STAMP_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,11 @@ class Ring:
         return self._words[_WORD_TAIL]
 
     @property
+    def acked(self) -> int:
+        """Offset up to which the reader has consumed."""
+        return self._words[_WORD_ACKED]
+
+    @property
     def closed(self) -> bool:
         """Nothing will be added any more."""
         return bool(self._words[_WORD_CLOSED])
@@ -139,7 +152,46 @@ class Ring:
         self._words[_WORD_HEAD] = head + count
         return count
 
-    def append(self, data: bytes) -> None:
+    def write_to(self, fd: int) -> int:
+        """Reader's side: write once to `fd` what waits, and have it consumed; how much that was.
+
+        Raises OSError as write(2) does: BlockingIOError when nothing goes in now.
+        """
+        acked = self.acked
+        first, second = self._slices(acked, self.head - acked)
+        if not first:
+            return 0
+        count = os.writev(fd, [first, second] if second else [first])
+        self._words[_WORD_ACKED] = acked + count
+        return count
+
+    def stamp(self, offset: int, time_ns: int) -> None:
+        """Writer's side: what is behind `offset` was written from now on. At most one a second is
+        kept.
+        """
+        count = self._words[_WORD_STAMPS]
+        if count and 0 <= time_ns - self._stamp(count - 1)[0] < _STAMP_NS:
+            return
+        place = _WORD_STAMP + count % _STAMPS * 2
+        self._words[place], self._words[place + 1] = time_ns, offset
+        self._words[_WORD_STAMPS] = count + 1
+
+    def since(self, time_ns: int) -> int:
+        """Offset behind which all that was written from this time on stands, to a second."""
+        count = self._words[_WORD_STAMPS]
+        offset = self.head
+        for number in range(count - 1, max(0, count - _STAMPS) - 1, -1):
+            time, start = self._stamp(number)
+            if time + _STAMP_NS <= time_ns:
+                return offset
+            offset = start
+        return max(offset, self.tail)
+
+    def _stamp(self, number: int) -> tuple[int, int]:
+        place = _WORD_STAMP + number % _STAMPS * 2
+        return self._words[place], self._words[place + 1]
+
+    def append(self, data: bytes | memoryview) -> None:
         """Writer's side: add bytes that were read already; at most `room()` of them."""
         head = self.head
         self._words[_WORD_TAIL] = max(self.tail, head + len(data) - self.capacity)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 import termios
 
-from lxcd.kernel import libc
+from lxcd.kernel import libc, mount
+from lxcd.kernel.fd import Fd
 
+_PTMX = os.makedev(5, 2)
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
@@ -19,12 +22,22 @@ def open_master(devpts_fd: int) -> int:
     """A new pty in the devpts that `devpts_fd` is the root of: its master, unlocked, owned by the
     caller.
 
-    Raises OSError ENOSPC when the instance's `max=` or kernel.pty.max is reached.
+    The directory need not be trusted: no link is followed, nothing is waited for, and what is no
+    ptmx is refused. Raises OSError: ENOSPC when the instance's `max=` or kernel.pty.max is reached,
+    ENODEV for something else of that name.
     """
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+    resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
     try:
-        master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=devpts_fd)
+        # O_PATH first: the open of another device might do something.
+        with Fd(mount.openat2(devpts_fd, "ptmx", os.O_PATH, resolve)) as found:
+            status = os.fstat(found.fileno())
+            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _PTMX:
+                raise libc.oserror(errno.ENODEV, "open", "ptmx")
+        master = mount.openat2(devpts_fd, "ptmx", flags, resolve)
     except OSError as error:
         raise libc.oserror(error.errno or errno.EIO, "open", "ptmx") from None
+    os.set_blocking(master, True)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     return master
 
@@ -47,6 +60,12 @@ def pty_number(master: int) -> int:
 def set_window_size(fd: int, rows: int, columns: int) -> None:
     """TIOCSWINSZ; the foreground process group gets SIGWINCH."""
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def window_size(fd: int) -> tuple[int, int]:
+    """TIOCGWINSZ: rows and columns."""
+    rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8))
+    return rows, columns
 
 
 def set_controlling(fd: int) -> None:

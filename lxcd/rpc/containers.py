@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from lxcd.rpc.replay import Replays
+    from lxcd.rpc.side import Side
     from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
 
@@ -33,10 +34,11 @@ _LARGEST_PAGE = 1000
 class Containers(container_pb2_grpc.ContainerServiceServicer):
     """The life cycle."""
 
-    def __init__(self, house: House, registry: Registry, replays: Replays) -> None:
+    def __init__(self, house: House, registry: Registry, replays: Replays, side: Side) -> None:
         self._house = house
         self._registry = registry
         self._replays = replays
+        self._side = side
 
     # ---- what there is
 
@@ -268,16 +270,27 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         return await self._replays.once(request, lambda: self._start(request))
 
     async def _start(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
+        if request.stdio != pb.STDIO_PIPES and (request.stdin or request.descriptors_token):
+            raise errors.InvalidArgument(
+                "standard input and descriptors are for STDIO_PIPES", "INVALID_STDIO"
+            )
+        with self._side.redeem(request.descriptors_token) as given:
+            return await self._start_with(request, given)
+
+    async def _start_with(
+        self, request: pb.StartContainerRequest, given: dict[str, int]
+    ) -> pb.StartContainerResponse:
         defines = convert.defines(request.define)
         wanted = Request(
             command=requests.command(request.command),
             application=bool(request.command) and not request.system,
             pipes=request.stdio == pb.STDIO_PIPES,
+            stdin=request.stdin,
             ephemeral=request.ephemeral,
             defines=defines,
         )
         if request.config_text or request.image:
-            return await self._start_undefined(request, wanted)
+            return await self._start_undefined(request, wanted, given)
         actor = self._registry.get(request.lxcpath, request.name)
         async with actor.lock:
             definition = actor.definition()
@@ -287,11 +300,11 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 actor.require_stopped()
                 actor.compile(definition, wanted)
                 return pb.StartContainerResponse()
-            started = await actor.start(definition, wanted)
+            started = await actor.start(definition, wanted, given=given)
         return convert.started(definition, started)
 
     async def _start_undefined(
-        self, request: pb.StartContainerRequest, wanted: Request
+        self, request: pb.StartContainerRequest, wanted: Request, given: dict[str, int]
     ) -> pb.StartContainerResponse:
         actor, definition, transient = await self._registry.undefined(
             request.lxcpath,
@@ -308,7 +321,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                     actor.compile(definition, wanted)
                     await self._registry.discard(actor, transient)
                     return pb.StartContainerResponse()
-                started = await actor.start(definition, wanted, transient_dir=transient)
+                started = await actor.start(
+                    definition, wanted, transient_dir=transient, given=given
+                )
         except BaseException:
             await self._registry.discard(actor, transient)
             raise

@@ -94,3 +94,19 @@ def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIter
             await abort(context, error)
 
     return guarded
+
+
+def duplex(method: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    """The same for a method that reads and writes frames on its own."""
+
+    @functools.wraps(method)
+    async def guarded(self: object, requests: object, context: Context) -> None:
+        del requests
+        try:
+            await method(self, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            await abort(context, error)
+
+    return guarded

@@ -17,15 +17,16 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import removal, start, stopping
+from lxcd.supervisor import ports, removal, start, stopping
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
 from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from lxcd.console.port import Port
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -189,8 +190,12 @@ class Container:
 
     # ---- start
 
-    def compile(self, definition: Definition, request: Request) -> plan.Plan:
-        """The plan of a start with this configuration and request."""
+    def compile(
+        self, definition: Definition, request: Request, given: Mapping[str, int] | None = None
+    ) -> plan.Plan:
+        """The plan of a start with this configuration and request, and the caller's descriptors
+        for some of its standard streams.
+        """
         definition.require_sound()
         life = plan.Life(
             name=self.name,
@@ -198,21 +203,28 @@ class Container:
             command=request.command,
             application=request.application,
             pipes=request.pipes,
+            stdin=request.stdin,
+            given=frozenset(given or ()),
             idle=self._image() == host_image.NAME,
         )
         return plan.compile_plan(definition.config, self._house.host, life)
 
     async def start(
-        self, definition: Definition, request: Request, *, transient_dir: str = ""
+        self,
+        definition: Definition,
+        request: Request,
+        *,
+        transient_dir: str = "",
+        given: Mapping[str, int] | None = None,
     ) -> start.Started:
-        """Start it. The caller holds the lock.
+        """Start it. The caller holds the lock, and keeps the descriptors that it gives.
 
         Raises StartFailed; the container is STOPPED then, and the reason stays to be seen.
         """
         await self.settled()
         self.require_stopped()
         log.container.set(self.name)
-        compiled = self.compile(definition, request)
+        compiled = self.compile(definition, request, given)
         self.forget_output()
         text = None
         if not self.defined:
@@ -231,7 +243,9 @@ class Container:
         self.running = definition
         self.set_state(State.STARTING)
         try:
-            started = await start.start(self._house, definition.config, compiled, record)
+            started = await start.start(
+                self._house, definition.config, compiled, record, given or {}
+            )
         except BaseException as error:
             self._not_started(before, error)
             raise
@@ -277,13 +291,19 @@ class Container:
                 self._house.keeper.forget(self.child)
             self.child = None
 
+    def port(self, child: Held, name: str) -> Port:
+        """Where sessions attach to a life of it. Raises NotFound."""
+        port = ports.port_of(self._house.keeper, child, name)
+        if not port.terminal:
+            port.on_left = lambda _: self._release_unread(child)
+        return port
+
     def _release_unread(self, child: Held) -> None:
         """Nobody reads its pipes without loss: then they do not hold it up."""
-        for stream in child.streams.values():
-            if not stream.lossless_readers and stream.ring is not None and stream.ring.hold:
-                stream.ring.set_hold(hold=False)
-                with contextlib.suppress(errors.Unavailable):
-                    self._house.keeper.drained(child, stream)
+        if any(name in child.streams for name in ports.PIPES):
+            port = ports.port_of(self._house.keeper, child, ports.OUTPUT)
+            if not any(session.waits for session in port.sessions.values()):
+                port.release()
 
     # ---- the end of a life
 

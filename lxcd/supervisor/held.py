@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lxcd.console.port import Port
 from lxcd.console.stream import Stream
 
 if TYPE_CHECKING:
@@ -32,11 +33,19 @@ class Held:
     under: int = 0  # which keeper has forked it, by the number of those lost before
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     on_exit: Callable[[Held], None] | None = None
+    ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
 
     def stream(self, name: str) -> Stream:
         """The stream of that name, which may not have written yet."""
         return self.streams.setdefault(name, Stream(name, closed=self.exited is not None))
+
+    def take_streams(self, fds: dict[str, Fd]) -> None:
+        """Copies of its ends; those that are known stay."""
+        for name, number in fds.items():
+            if self.stream(name).fd is None:
+                self.stream(name).fd = number
+        self.wake()
 
     def wake(self) -> None:
         """Something about it has changed."""

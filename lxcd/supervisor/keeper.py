@@ -18,8 +18,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
+from lxcd.console.session import Reason
 from lxcd.keeper import protocol
-from lxcd.keeper.ring import Ring
+from lxcd.keeper.ring import INPUT_CAPACITY_BYTES, Ring
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 from lxcd.kernel.fd import Fd
@@ -187,13 +188,12 @@ class Keeper:
         for stream in child.streams.values():
             fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
             is_open = bool(fds)
-            if stream.ring is not None:
-                fds.append(stream.ring.memfd)
+            rings = (stream.ring, stream.input)
+            fds += [ring.memfd for ring in rings if ring is not None]
             if fds:
-                has_ring = stream.ring is not None
-                streams.append(
-                    (protocol.AdoptStream(child.id, stream.name, is_open, has_ring), fds)
-                )
+                there = (ring is not None for ring in rings)
+                adopted = protocol.AdoptStream(child.id, stream.name, is_open, *there)
+                streams.append((adopted, fds))
         request = protocol.Adopt(
             child.id,
             child.kind,
@@ -246,6 +246,32 @@ class Keeper:
         """A held ring has room again."""
         with contextlib.suppress(errors.Unavailable):
             self._send(protocol.Drained(child.id, stream.name))
+
+    def put(self, child: Held, stream: Stream, data: memoryview) -> int:
+        """Have bytes written to a stream when it takes them; how many there is room for now."""
+        if stream.input is None:
+            stream.input = Ring.create(
+                f"lxcd-input-{stream.name}", hold=True, capacity=INPUT_CAPACITY_BYTES
+            )
+            with contextlib.suppress(errors.Unavailable):
+                taken = protocol.TakeInput(child.id, stream.name)
+                self._send(taken, [stream.input.memfd])
+        count = min(len(data), stream.input.room())
+        stream.input.append(data[:count])
+        if count:
+            self._feed(child, stream)
+        return count
+
+    def finish(self, child: Held, stream: Stream) -> None:
+        """Nothing more will be put into it: it is closed behind what was."""
+        self.put(child, stream, memoryview(b""))
+        if stream.input is not None:
+            stream.input.finish()
+        self._feed(child, stream)
+
+    def _feed(self, child: Held, stream: Stream) -> None:
+        with contextlib.suppress(errors.Unavailable):
+            self._send(protocol.Feed(child.id, stream.name))
 
     def acknowledge(self, child: Held) -> None:
         """Its exit has been taken note of, durably."""
@@ -362,7 +388,11 @@ class Keeper:
     def _take_of(
         self,
         child: Held,
-        answer: protocol.Forked | protocol.Streams | protocol.RingMade | protocol.Closed,
+        answer: protocol.Forked
+        | protocol.Streams
+        | protocol.RingMade
+        | protocol.InputMade
+        | protocol.Closed,
         fds: list[Fd],
     ) -> None:
         match answer:
@@ -372,19 +402,18 @@ class Keeper:
                 child.pid, child.pidfd, child.forked = answer.pid, fds[0], True
                 child.wake()
             case protocol.Streams():
-                for name, number in zip(answer.names, fds, strict=True):
-                    if child.stream(name).fd is None:
-                        child.stream(name).fd = number
-                child.wake()
+                child.take_streams(dict(zip(answer.names, fds, strict=True)))
             case protocol.RingMade():
                 stream = child.stream(answer.stream)
                 if stream.ring is None:
                     stream.ring = Ring(fds[0].take())
                 stream.wake()
-            case protocol.Closed():
+            case protocol.InputMade():
                 stream = child.stream(answer.stream)
-                stream.closed = True
-                stream.wake()
+                if stream.input is None:
+                    stream.input = Ring(fds[0].take())
+            case protocol.Closed():
+                child.stream(answer.stream).end()
 
     def _add(self, answer: protocol.Child, fds: list[Fd]) -> None:
         self._told.add(answer.id)
@@ -424,6 +453,8 @@ class Keeper:
             # One that the child never came to open will not write either.
             stream.closed = stream.closed or (stream.fd is None and stream.ring is None)
             stream.wake()
+        for port in child.ports.values():
+            port.end()
         child.wake()
         if child.on_exit is not None:
             child.on_exit(child)
@@ -502,6 +533,12 @@ class Keeper:
         _log.error("the keeper is gone: %s", why)
         if self.on_lost is not None:
             self.on_lost(why)
+
+    def part(self) -> None:
+        """Lxcd leaves: whoever is attached to something is told that it goes on without us."""
+        for child in self.children.values():
+            for port in child.ports.values():
+                port.end(Reason.LEAVING)
 
     def close(self) -> None:
         """Leave the keeper alone; it goes on."""

@@ -30,6 +30,7 @@ class Request:
     command: tuple[str, ...] = ()
     application: bool = False
     pipes: bool = False
+    stdin: bool = False
     ephemeral: bool = False
     defines: tuple[tuple[str, str], ...] = ()
 
@@ -77,24 +78,7 @@ class Records:
         """Replace a container's record. Raises OSError; the old one is whole then."""
         path = self._path(record.lxcpath, record.name)
         text = json.dumps(record, default=plain).encode()
-        fd = os.open(
-            f"{path}.new",
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
-        try:
-            view = memoryview(text)
-            while view:
-                # A full disk gives a short write first, and the error with the next.
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{path}.new")
-            raise
-        finally:
-            os.close(fd)
-        os.rename(f"{path}.new", path)
+        write_whole(path, text)
 
     def delete(self, lxcpath: str, name: str) -> None:
         """Forget a container."""
@@ -121,6 +105,28 @@ class Records:
         # Two lxcpaths may hold the same name, and a name may be as long as a file's name may be.
         digest = blake2b(f"{lxcpath}\0{name}".encode(errors="surrogateescape"), digest_size=16)
         return os.path.join(self._directory, digest.hexdigest())
+
+
+def write_whole(path: str, text: bytes) -> None:
+    """Replace a file, or make it. Raises OSError; the old one is whole then."""
+    fd = os.open(
+        f"{path}.new",
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    try:
+        view = memoryview(text)
+        while view:
+            # A full disk gives a short write first, and the error with the next.
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
 
 
 def plain(value: object) -> object:

@@ -282,9 +282,12 @@ class Registry:
 
     # ---- after a restart of the daemon
 
-    async def recover(self) -> None:
-        """Bring together what the records say, what the keeper holds, and what is there."""
-        held = dict(self._house.keeper.children)
+    async def recover(self, execs: set[str]) -> None:
+        """Bring together what the records say, what the keeper holds, and what is there. `execs`
+        are children that somebody else has taken up.
+        """
+        children = self._house.keeper.children
+        held = {id_: child for id_, child in children.items() if id_ not in execs}
         for record in await asyncio.to_thread(self._house.records.read_all):
             await self._recover_one(record, held.pop(record.child, None))
         for child in held.values():

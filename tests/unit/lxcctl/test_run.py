@@ -84,7 +84,7 @@ def test_create_and_start(running: FakeDaemon, lxcctl: Lxcctl, tmp_path: Path) -
         name="001", command=["echo", "hi"], stdio=container_pb2.STDIO_PIPES
     )
     assert read == console_pb2.ReadConsoleLogRequest(
-        name="001", stream="output", offset=0, follow=True, generation=5, lossless=True
+        name="001", stream="output", offset=0, follow=True, generation=5
     )
 
 

@@ -1,0 +1,146 @@
+"""`console`: the terminal of a container, to look at and to type into."""
+
+from __future__ import annotations
+
+import sys
+
+from lxcctl import arguments, output
+from lxcctl.errors import ClientError
+from lxcctl.wire import exit_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+    from lxcctl.arguments import Parser
+    from lxcctl.channel import Session
+    from lxcd.v1.types_pb2 import Exit
+
+_STOPPED, _REBOOT, _KICKED, _DETACHED = 1, 2, 3, 5
+_VIEWER = 1
+
+
+def _console_options(parser: Parser) -> None:
+    from lxcctl.keys import DEFAULT
+
+    arguments.add_name(parser)
+    parser.add_argument(
+        "--tty", metavar="N", type=arguments.count, default=0, help="ttyN (default: the console)"
+    )
+    parser.add_argument("--read-only", action="store_true", help="only watch")
+    parser.add_argument("--steal", action="store_true", help="take control from whoever has it")
+    parser.add_argument("--no-replay", action="store_true", help="without what was shown before")
+    parser.add_argument(
+        "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave ({DEFAULT})"
+    )
+
+
+def _console(session: Session, args: Namespace) -> int:
+    from lxcctl import foreground
+    from lxcctl.keys import describe
+
+    keys = foreground.keys_of(args.detach_keys)
+    terminal = f"tty{args.tty}" if args.tty else "console"
+    role = "watching" if args.read_only else "connected to"
+    leave = f"; {describe(keys)} leaves" if keys and not args.read_only else ""
+    if sys.stderr.isatty():
+        output.note(f"{role} {terminal} of {args.name}{leave}")
+    viewer = Viewer(session, args.name, terminal, read_only=args.read_only, steal=args.steal)
+    end = viewer.watch(keys, generation=0, live=args.no_replay)
+    if end is not None:
+        output.note(f"{args.name} has stopped: {exit_words(end)}")
+    return 0
+
+
+class Viewer:
+    """One who looks at a terminal, from one generation of the container to the next."""
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        terminal: str,
+        *,
+        read_only: bool = False,
+        steal: bool = False,
+    ) -> None:
+        self._session = session
+        self._name = name
+        self._terminal = terminal
+        self._read_only = read_only
+        self._steal = steal
+        self._generation = 0  # the present one
+        self._live = False
+
+    def watch(self, keys: bytes, *, generation: int, live: bool = False) -> Exit | None:
+        """Until the container stops: how; or None, if the viewer leaves. A reboot is followed."""
+        self._generation, self._live = generation, live
+        while True:
+            end = self._life(keys)
+            if end.reason == _KICKED:
+                raise ClientError("somebody has ended this session")
+            if end.reason != _REBOOT:
+                return end.exit if end.reason == _STOPPED else None
+            output.note(f"{self._name} reboots")
+            self._await_next()
+            self._generation, self._live = end.next_generation, False
+
+    def _life(self, keys: bytes) -> Any:  # noqa: ANN401 - AttachConsoleEnd
+        """One session, to its end."""
+        from lxcctl import foreground
+        from lxcctl.attach import Attachment
+        from lxcd.v1 import console_pb2
+
+        types = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
+        attachment = Attachment(
+            self._session, "ConsoleService/AttachConsole", types, lambda _: None
+        )
+        attachment.start = lambda message: self._fill(message, resumed=bool(attachment.offsets))
+        attachment.on_output = foreground.show
+        attachment.on_gap = foreground.show_gap
+        attachment.on_role = self._has_role
+        if self._read_only:
+            attachment.on_started = self._has_started
+            return attachment.run()
+        with foreground.typing(attachment, keys=keys, on_started=self._has_started):
+            return attachment.run()
+
+    def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
+        self._generation = frame.generation
+
+    def _has_role(self, change: Any) -> None:  # noqa: ANN401 - a RoleChange
+        if change.role == _VIEWER:
+            self._read_only = True
+            output.note(f"{change.by or 'somebody'} has taken control; you only watch now\r")
+
+    def _fill(self, start: Any, *, resumed: bool) -> None:  # noqa: ANN401
+        from lxcctl import foreground
+
+        start.name = self._name
+        start.lxcpath = self._session.lxcpath
+        start.terminal = self._terminal
+        start.generation = self._generation
+        foreground.as_controller(start)
+        if self._read_only:
+            start.role = _VIEWER
+        else:
+            start.steal = self._steal
+            if sys.stdin.isatty():
+                foreground.set_size(start.size)
+        if self._live and not resumed:
+            start.live_only = True
+
+    def _await_next(self) -> None:
+        """Wait for the next life."""
+        from lxcctl.commands.wait import until
+        from lxcd.v1.container_pb2 import WaitContainerRequest
+        from lxcd.v1.types_pb2 import STATE_RUNNING
+
+        wait = WaitContainerRequest(
+            name=self._name, lxcpath=self._session.lxcpath, states=[STATE_RUNNING]
+        )
+        until(self._session, wait, None)
+
+
+VERBS = {"console": (_console_options, _console)}
