@@ -33,8 +33,8 @@ _REHEARSAL = spec.Spec(
 
 
 def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
-    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs
-    files to move into.
+    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are files of
+    version 1 cgroups to move into.
     """
     end = ChildEnd(channel)
     # A module that were imported from now on would come out of the container's tree.
@@ -43,8 +43,8 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
     index, name = -1, "enter_cgroups"
     try:
         for procs in cgroups:
-            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait
-            # for an RCU grace period.
+            # 0 is the writer itself: cgroups(7). Only a thread that moves itself need not wait for
+            # an RCU grace period.
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"

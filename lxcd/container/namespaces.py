@@ -43,9 +43,9 @@ class Fork(Step):
     """Go on as a child of the prepared process: PID 1 of a new pid namespace, born in the
     container's cgroup of version 2.
 
-    Whoever is moved into a cgroup waits for an RCU grace period (cgroup_threadgroup_rwsem), a child
-    that is born there does not: clone3(2), CLONE_INTO_CGROUP. In version 1 it sits where the
-    prepared process sits. `fd`: that cgroup, -1 without version 2.
+    What of version 2 is called a process can only be moved whole, which waits for an RCU grace
+    period (cgroup_threadgroup_rwsem); a child that is born there does not: clone3(2),
+    CLONE_INTO_CGROUP. In version 1 it sits where the prepared process sits. `fd`: that cgroup, -1 without version 2.
     """
 
     fd: int
