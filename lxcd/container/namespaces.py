@@ -50,6 +50,7 @@ class Fork(Step):
 
     fd: int
     pid_namespace: bool
+    own_memory: bool = False
 
     def describe(self) -> str:
         """See Step."""
@@ -58,7 +59,8 @@ class Fork(Step):
     def apply(self, walk: Walk) -> None:
         """See Step."""
         cgroup = walk.fds[self.fd] if self.fd >= 0 else -1
-        walk.fork(process.CLONE_NEWPID if self.pid_namespace else 0, cgroup)
+        flags = process.CLONE_NEWPID if self.pid_namespace else 0
+        walk.fork(flags, cgroup, own_memory=self.own_memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
