@@ -212,9 +212,7 @@ class _Compiler:
         has_pid = "pid" in self.draft.namespaces
         # setns(2) into a time namespace is for who shares its memory with nobody.
         own_memory = "time" in self.draft.namespaces
-        return namespaces.Fork(
-            origin=DEFAULT, fd=fd, pid_namespace=has_pid, own_memory=own_memory
-        )
+        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid, own_memory=own_memory)
 
     def _names(self) -> None:
         config = self.draft.config
