@@ -7,6 +7,7 @@ call, errno, text) and ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
 from lxcd.container.channel import ChildEnd, Failed, Prepared
 from lxcd.container.walk import Walk
-from lxcd.kernel import libc
+from lxcd.kernel import libc, process
 
 if TYPE_CHECKING:
     import socket
@@ -32,9 +33,9 @@ _REHEARSAL = spec.Spec(
 ).encode()
 
 
-def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
-    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs
-    files to move into.
+def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flags: int) -> NoReturn:
+    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are files of
+    version 1 cgroups to move into; `flags` are those of the clone.
     """
     end = ChildEnd(channel)
     # A module that were imported from now on would come out of the container's tree.
@@ -43,13 +44,17 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
     index, name = -1, "enter_cgroups"
     try:
         for procs in cgroups:
-            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait
-            # for an RCU grace period.
+            # 0 is the writer itself: cgroups(7). Only a thread that moves itself need not wait for
+            # an RCU grace period.
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
-        # Once for nothing: pages that are written to are copied now, and not while somebody waits.
+        # What can be done before somebody waits. The Spec that is read for nothing has pages copied
+        # that are written to; what fails here fails again at its step, which is told.
         spec.decode(_REHEARSAL)
+        if flags & process.CLONE_NEWNET:
+            with contextlib.suppress(OSError):
+                namespaces.set_loopback_up()
         end.say(Prepared())
         text = end.receive_spec()
         name = "decode_spec"

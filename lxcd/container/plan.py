@@ -210,7 +210,9 @@ class _Compiler:
 
     def _fork(self, fd: int) -> namespaces.Fork:
         has_pid = "pid" in self.draft.namespaces
-        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid)
+        # setns(2) into a time namespace is for who shares its memory with nobody.
+        own_memory = "time" in self.draft.namespaces
+        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid, own_memory=own_memory)
 
     def _names(self) -> None:
         config = self.draft.config

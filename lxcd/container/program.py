@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # What a shell says of a command that it cannot run: POSIX, 2.8.2.
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+# Made once, in the keeper: it takes 50 µs.
+_EVERY_SIGNAL = signal.valid_signals()
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,7 +38,7 @@ def become(walk: Walk, step: Execute) -> NoReturn:
     os.umask(step.umask)
     if step.reaper:
         # Everything is blocked before the fork, so that no signal falls between the two.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         if not step.argv:
             walk.channel.say(Executing())
             _stay(walk, 0, step.argv)
@@ -95,7 +97,7 @@ def reset_signals() -> None:
     """As a program expects them: none blocked, none ignored (Python ignores SIGPIPE, and that
     survives an exec).
     """
-    for number in signal.valid_signals():
+    for number in _EVERY_SIGNAL:
         if (
             number not in (signal.SIGKILL, signal.SIGSTOP)
             and signal.getsignal(number) != signal.SIG_DFL

@@ -293,9 +293,13 @@ class Children:
             self._streams.add(child, value, fds)
         elif kind == "FORKED":
             self._epoll.unwatch(child.pidfd)
+            # The first half may sleep until the other one has exec'ed: there is nothing left for it
+            # to do. As it is known no more, it is reaped with the orphans.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.close(child.pidfd)
-            # The first half ends by itself; as it is known no more, it is reaped with the orphans.
-            child.pid, child.pidfd, child.forked = self._pid_of(fds[0], value), fds[0], True
+            child.pid, child.pidfd = self._pid_of(fds[0], value or child.pid), fds[0]
+            child.forked = True
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))

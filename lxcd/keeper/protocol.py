@@ -49,7 +49,7 @@ class Prepare:
     """The first half of a spawn: fork a child that waits for its Spec on its own channel.
 
     Descriptors: the child's end of the channel; with `into_cgroup` a cgroup v2 directory; then
-    `cgroups` cgroup.procs files for the child to move into.
+    `cgroups` files of version 1 cgroups for the child to move itself into.
     """
 
     id: str

@@ -152,8 +152,10 @@ def read_all(number: int, limit: int) -> bytes:
     """
     parts: list[bytes] = []
     offset = 0
+    # As much as there is, and one more: the whole megabyte would be mapped and unmapped each time.
+    size = max(4096, min(os.fstat(number).st_size, 1 << 20) + 1)
     while True:
-        part = os.pread(number, min(1 << 20, limit + 1 - offset), offset)
+        part = os.pread(number, min(size, limit + 1 - offset), offset)
         if not part:
             return b"".join(parts)
         parts.append(part)

@@ -127,10 +127,6 @@ class _Start:
                 await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
-            self._enter("walk", prepared.child)
-            with contextlib.suppress(ConnectionError):
-                # It has failed before it could read: its report says why.
-                channel.send_fds(prepared.channel, self._fds)
             await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
         child = prepared.child
@@ -173,8 +169,8 @@ class _Start:
     # ---- in a thread
 
     def _furnish(self, prepared: Prepared, own: str | None) -> None:
-        """Cgroups, what the host has for the container, and its identity. Raises
-        ProcessLookupError if the child has ended.
+        """Cgroups, what the host has for the container, and its identity; then the child may walk.
+        Raises ProcessLookupError if it has ended.
         """
         if own is not None:
             self._claim(own, prepared)
@@ -191,6 +187,10 @@ class _Start:
                 raise ProcessLookupError from None
             except OSError as error:
                 raise failed("identity", error, -1, self._config.idmap[0].origin) from None
+        self._enter("walk", prepared.child)
+        with contextlib.suppress(ConnectionError):
+            # It has failed before it could read: its report says why.
+            channel.send_fds(prepared.channel, self._fds)
 
     def _claim(self, own: str, prepared: Prepared | None) -> tree.Payload:
         """Have the container's cgroups, under a name that nobody has. Written down before."""
