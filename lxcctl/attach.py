@@ -211,8 +211,10 @@ class Attachment:
         # Nobody is there to be told.
         os._exit(0)
 
-    def feed_from(self, fd: int, keys: Any = None) -> None:  # noqa: ANN401 - keys.DetachKeys
-        """Type what comes from a descriptor, in a thread of its own; `keys` in it leave."""
+    def feed_from(self, fd: int, keys: Any = None, at_end: bytes | None = None) -> None:  # noqa: ANN401 - keys.DetachKeys
+        """Type what comes from a descriptor, in a thread of its own; `keys` in it leave. At its end
+        input ends, or, at a terminal, `at_end` is typed.
+        """
 
         def feed() -> None:
             try:
@@ -225,7 +227,11 @@ class Attachment:
                         self.detach()
                         return
             except OSError:
+                # Closed, or opened for writing only: there is no input.
                 pass
-            self.end_input()
+            if at_end is None:
+                self.end_input()
+            else:
+                self.type(at_end)
 
         threading.Thread(target=feed, name="input", daemon=True).start()

@@ -60,11 +60,12 @@ def typing(
     attachment: Attachment,
     *,
     keys: bytes = b"",
+    at_end: bytes = b"",
     on_leaving: Callable[[], None] = lambda: None,
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[None]:
     """Type what comes on standard input, from the moment the session has begun on; raw if that is a
-    terminal. SIGWINCH becomes a new size, SIGTSTP suspends us, what would end us lets go first.
+    terminal, else with `at_end` behind it. SIGWINCH becomes a new size, SIGTSTP suspends us, what would end us lets go first.
     """
     from lxcctl.keys import DetachKeys
     from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
@@ -89,7 +90,8 @@ def typing(
 
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
-            attachment.feed_from(_STDIN, DetachKeys(keys) if terminal is not None else None)
+            found = DetachKeys(keys) if terminal is not None else None
+            attachment.feed_from(_STDIN, found, at_end)
 
         attachment.on_started = started
         stack.enter_context(SignalThread((*FORWARDED, *OF_A_TERMINAL), act))

@@ -27,6 +27,7 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _PRIVILEGES = ("cgroup", "capabilities", "security")
 _DETACHED = 5  # SESSION_END_DETACHED
 _KICKED = 3
+_CTRL_D = b"\x04"
 
 
 def _exec_options(parser: Parser) -> None:
@@ -203,7 +204,7 @@ def _on_terminal(
     def hang_up() -> None:
         _signal(session, made.id, 1)
 
-    with foreground.typing(attachment, keys=keys, on_leaving=hang_up):
+    with foreground.typing(attachment, keys=keys, at_end=_CTRL_D, on_leaving=hang_up):
         _arm(session, made.id, timeout)
         end = attachment.run()
     return _status(end, made.id)

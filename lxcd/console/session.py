@@ -26,6 +26,8 @@ WINDOW_BYTES = 256 * 1024
 WINDOW_LIMIT_BYTES = 16 << 20
 # What is sent at once; a stream that has more waits for the others.
 CHUNK_BYTES = 128 * 1024
+# Behind the first piece, others that come so soon are sent as one.
+_PAUSE_SECONDS = 0.001
 # What may be typed before it is acknowledged: so a frame that is no input never waits behind input.
 INPUT_WINDOW_BYTES = 64 * 1024
 
@@ -156,12 +158,17 @@ class Session:
                     busy = True
                     yield frame
             if busy or self._notices:
-                # Others have their turn.
-                await asyncio.sleep(0)
+                # Others have their turn; and what comes in small pieces is sent in larger ones.
+                await asyncio.sleep(0 if self._is_behind() else _PAUSE_SECONDS)
             elif self.port.over and all(cursor.at_end for cursor in self.cursors.values()):
                 return
             else:
                 await self._changed()
+
+    def _is_behind(self) -> bool:
+        return bool(self._notices) or any(
+            cursor.stream.head - cursor.sent >= CHUNK_BYTES // 2 for cursor in self.cursors.values()
+        )
 
     def _next(self, cursor: Cursor) -> list[Frame]:
         room = self._window - cursor.unconsumed

@@ -33,12 +33,17 @@ class Held:
     under: int = 0  # which keeper has forked it, by the number of those lost before
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     on_exit: Callable[[Held], None] | None = None
+    awaited: set[Stream] = field(default_factory=set[Stream])  # of all children
     ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
 
     def stream(self, name: str) -> Stream:
         """The stream of that name, which may not have written yet."""
-        return self.streams.setdefault(name, Stream(name, closed=self.exited is not None))
+        stream = self.streams.get(name)
+        if stream is None:
+            stream = Stream(name, self.awaited, closed=self.exited is not None)
+            self.streams[name] = stream
+        return stream
 
     def take_streams(self, fds: dict[str, Fd]) -> None:
         """Copies of its ends; those that are known stay."""

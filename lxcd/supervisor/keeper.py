@@ -61,6 +61,7 @@ class Keeper:
         self._upgraded: asyncio.Future[str] | None = None
         self._told: set[str] = set()  # children that the present keeper has told of
         self._forgotten: set[str] = set()  # while there was no keeper
+        self._awaited: set[Stream] = set()  # those that somebody wants to see grow
         self._foreign = False  # it speaks another version
         self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
         self._leaving = False
@@ -422,6 +423,7 @@ class Keeper:
             # Of an earlier keeper, and known to this one too: its service manager kept it.
             return
         child = Held(answer.id, answer.kind, answer.pid, fds[0] if fds else Fd(-1))
+        child.awaited = self._awaited
         child.under = self.losses
         self.children[answer.id] = child
         future = self._prepared.get(answer.id)
@@ -462,10 +464,8 @@ class Keeper:
     def _poked(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._poke.fileno())
-        for child in self.children.values():
-            for stream in child.streams.values():
-                if stream.awaited:
-                    stream.wake()
+        for stream in list(self._awaited):
+            stream.wake()
 
     def _drop(self, child: Held) -> None:
         self._unwatch(child)
