@@ -65,7 +65,8 @@ def typing(
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[None]:
     """Type what comes on standard input, from the moment the session has begun on; raw if that is a
-    terminal, else with `at_end` behind it. SIGWINCH becomes a new size, SIGTSTP suspends us, what would end us lets go first.
+    terminal, else with `at_end` behind it. SIGWINCH becomes a new size, SIGTSTP suspends us, what
+    would end us lets go first.
     """
     from lxcctl.keys import DetachKeys
     from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread

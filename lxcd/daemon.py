@@ -159,6 +159,7 @@ def _make_directories(paths: Paths) -> None:
             (paths.private, 0o700),
             (paths.records, 0o700),
             (paths.execs, 0o700),
+            (paths.logs, 0o700),
             (paths.state_dir, 0o700),
         ):
             os.makedirs(path, mode=mode, exist_ok=True)

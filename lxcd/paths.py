@@ -53,6 +53,11 @@ class Paths:
         return os.path.join(self.private, "execs")
 
     @property
+    def logs(self) -> str:
+        """How far the log files of consoles are: one file for each."""
+        return os.path.join(self.private, "logs")
+
+    @property
     def side_socket(self) -> str:
         """Where callers prove who they are, and hand over descriptors."""
         return os.path.join(self.runtime_dir, "side.sock")

@@ -146,6 +146,7 @@ class OpenTerminals(Step):
     console: bool
     ttys: int
     directory: str
+    history_bytes: int = 0  # of what each shows, that is kept in memory; 0: what the keeper thinks
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class OpenTerminals(Step):
                 os.close(slave)
         if numbers:
             walk.environment["container_ttys"] = " ".join(numbers)
-        walk.hand_streams(streams)
+        walk.hand_streams(streams, self.history_bytes)
 
 
 def _place(walk: Walk, slave: int, name: str, directory: str) -> None:

@@ -256,6 +256,7 @@ class _Compiler:
                     console=console,
                     ttys=config.tty_max,
                     directory=config.tty_dir,
+                    history_bytes=config.console_buffer_size_bytes,
                 )
             )
         if not console:

@@ -129,14 +129,15 @@ class Walk:
         except OSError as error:
             raise libc.oserror(error.errno or errno.EPIPE, "sendmsg") from None
 
-    def hand_streams(self, streams: dict[str, int]) -> None:
+    def hand_streams(self, streams: dict[str, int], history_bytes: int = 0) -> None:
         """Give masters of terminals and read ends of pipes to the keeper, by name, and close them
         here.
         """
         names = list(streams)
         for first in range(0, len(names), kernel_fd.MAX_FDS):
             batch = names[first : first + kernel_fd.MAX_FDS]
-            data = json.dumps(["STREAMS", batch]).encode()
+            told = {"names": batch, "history_bytes": history_bytes}
+            data = json.dumps(["STREAMS", told]).encode()
             try:
                 kernel_fd.send(self.keeper, data, [streams[name] for name in batch])
             except OSError as error:

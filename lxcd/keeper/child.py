@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lxcd.keeper.ring import CHUNK_BYTES, Ring
+from lxcd.keeper.ring import CAPACITY_BYTES, CHUNK_BYTES, Ring
 from lxcd.kernel import tty
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Stream:
     child: Child
     name: str
     fd: int  # -1 once it has ended
+    capacity: int = CAPACITY_BYTES  # of its ring
     ring: Ring | None = None  # made on first output
     peer: int = -1  # of a terminal: a slave of our own, so that the master never hangs up
     is_tty: bool = False
@@ -123,7 +124,9 @@ class Stream:
         data = os.read(self.fd, CHUNK_BYTES)
         if data:
             try:
-                self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.held)
+                self.ring = Ring.create(
+                    f"lxcd-ring-{self.name}", hold=self.held, capacity=self.capacity
+                )
                 self.ring.append(data)
                 self.ring.stamp(0, time.time_ns())
             except OSError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lxcd.keeper import protocol
 from lxcd.keeper.child import Child, Stream
 from lxcd.keeper.link import Peer, Unsent
-from lxcd.keeper.ring import Ring
+from lxcd.keeper.ring import CAPACITY_BYTES, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,7 @@ def _child(child: Child) -> dict[str, Any]:
             {
                 "name": stream.name,
                 "fd": stream.fd,
+                "capacity": stream.capacity,
                 "peer": stream.peer,
                 "ring": -1 if stream.ring is None else stream.ring.memfd,
                 "input": -1 if stream.input is None else stream.input.memfd,
@@ -167,6 +168,7 @@ def children_of(state: dict[str, Any]) -> Iterator[Child]:
                 child,
                 words["name"],
                 words["fd"],
+                words.get("capacity", CAPACITY_BYTES),
                 ring=None if words["ring"] < 0 else Ring(words["ring"]),
                 peer=words["peer"],
                 is_tty=words["is_tty"],

@@ -45,6 +45,18 @@ _STAMPS = (HEADER_BYTES // 8 - _WORD_STAMP) // 2
 _STAMP_NS = 1_000_000_000
 
 
+# The least and the most that may be asked for; pages of it are taken as they are written.
+_LEAST_BYTES, _MOST_BYTES = 2 * CHUNK_BYTES, 64 << 20
+
+
+def capacity_of(history_bytes: int) -> int:
+    """The capacity of a ring that keeps so much, in whole pages; 0: as much as is usual."""
+    if not history_bytes:
+        return CAPACITY_BYTES
+    pages = -(-history_bytes // HEADER_BYTES) * HEADER_BYTES
+    return min(max(pages, _LEAST_BYTES), _MOST_BYTES)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What a reader got: `data` begins at `offset`; `gap_bytes` in front of it were lost to this

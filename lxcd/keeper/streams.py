@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lxcd.keeper import protocol
 from lxcd.keeper.child import Child, Stream
 from lxcd.keeper.protocol import ProtocolError
-from lxcd.keeper.ring import Ring
+from lxcd.keeper.ring import Ring, capacity_of
 from lxcd.kernel import fd as kernel_fd
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class Streams:
 
     # ---- how they come
 
-    def add(self, child: Child, names: list[str], fds: list[int]) -> None:
+    def add(self, child: Child, names: list[str], fds: list[int], history_bytes: int) -> None:
         """A child hands them over; the descriptors are ours."""
         for name, number in zip(names, fds, strict=True):
-            stream = Stream(child, name, number)
+            stream = Stream(child, name, number, capacity=capacity_of(history_bytes))
             self._open(stream)
             child.streams[name] = stream
             self.take(stream)

@@ -17,7 +17,7 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import ports, removal, start, stopping
+from lxcd.supervisor import consolelog, ports, removal, start, stopping
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
@@ -255,6 +255,7 @@ class Container:
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
+        consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
             loop.call_later(_HOLD_SECONDS, self._release_unread, started.child)
@@ -318,6 +319,7 @@ class Container:
                 self.state = State.FROZEN
         with contextlib.suppress(errors.LxcdError):
             self.running = self.definition()
+            consolelog.keep(self._house, self, child, self.running.config)
         child.on_exit = self._on_exit
         if child.exited is not None:
             self._on_exit(child)

@@ -18,7 +18,7 @@ from lxcd.images import host as host_image
 from lxcd.images import ranges
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import making, removal
+from lxcd.supervisor import consolelog, making, removal
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_NAME, Definition, read_text
 from lxcd.supervisor.held import Held
@@ -322,6 +322,7 @@ class Registry:
                 self._actors[record.lxcpath, record.name] = actor
                 if child is not None and child.exited is not None:
                     self._house.keeper.acknowledge(child)
+                    consolelog.finish(self._house, actor, child)
                 actor.conclude()
                 return
             await self._forget_undefined(actor, child)

@@ -1,0 +1,83 @@
+"""Keeping a container's console on disk: the session that fills its log file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.console import session as console
+from lxcd.console.logfile import LogFile, Settings
+from lxcd.console.port import Start
+from lxcd.supervisor.ports import port_of
+from lxcd.supervisor.records import write_whole
+
+if TYPE_CHECKING:
+    from lxcd.config.model import ContainerConfig
+    from lxcd.console.session import Session
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
+    from lxcd.supervisor.house import House
+
+_log = logging.getLogger(__name__)
+CONSOLE = "console"
+LABEL = "log file"
+
+
+def settings_of(config: ContainerConfig, directory: str) -> Settings | None:
+    """What its configuration wants; None without a log file."""
+    if not config.console_logfile:
+        return None
+    path = os.path.join(directory, config.console_logfile)
+    return Settings(path, config.console_size_bytes, config.console_rotate)
+
+
+def keep(house: House, container: Container, child: Held, config: ContainerConfig) -> None:
+    """Have its console written to its log file, from where that is, if it has one."""
+    settings = settings_of(config, container.directory)
+    if settings is not None and CONSOLE in child.streams:
+        file = LogFile(settings, os.path.join(house.paths.logs, child.id), write_whole)
+        house.begin(_fill(house, container, child, file, settings.path))
+
+
+def finish(house: House, container: Container, child: Held) -> None:
+    """The same for a life that is over, if lxcd did not come to write its end."""
+    if os.path.exists(os.path.join(house.paths.logs, child.id)):
+        with contextlib.suppress(errors.LxcdError):
+            keep(house, container, child, container.definition().config)
+
+
+async def _fill(house: House, container: Container, child: Held, file: LogFile, path: str) -> None:
+    port = port_of(house.keeper, child, CONSOLE)
+    session: Session | None = None
+    try:
+        offset = await asyncio.to_thread(file.open)
+        head = child.stream(CONSOLE).head
+        offsets = {CONSOLE: min(offset or 0, head)}
+        session = port.attach(
+            console.Role.VIEWER, Start(offsets), window=console.WINDOW_BYTES, label=LABEL
+        )
+        await asyncio.to_thread(file.begin, offsets[CONSOLE])
+        async for frame in session.frames():
+            match frame:
+                case console.Output():
+                    await asyncio.to_thread(file.write, frame.offset, frame.data)
+                    session.credit(CONSOLE, frame.offset + len(frame.data))
+                case console.Gap():
+                    await asyncio.to_thread(file.note_gap, frame.begin, frame.end)
+                    session.credit(CONSOLE, frame.end)
+                case _:
+                    continue
+        if session.ending is None:
+            await asyncio.to_thread(file.forget)
+    except OSError as error:
+        text = f"{path}: {error.strerror}"
+        _log.error("the console's log of %s: %s", container.name, text)
+        container.tell("container.console_log_failed", message=text)
+    finally:
+        file.close()
+        if session is not None:
+            port.leave(session)
