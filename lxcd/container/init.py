@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
 from lxcd.container.channel import ChildEnd, Failed, Prepared
 from lxcd.container.walk import Walk
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
         for procs in cgroups:
             # 0 is the writer itself: cgroups(7). Only a thread that moves itself need not wait for
             # an RCU grace period.
-            _write(procs, b"0")
+            kernel_fd.write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
         # What can be done before somebody waits. The Spec that is read for nothing has pages copied
@@ -75,10 +76,3 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
     except Exception as error:  # noqa: BLE001 - there is nobody else to tell it to
         end.say(Failed(index, name, "", 0, f"{type(error).__name__}: {error}"))
     os._exit(_FAILED)
-
-
-def _write(fd: int, data: bytes) -> None:
-    try:
-        os.write(fd, data)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "write", os.readlink(f"/proc/self/fd/{fd}")) from None

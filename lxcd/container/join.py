@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Join(Step):
 
     fd: int
     namespaces: tuple[str, ...]
+    # Its cgroups: files of version 1 to be written to, a directory of version 2 to be born in.
+    cgroups: tuple[int, ...] = ()
+    cgroup: int = -1
     # Where `mnt` is not joined: lxcd's mount namespace, and behind it its root.
     host_mounts: int = -1
 
@@ -34,6 +38,9 @@ class Join(Step):
     def apply(self, walk: Walk) -> None:
         """See Step."""
         walk.joined = True
+        for number in self.cgroups:
+            # 0 is the writer itself: cgroups(7).
+            kernel_fd.write(walk.fds[number], b"0")
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
@@ -44,7 +51,10 @@ class Join(Step):
             os.chroot(".")
         if flags:
             process.setns(walk.fds[self.fd], flags)
-        walk.fork(0)
+        # setns(2) into a time namespace is for who shares its memory with nobody, and what is born
+        # there maps the vDSO's page of it.
+        has_time = "time" in self.namespaces
+        walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
         if "mnt" in self.namespaces:

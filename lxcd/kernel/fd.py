@@ -182,6 +182,15 @@ def write_once(dirfd: int, name: str, data: bytes) -> None:
         os.close(number)
 
 
+def write(number: int, data: bytes) -> None:
+    """write(2), once; its error names the file."""
+    try:
+        os.write(number, data)
+    except OSError as error:
+        where = os.readlink(f"/proc/self/fd/{number}")
+        raise libc.oserror(error.errno or 0, "write", where) from None
+
+
 def only_writes(number: int) -> bool:
     """Whether nothing can be read from it: fcntl(2) F_GETFL."""
     return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,11 +28,13 @@ from lxcd.supervisor.state import State
 from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
+    from lxcd.supervisor.pool import Prepared
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD_LIMIT_BYTES = 4 << 20
@@ -148,70 +149,80 @@ class Entry:
         """
         init = require_enterable(self._container)
         self.user = await asyncio.to_thread(self._find_user, init.pid)
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        ours.setblocking(False)
-        child: Held | None = None
-        with ours:
-            try:
-                child = await self._spawn(init, ours, theirs)
-                await self._joined(child, ours)
-            except BaseException as error:
-                ours.close()
-                if child is not None:
-                    await end(self._house, child)
-                if isinstance(error, (OSError, ValueError)):
-                    known = error if isinstance(error, OSError) else OSError(errno.ESRCH, "")
-                    name = self._container.name
-                    raise errors.from_oserror(known, f"joining {name}") from None
-                raise
-        return child
+        with self._house.pool.start():
+            prepared = await self._take()
+            with prepared.channel:
+                try:
+                    self._send(init, prepared)
+                    await self._joined(prepared.child, prepared.channel)
+                except BaseException as error:
+                    prepared.channel.close()
+                    await end(self._house, prepared.child)
+                    if isinstance(error, (OSError, ValueError)):
+                        known = error if isinstance(error, OSError) else OSError(errno.ESRCH, "")
+                        raise errors.from_oserror(known, self._doing()) from None
+                    raise
+        return prepared.child
 
-    async def _spawn(self, init: Held, ours: socket.socket, theirs: socket.socket) -> Held:
+    async def _take(self) -> Prepared:
+        try:
+            return await self._house.pool.take_exec()
+        except OSError as error:
+            raise errors.from_oserror(error, self._doing()) from None
+
+    def _doing(self) -> str:
+        return f"joining {self._container.name}"
+
+    def _send(self, init: Held, prepared: Prepared) -> None:
+        """Give the child its Spec, and what that names. On the loop: a few opens."""
         opened: list[int] = []
         fds = [init.pidfd.fileno()]
         try:
-            with theirs:
-                cgroup, procs = -1, list[int]()
-                if Elevation.CGROUP not in self._elevate:
-                    # On the loop: a few opens, whose result a cancelled thread would lose.
-                    cgroup, procs = tree.open_for_join(
-                        self._house.trees, self._container.payload, init.pid
-                    )
-                opened += [number for number in (cgroup, *procs) if number >= 0]
-                id_ = self._house.next_id("exec")
-                child = await self._house.keeper.prepare(
-                    id_, "exec", 0, theirs.fileno(), cgroup, procs
-                )
-            if "mnt" not in self._namespaces:
-                flags = os.O_RDONLY | os.O_CLOEXEC
-                opened.append(os.open("/proc/self/ns/mnt", flags))
-                opened.append(os.open("/", flags | os.O_DIRECTORY))
-                fds += opened[-2:]
-            steps = self._steps(len(fds))
+            join = self._join(init, fds, opened)
+            steps = (join, *self._steps(len(fds)))
             fds += [self._given[name] for name in _STREAM_NAMES if name in self._given]
             spec = Spec(self._container.name, steps)
-            with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
-                channel.send_spec(ours, memfd.fileno())
-            channel.send_fds(ours, fds)
+            with contextlib.suppress(ConnectionError):
+                # If it has gone already, its end is what is looked at next.
+                with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
+                    channel.send_spec(prepared.channel, memfd.fileno())
+                channel.send_fds(prepared.channel, fds)
         finally:
             kernel_fd.close_all(opened)
-        return child
+
+    def _join(self, init: Held, fds: list[int], opened: list[int]) -> Join:
+        """The first step; what it names is added to `fds`, and what was opened for it."""
+
+        def place(number: int) -> int:
+            opened.append(number)
+            fds.append(number)
+            return len(fds) - 1
+
+        host_mounts = cgroup = -1
+        cgroups: list[int] = []
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        if "mnt" not in self._namespaces:
+            host_mounts = place(os.open("/proc/self/ns/mnt", flags))
+            place(os.open("/", flags | os.O_DIRECTORY))
+        if Elevation.CGROUP not in self._elevate:
+            payload = self._container.payload
+            unified, files = tree.open_for_join(self._house.trees, payload, init.pid)
+            cgroups = [place(number) for number in files]
+            cgroup = place(unified) if unified >= 0 else -1
+        return Join(
+            origin="exec",
+            fd=0,
+            namespaces=self._namespaces,
+            cgroups=tuple(cgroups),
+            cgroup=cgroup,
+            host_mounts=host_mounts,
+        )
 
     # ---- what its child does
 
     def _steps(self, first_given: int) -> tuple[Step, ...]:
         record = self._container.record
-        steps: list[Step] = [
-            Join(
-                origin="exec",
-                fd=0,
-                namespaces=self._namespaces,
-                host_mounts=-1 if "mnt" in self._namespaces else 1,
-            ),
-            self._streams(first_given),
-        ]
+        steps: list[Step] = [self._streams(first_given)]
         running = self._container.running
         arch = running.config.arch if running is not None else None
         persona = plan.persona_of(arch, self._house.host.machine) if arch is not None else None

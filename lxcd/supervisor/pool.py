@@ -1,5 +1,5 @@
 """Prepared children: forked, in namespaces and version 1 cgroups of their own, waiting to become a
-container.
+container; and others, in none, waiting to become an exec.
 
 They take the clone, and on version 1 a directory in every tree, out of the caller's time. Each is
 used once or never. In stock are as many as were asked for of late one right after the other, faster
@@ -60,6 +60,17 @@ def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
     return min(maximum, longest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What children are alike in."""
+
+    kind: str  # of protocol.Prepare
+    flags: int = 0
+
+
+_EXEC = _Key("exec")
+
+
 @dataclass(slots=True)
 class Prepared:
     """A child in its slot, and our end of its channel. Whoever took it owns all three."""
@@ -86,7 +97,7 @@ class Pool:
     def __init__(self, path: str, maximum: int) -> None:
         self._path = path  # the journal of slots
         self._maximum = maximum
-        self._kinds: dict[int, _Kind] = {}
+        self._kinds: dict[_Key, _Kind] = {}
         self._slots: dict[str, tree.Payload] = {}
         self._number = 0
         self._starts = 0  # under way
@@ -105,12 +116,19 @@ class Pool:
         finally:
             self._starts -= 1
             self._quiet_since = asyncio.get_running_loop().time()
-            for flags in self._kinds:
-                self._fill(flags)
+            for key in self._kinds:
+                self._fill(key)
 
     async def take(self, flags: int) -> Prepared:
         """A child with these namespaces; from the stock, or made now. Raises OSError, LxcdError."""
-        kind = self._kinds.setdefault(flags, _Kind())
+        return await self._take(_Key("init", flags))
+
+    async def take_exec(self) -> Prepared:
+        """The same for an exec, which joins namespaces and cgroups itself."""
+        return await self._take(_EXEC)
+
+    async def _take(self, key: _Key) -> Prepared:
+        kind = self._kinds.setdefault(key, _Kind())
         kind.starts.append(asyncio.get_running_loop().time())
         found = None
         while found is None and kind.stock:
@@ -118,13 +136,14 @@ class Pool:
             if found.child.is_gone() or self.house.keeper.lost(found.child):
                 await self._discard(found)
                 found = None
-        return found or await self._make(flags)
+        return found or await self._make(key)
 
     async def alone(self, flags: int, payload: tree.Payload) -> Prepared:
         """A child in these cgroups, for a container whose directories cannot be had by a rename."""
         procs = tree.open_procs(self.house.trees, payload)
         try:
-            return await self._prepare(flags, tree.Payload({}, (), payload.mark), procs)
+            slot = tree.Payload({}, (), payload.mark)
+            return await self._prepare(_Key("init", flags), slot, procs)
         finally:
             kernel_fd.close_all(procs)
 
@@ -136,17 +155,18 @@ class Pool:
 
     def warm(self, flags: int) -> None:
         """Have one in stock, as if one had been asked for."""
-        kind = self._kinds.setdefault(flags, _Kind())
+        key = _Key("init", flags)
+        kind = self._kinds.setdefault(key, _Kind())
         kind.starts.append(asyncio.get_running_loop().time())
-        self._fill(flags)
+        self._fill(key)
 
     # ---- stock
 
-    def _fill(self, flags: int) -> None:
-        kind = self._kinds[flags]
+    def _fill(self, key: _Key) -> None:
+        kind = self._kinds[key]
         if not kind.filling and self._missing(kind) > 0:
             kind.filling = True
-            self.house.begin(self._filling(flags, kind))
+            self.house.begin(self._filling(key, kind))
         if self._look is None and self._maximum:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
@@ -159,11 +179,11 @@ class Pool:
         now = asyncio.get_running_loop().time()
         return wanted(kind.starts, now, self._maximum) - len(kind.stock)
 
-    async def _filling(self, flags: int, kind: _Kind) -> None:
+    async def _filling(self, key: _Key, kind: _Kind) -> None:
         try:
             while (missing := self._missing(kind)) > 0:
                 if self._is_quiet() or len(kind.stock) * _ENOUGH < missing + len(kind.stock):
-                    kind.stock.append(await self._make(flags))
+                    kind.stock.append(await self._make(key))
                 else:
                     await asyncio.sleep(_QUIET_SECONDS)
             self._troubled = False
@@ -178,11 +198,11 @@ class Pool:
     def _look_again(self) -> None:
         """What nobody has asked for in a while goes."""
         self._look = None
-        for flags, kind in list(self._kinds.items()):
+        for key, kind in list(self._kinds.items()):
             while kind.stock and self._missing(kind) < 0:
                 self.house.begin(self._discard(kind.stock.pop()))
             if not kind.stock and self._missing(kind) == 0 and not kind.filling:
-                del self._kinds[flags]
+                del self._kinds[key]
         if self._kinds:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
@@ -195,8 +215,8 @@ class Pool:
 
     def refill(self) -> None:
         """There is a keeper again."""
-        for flags in self._kinds:
-            self._fill(flags)
+        for key in self._kinds:
+            self._fill(key)
 
     async def close(self) -> None:
         """Lxcd leaves: none is left behind, none is made any more."""
@@ -211,7 +231,9 @@ class Pool:
 
     # ---- one child
 
-    async def _make(self, flags: int) -> Prepared:
+    async def _make(self, key: _Key) -> Prepared:
+        if key == _EXEC:
+            return await self._prepare(key, tree.Payload({}, (), ""), [])
         self._number += 1
         slot = await asyncio.to_thread(
             tree.plan_slot, self.house.trees, f"lxcd.slot.{self._number}"
@@ -226,14 +248,14 @@ class Pool:
                     raise errors.from_oserror(error, "writing the journal of slots") from None
                 await asyncio.to_thread(tree.make, self.house.trees, slot)
                 procs = tree.open_procs(self.house.trees, slot)
-            return await self._prepare(flags, slot, procs)
+            return await self._prepare(key, slot, procs)
         except BaseException:
             await self._remove(slot)
             raise
         finally:
             kernel_fd.close_all(procs)
 
-    async def _prepare(self, flags: int, slot: tree.Payload, procs: list[int]) -> Prepared:
+    async def _prepare(self, key: _Key, slot: tree.Payload, procs: list[int]) -> Prepared:
         keeper = self.house.keeper
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
@@ -241,9 +263,8 @@ class Pool:
         ours.setblocking(False)
         try:
             with theirs:
-                child = await keeper.prepare(
-                    self.house.next_id("init"), "init", flags, theirs.fileno(), -1, procs
-                )
+                id_ = self.house.next_id(key.kind)
+                child = await keeper.prepare(id_, key.kind, key.flags, theirs.fileno(), -1, procs)
         except BaseException:
             ours.close()
             raise
