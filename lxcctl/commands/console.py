@@ -44,12 +44,16 @@ def _console(session: Session, args: Namespace) -> int:
     terminal = f"tty{args.tty}" if args.tty else "console"
     role = "watching" if args.read_only else "connected to"
     leave = f"; {describe(keys)} leaves" if keys and not args.read_only else ""
-    if sys.stderr.isatty():
-        output.note(f"{role} {terminal} of {args.name}{leave}")
-    viewer = Viewer(session, args.name, terminal, read_only=args.read_only, steal=args.steal)
+    greeting = f"{role} {terminal} of {args.name}{leave}"
+    viewer = Viewer(
+        session, args.name, terminal, greeting, read_only=args.read_only, steal=args.steal
+    )
     end = viewer.watch(keys, generation=0, live=args.no_replay)
     if end is not None:
         output.note(f"{args.name} has stopped: {exit_words(end)}")
+    elif sys.stderr.isatty():
+        sys.stderr.write("\n")
+        output.note(f"left {terminal} of {args.name}")
     return 0
 
 
@@ -61,13 +65,17 @@ class Viewer:
         session: Session,
         name: str,
         terminal: str,
+        greeting: str = "",
         *,
+        at_end: bytes = b"",
         read_only: bool = False,
         steal: bool = False,
     ) -> None:
         self._session = session
         self._name = name
         self._terminal = terminal
+        self._greeting = greeting
+        self._at_end = at_end
         self._read_only = read_only
         self._steal = steal
         self._generation = 0  # the present one
@@ -103,11 +111,17 @@ class Viewer:
         if self._read_only:
             attachment.on_started = self._has_started
             return attachment.run()
-        with foreground.typing(attachment, keys=keys, on_started=self._has_started):
+        with foreground.typing(
+            attachment, keys=keys, at_end=self._at_end, on_started=self._has_started
+        ):
             return attachment.run()
 
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
         self._generation = frame.generation
+        if self._greeting and sys.stderr.isatty():
+            # The terminal may be raw already.
+            sys.stderr.write(f"lxcctl: {output.harmless(self._greeting)}\r\n")
+        self._greeting = ""
 
     def _has_role(self, change: Any) -> None:  # noqa: ANN401 - a RoleChange
         if change.role == _VIEWER:

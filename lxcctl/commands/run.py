@@ -125,7 +125,7 @@ def _on_terminal(session: Session, args: Namespace, start: StartContainerRequest
     if term:
         start.define.add(key="lxc.environment", value=f"TERM={term}")
     generation = _start(session, start)
-    end = Viewer(session, start.name, "console").watch(
+    end = Viewer(session, start.name, "console", at_end=b"\x04").watch(
         parse(args.detach_keys), generation=generation
     )
     if end is None:
