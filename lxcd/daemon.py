@@ -98,7 +98,7 @@ async def _serve(
             return result
 
         replays = Replays(house.begin)
-        side = Side(paths.side_socket)
+        side = Side(_side_socket(settings, paths))
         known = execs.Execs(house)
         server = Server(
             Containers(house, registry, replays, side),
@@ -131,6 +131,14 @@ async def _serve(
         known.close()
         registry.close()
         await pool.close()
+
+
+def _side_socket(settings: Settings, paths: Paths) -> str:
+    """Beside the first socket of the API, where clients look for it."""
+    if not settings.listen:
+        return paths.side_socket
+    own = settings.listen[0].removeprefix("unix:")
+    return os.path.join(os.path.dirname(own), os.path.basename(paths.side_socket))
 
 
 def _lost(house: House, why: str) -> None:

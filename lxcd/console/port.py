@@ -89,6 +89,7 @@ class Port:
         self.sessions: dict[str, Session] = {}
         self.controller: Session | None = None
         self.on_left: Callable[[Session], None] | None = None
+        self._free = False  # what it writes waits for nobody
         self._typed: deque[tuple[Session, memoryview]] = deque()
         self._finishing = False
 
@@ -187,6 +188,7 @@ class Port:
             if self.terminal and ring.hold:
                 ring.set_hold(hold=False)
         else:
+            self._free = False
             acked = min(consumed)
             # A terminal that was lost patience with is waited with again by who has caught up.
             if not ring.hold and (not self.terminal or ring.head - acked < ring.capacity // 2):
@@ -196,11 +198,19 @@ class Port:
             self._ends.drained(stream)
 
     def release(self) -> None:
-        """What it writes waits for nobody any more."""
+        """What it writes waits for nobody, until somebody comes who wants all of it."""
+        self._free = True
         for stream in self.outputs:
             if stream.ring is not None and stream.ring.hold:
                 stream.ring.set_hold(hold=False)
                 self._ends.drained(stream)
+
+    def begun(self, stream: Stream) -> None:
+        """Its first output is here, and so is its ring."""
+        if self._free:
+            self.release()
+        else:
+            self.settle(stream)
 
     # ---- what is typed
 

@@ -224,6 +224,7 @@ class OpenPipes(Step):
     stderr: int = PIPE
     uid: int = -1
     gid: int = -1
+    waits: bool = True  # what is written waits for its readers
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -256,7 +257,7 @@ class OpenPipes(Step):
                 theirs = walk.fds[what]
             walk.stdio.append(theirs)
         if ours:
-            walk.hand_streams(ours)
+            walk.hand_streams(ours, waits=self.waits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

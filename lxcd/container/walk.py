@@ -129,14 +129,16 @@ class Walk:
         except OSError as error:
             raise libc.oserror(error.errno or errno.EPIPE, "sendmsg") from None
 
-    def hand_streams(self, streams: dict[str, int], history_bytes: int = 0) -> None:
+    def hand_streams(
+        self, streams: dict[str, int], history_bytes: int = 0, *, waits: bool = True
+    ) -> None:
         """Give masters of terminals and read ends of pipes to the keeper, by name, and close them
         here.
         """
         names = list(streams)
         for first in range(0, len(names), kernel_fd.MAX_FDS):
             batch = names[first : first + kernel_fd.MAX_FDS]
-            told = {"names": batch, "history_bytes": history_bytes}
+            told = {"names": batch, "history_bytes": history_bytes, "waits": waits}
             data = json.dumps(["STREAMS", told]).encode()
             try:
                 kernel_fd.send(self.keeper, data, [streams[name] for name in batch])

@@ -290,7 +290,7 @@ class Children:
             return False
         kind, value = json.loads(data)
         if kind == "STREAMS":
-            self._streams.add(child, value["names"], fds, value["history_bytes"])
+            self._streams.add(child, fds, **value)
         elif kind == "FORKED":
             self._epoll.unwatch(child.pidfd)
             # The first half may sleep until the other one has exec'ed: there is nothing left for it

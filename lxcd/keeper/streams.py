@@ -36,11 +36,14 @@ class Streams:
 
     # ---- how they come
 
-    def add(self, child: Child, names: list[str], fds: list[int], history_bytes: int) -> None:
+    def add(
+        self, child: Child, fds: list[int], *, names: list[str], history_bytes: int, waits: bool
+    ) -> None:
         """A child hands them over; the descriptors are ours."""
         for name, number in zip(names, fds, strict=True):
             stream = Stream(child, name, number, capacity=capacity_of(history_bytes))
             self._open(stream)
+            stream.held = stream.held and waits
             child.streams[name] = stream
             self.take(stream)
         self._link.tell(protocol.Streams(child.id, tuple(names)), fds)

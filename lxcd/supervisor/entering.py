@@ -121,7 +121,7 @@ def require_enterable(container: Container) -> Held:
 
 class Entry:
     """One command on its way in. `given` are the caller's descriptors for some of its standard
-    streams, and stay the caller's.
+    streams, and stay the caller's. With `waits` what it writes waits for its readers.
     """
 
     def __init__(
@@ -130,11 +130,14 @@ class Entry:
         container: Container,
         command: Command,
         given: Mapping[str, int],
+        *,
+        waits: bool = True,
     ) -> None:
         self._house = house
         self._container = container
         self._command = command
         self._given = given
+        self._waits = waits
         self._namespaces = container.record.namespaces
         if command.namespaces:
             asked = command.namespaces
@@ -266,7 +269,9 @@ class Entry:
             else:
                 piped = name != "stdin" or self._command.stdin
                 whats[name] = devices.PIPE if piped else devices.NULL
-        return devices.OpenPipes(origin="exec", uid=self.user.uid, gid=self.user.gid, **whats)
+        return devices.OpenPipes(
+            origin="exec", uid=self.user.uid, gid=self.user.gid, waits=self._waits, **whats
+        )
 
     def _environment(self) -> dict[str, str]:
         user, running = self.user, self._container.running

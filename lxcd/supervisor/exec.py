@@ -135,14 +135,11 @@ class Exec:
             if self.record.delete_on_exit:
                 # Whoever has its exit asks for nothing more; who was cut off may come back.
                 self._timer = loop.call_later(_LAST_SECONDS if kill else 0.0, self._forget_unseen)
-        elif kill:
+        elif kill and self.record.kill_on_disconnect:
             self._timer = loop.call_later(PATIENCE_SECONDS, self._lose_patience)
 
     def _lose_patience(self) -> None:
-        if self.port.sessions or not self.running:
-            return
-        self.port.release()
-        if self.record.kill_on_disconnect:
+        if not self.port.sessions and self.running:
             self._kill()
 
     def _kill(self) -> None:

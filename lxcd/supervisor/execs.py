@@ -71,7 +71,7 @@ class Execs:
     ) -> Exec:
         """Start one; it is exec'ed when this returns. Raises an LxcdError; nothing is left then."""
         check(command)
-        entry = Entry(self._house, container, command, given)
+        entry = Entry(self._house, container, command, given, waits=wanted.lossless)
         child = await entry.enter()
         record = ExecRecord(
             id=child.id,

@@ -408,6 +408,9 @@ class Keeper:
                 stream = child.stream(answer.stream)
                 if stream.ring is None:
                     stream.ring = Ring(fds[0].take())
+                    for port in child.ports.values():
+                        if stream in port.outputs:
+                            port.begun(stream)
                 stream.wake()
             case protocol.InputMade():
                 stream = child.stream(answer.stream)
