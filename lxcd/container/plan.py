@@ -274,7 +274,14 @@ class _Compiler:
             else:
                 piped = name != "stdin" or life.stdin
                 whats[name] = devices.PIPE if piped else devices.NULL
-        self.draft.add(devices.OpenPipes(origin=DEFAULT, **whats))
+        self.draft.add(
+            devices.OpenPipes(
+                origin=DEFAULT,
+                stdin=whats["stdin"],
+                stdout=whats["stdout"],
+                stderr=whats["stderr"],
+            )
+        )
 
     # ---- rights and the program
 
