@@ -30,6 +30,7 @@ from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
 from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
+from lxcd.supervisor.recovery import Recovery
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.shutdown import stop_all
 
@@ -110,7 +111,7 @@ async def _serve(
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
         await asyncio.to_thread(pool.recover)
-        await registry.recover(known.recover())
+        await Recovery(house, registry).run(known.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))

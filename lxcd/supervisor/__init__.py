@@ -2,7 +2,8 @@
 
 house.py       what every actor works with
 state.py       states, and the table of allowed transitions
-registry.py    name -> actor; create, rename, delete; what was found after a restart
+registry.py    name -> actor; create, rename, delete
+recovery.py    what a restart finds: who goes on, what is to be finished or undone
 container.py   one actor per container: its state, its present life
 definition.py  a container's config file: read when it changed, written on request
 pool.py        prepared children, and the cgroups that they wait in

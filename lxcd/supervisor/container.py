@@ -19,7 +19,7 @@ from lxcd.container import plan
 from lxcd.images import host as host_image
 from lxcd.supervisor import consolelog, ports, removal, start, stopping
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
-from lxcd.supervisor.records import STOPPED, Record, Request
+from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
 from lxcd.supervisor.stop import signal_name
 
@@ -237,6 +237,7 @@ class Container:
             config_origin=definition.origin if text is not None else "",
             transient_dir=transient_dir,
             exit=before.exit,
+            intent=None,
         )
         self.record = record
         self.stop_requested = False
@@ -272,7 +273,7 @@ class Container:
         self.set_state(State.ABORTING, reason)
         self.tell("container.start_failed", message=reason, details=metadata)
         # The number was used: output and events of the attempt carry it.
-        self.record = before.but(generation=self.record.generation, phase=STOPPED)
+        self.record = before.but(generation=self.record.generation, phase=STOPPED, intent=None)
         self.write_record()
         self.set_state(State.STOPPED, reason)
 
@@ -284,6 +285,17 @@ class Container:
             _log.error("the record of %s could not be written: %s", self.name, error)
             return False
         return True
+
+    def intend(self, deed: Deed, *, new_name: str = "", kept: tuple[str, ...] = ()) -> None:
+        """Write down what is done next. A full disk does not keep anybody from it."""
+        intent = Intent(deed, self._house.events.last, new_name, kept)
+        self.record = self.record.but(intent=intent)
+        self.write_record()
+
+    def intend_nothing(self) -> None:
+        """It was not done."""
+        self.record = self.record.but(intent=None)
+        self.write_record()
 
     def forget_output(self) -> None:
         """Its last life's output is not wanted any more."""
@@ -334,19 +346,26 @@ class Container:
         try:
             config = self.running.config if self.running is not None else None
             ephemeral = self.record.request.ephemeral or (config is not None and config.ephemeral)
-            ended = await self._clean_up(child)
+            await self._clean_up(child, ephemeral=ephemeral)
         except Exception:  # noqa: BLE001 - see below
             # One container's mess must not end the supervision of all the others.
             _log.exception("cleaning up after %s", self.name)
             if self.state is State.STOPPING:
                 self.set_state(State.STOPPED, "cleaning up failed: see the log of lxcd")
             return
-        if ended.cause is Cause.REBOOT:
-            await self._start_again()
-        elif ephemeral or not self.defined:
-            await self._vanish()
+        await self.follow_up()
 
-    async def _clean_up(self, child: Held) -> Exit:
+    async def follow_up(self) -> None:
+        """What an end leads to."""
+        match self.record.intent:
+            case Intent(deed=Deed.RESTART):
+                await self._start_again()
+            case Intent(deed=Deed.VANISH):
+                await self._vanish()
+            case _:
+                pass
+
+    async def _clean_up(self, child: Held, *, ephemeral: bool) -> None:
         exited = child.exited
         if exited is None:
             raise errors.Internal("an end without an exit")
@@ -367,8 +386,19 @@ class Container:
         left = await asyncio.to_thread(tree.remove, self.payload)
         if left:
             _log.error("cgroups could not be removed: %s", " ".join(left))
+        follows = None
+        if how.cause is Cause.REBOOT:
+            follows = Intent(Deed.RESTART, self._house.events.last)
+        elif ephemeral or not self.defined:
+            follows = Intent(Deed.VANISH, self._house.events.last)
         self.record = self.record.but(
-            phase=STOPPED, exit=how, pid=0, cgroups={}, cgroups_made=(), stop_requested=False
+            phase=STOPPED,
+            exit=how,
+            pid=0,
+            cgroups={},
+            cgroups_made=(),
+            stop_requested=False,
+            intent=follows,
         )
         if self.write_record():
             with contextlib.suppress(errors.Unavailable):
@@ -377,7 +407,6 @@ class Container:
         self.set_state(State.STOPPED)
         self._tell_exit(how)
         self.wake()
-        return how
 
     def _tell_exit(self, how: Exit) -> None:
         text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
@@ -416,6 +445,7 @@ class Container:
                 await self.start(definition, request, transient_dir=self.record.transient_dir)
             except errors.LxcdError as error:
                 _log.error("%s did not come up again: %s", self.name, error)
+                self.intend_nothing()
 
     async def _vanish(self) -> None:
         async with self.lock:
@@ -435,9 +465,14 @@ class Container:
         directory = self.directory if self.defined else ""
         transient = self.record.transient_dir
         owner = self._house.paths.runtime_dir
-        await asyncio.to_thread(
-            lambda: removal.remove(directory, transient, owner=owner, keep=kept)
-        )
+        self.intend(Deed.DELETE, kept=tuple(kept))
+        try:
+            await asyncio.to_thread(
+                lambda: removal.remove(directory, transient, owner=owner, keep=kept)
+            )
+        except errors.LxcdError:
+            self.intend_nothing()
+            raise
         self.forget()
         return ":".join(kept)
 
@@ -449,11 +484,12 @@ class Container:
             return []
         return removal.kept_paths(root, [self.directory, self.record.transient_dir])
 
-    def forget(self) -> None:
-        """It is no more."""
+    def forget(self, *, told: bool = False) -> None:
+        """It is no more; `told`: everybody knows."""
         self.deleted = True
+        if not told:
+            self.tell("container.deleted")
         self._house.records.delete(self.lxcpath, self.name)
-        self.tell("container.deleted")
         self._gone(self)
         self.wake()
 

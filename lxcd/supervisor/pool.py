@@ -27,7 +27,7 @@ from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.keeper import gone
-from lxcd.supervisor.records import plain
+from lxcd.supervisor.records import DAMAGED, plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -339,7 +339,7 @@ class Pool:
                 tree.remove(slot)
         except FileNotFoundError:
             return
-        except (ValueError, TypeError, KeyError) as error:
+        except DAMAGED as error:
             _log.warning("%s cannot be read: %s", self._path, error)
         with contextlib.suppress(OSError):
             os.unlink(self._path)

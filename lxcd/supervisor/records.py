@@ -21,6 +21,8 @@ from lxcd.supervisor.state import Cause, Exit
 STARTING = "starting"
 RUNNING = "running"
 STOPPED = "stopped"
+# What comes of reading JSON that a crash, a full disk or somebody else has damaged.
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,28 @@ class Request:
     stdin: bool = False
     ephemeral: bool = False
     defines: tuple[tuple[str, str], ...] = ()
+
+
+class Deed(enum.Enum):
+    """What is done to a container that is more than one system call."""
+
+    CREATE = "create"
+    DELETE = "delete"
+    RENAME = "rename"
+    VANISH = "vanish"  # it goes with its end, as it was asked to
+    RESTART = "restart"  # after reboot(2) from inside
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be done. On disk before it is begun, gone once it is done and told: an lxcd
+    that finds one finishes it or undoes it, and tells what came of it (`recovery.py`).
+    """
+
+    deed: Deed
+    after: int  # the last event before it; those that tell of it come later
+    new_name: str = ""
+    kept: tuple[str, ...] = ()  # paths that a delete leaves alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +86,7 @@ class Record:
     config_origin: str = ""
     transient_dir: str = ""
     exit: Exit | None = None
+    intent: Intent | None = None
 
     def but(self, **changes: object) -> Record:
         """The same with changes."""
@@ -94,9 +119,7 @@ class Records:
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self._directory, name))
                 continue
-            with contextlib.suppress(
-                ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError
-            ):
+            with contextlib.suppress(*DAMAGED, OSError):
                 with open(os.path.join(self._directory, name), "rb") as file:
                     found.append(_record(json.loads(file.read())))
         return found
@@ -154,4 +177,10 @@ def _record(data: dict[str, Any]) -> Record:
     if ended is not None:
         ended["cause"] = Cause(ended["cause"])
         how = Exit(**ended)
-    return Record(request=Request(**request), exit=how, **data)
+    begun: dict[str, Any] | None = data.pop("intent", None)  # an older lxcd knew none
+    intent = None
+    if begun is not None:
+        begun["deed"] = Deed(begun["deed"])
+        begun["kept"] = tuple(begun["kept"])
+        intent = Intent(**begun)
+    return Record(request=Request(**request), exit=how, intent=intent, **data)
