@@ -16,20 +16,22 @@ import os
 import signal
 from typing import NoReturn
 
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
 # Where ps finds the command line; read in the keeper, which its children are copies of.
 _ARGUMENTS = process.own_arguments()
 
 
-def reap(command: int, argv: tuple[str, ...]) -> NoReturn:
-    """Be PID 1 above the process `command`, which runs `argv`; 0: there is none, stay until asked
+def reap(command: int, title: tuple[str, ...]) -> NoReturn:
+    """Be PID 1 above the process `command`, as `title` for ps; 0: there is none, stay until asked
     to end.
 
     All signals are blocked already.
     """
     process.set_name("lxc-init")
-    process.set_arguments(_ARGUMENTS, ("lxc-init", "--", *argv) if argv else ("lxc-init",))
+    process.set_arguments(_ARGUMENTS, title)
+    kernel_fd.close_range(0)
     every = signal.valid_signals()
     status = 0
     idle = command == 0
