@@ -15,7 +15,7 @@ from typing import cast
 from lxcd.container import pid1, program
 from lxcd.container.walk import Walk
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import process
+from lxcd.kernel import identity, process
 from tests.kernel import forked
 from tests.kernel.keeper import PATIENCE, select_readable, wait_readable
 
@@ -62,17 +62,24 @@ def in_child(act: Callable[[], forked.JSON]) -> forked.JSON:
 
 
 class Init:
-    """Make it in a process with one thread, who is its parent. `command` gets a descriptor to write to; its result is
-    its exit status.
+    """Make it in a process with one thread, who is its parent. `command` gets a descriptor to write to, and its result
+    is its exit status; or it is a program, exec'ed as in a container. `capabilities`: all that those inside may have.
     """
 
-    def __init__(self, kind: str, command: Command | None, *, new_namespace: bool = True) -> None:
+    def __init__(
+        self,
+        kind: str,
+        command: Command | tuple[str, ...] | None,
+        *,
+        new_namespace: bool = True,
+        capabilities: frozenset[int] | None = None,
+    ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.heard, said = os.pipe()
         self.pid, self.pidfd = process.clone3(process.CLONE_NEWPID if new_namespace else 0)
         if self.pid == 0:
             try:
-                _live(kind, command, theirs, said)
+                _live(kind, command, _Walk(theirs, capabilities), said)
             finally:
                 os._exit(99)
         _made.append(self)
@@ -124,20 +131,25 @@ class Init:
             return [int(word) for word in file.read().split()]
 
 
-def _live(kind: str, command: Command | None, channel: socket.socket, said: int) -> None:
+def _live(kind: str, command: Command | tuple[str, ...] | None, found: _Walk, said: int) -> None:
     if kind == "program":
         assert pid1.load() == ""
     else:
         # What no kernel executes.
         pid1._held[:] = [kernel_fd.sealed_program("lxc-init", b"nonsense")]
-    walk = cast("Walk", _Walk(channel))
+    walk = cast("Walk", found)
+    if found.capabilities is not None:
+        identity.drop_bounding(found.capabilities, identity.last_capability())
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     if command is None:
         program._stay(walk, 0, ())
     pid, _ = process.clone3(0)
     if pid:
         program._stay(walk, pid, ("/bin/command", "an argument"))
-    channel.close()
+    if isinstance(command, tuple):
+        program.reset_signals()
+        os.execv(command[0], command)
+    found.channel.close()
     program.reset_signals()
     os._exit(command(said))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lxcd.kernel import process, procfs
+from lxcd.kernel import identity, process, procfs
 from tests.kernel import forked
 from tests.kernel.forked import JSON
 from tests.kernel.inits import KINDS, LAST, SIGNALS, Init, beside, in_child, tell_signals, until
@@ -27,6 +27,9 @@ _HARMLESS = {
     *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
 }
 _DEADLY = [number for number in SIGNALS if number not in _HARMLESS]
+# keeper/__main__.py
+_IGNORED_BY_THE_KEEPER = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+_ANOTHER_USER = 4711
 
 
 # how it ends
@@ -115,6 +118,46 @@ def test_every_signal_from_outside_reaches_the_command(kind: str) -> None:
         return [heard, init.ends()]
 
     assert in_child(act) == [[0, *_FORWARDED], 7]
+
+
+def test_one_that_comes_as_soon_as_it_has_begun_is_not_lost(kind: str) -> None:
+    """PID 1 and its command have just been exec'ed then, with what the keeper ignores ignored in both until here."""
+    sent = [number for number in _DEADLY if number not in _NOT_FORWARDED]
+
+    def act() -> JSON:
+        for ignored in _IGNORED_BY_THE_KEEPER:
+            signal.signal(ignored, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        statuses: list[JSON] = []
+        for number in sent:
+            init = Init(kind, ("/bin/sleep", "1000"))
+            init.send(number)
+            statuses.append(init.ends())
+        return statuses
+
+    assert in_child(act) == [128 + number for number in sent]
+
+
+def test_one_that_may_not_be_sent_is_no_failure(kind: str) -> None:
+    """The command is another user's, and the container has no CAP_KILL."""
+
+    def command(said: int) -> int:
+        identity.set_user(_ANOTHER_USER, _ANOTHER_USER, ())
+        return tell_signals(said)
+
+    def act() -> JSON:
+        rest = frozenset(range(64)) - {identity.capability_number("kill")}
+        init = Init(kind, command, capabilities=rest)
+        heard = [*init.hears()]
+        (child,) = init.children()
+        init.send(signal.SIGUSR1)
+        # Whom a signal wakes does not sleep when kill(2) returns.
+        until(lambda: procfs.status(init.pid).state in "SZ", "PID 1 has done with it")
+        os.kill(child, LAST)
+        heard += init.hears()
+        return [heard, init.ends()]
+
+    assert in_child(act) == [[0, LAST], 7]
 
 
 def test_no_signal_from_inside_does(kind: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # SHA-256 of pid1.c.
-SOURCE = "6da0b7f3df9ff9ee1e8ee0f320de8ab06e09e5255f201b390acdb19a7cc5361a"
+SOURCE = "09d77c27e303031ccfa4609ee589c61107e1f66d979e1ac5b5bee55ef68425cf"
 
 COMMAND = (
     "{machine}-linux-gnu-gcc",

@@ -96,7 +96,8 @@ static int has_children(void)
 }
 
 /* To the command; to everybody once that has ended. Never to all processes of a host whose pid namespace the container
- * keeps: `first` says that we are PID 1 of our own. Nobody may be left to hear it: that is no failure. */
+ * keeps: `first` says that we are PID 1 of our own. Nobody may be left to hear it, or be another user's in a container
+ * without CAP_KILL: that is no failure of ours, whose end would be that of all. */
 static void forward(int command, int first, long number)
 {
     if (command)
