@@ -101,13 +101,17 @@ def test_a_program_is_one_page_that_is_read_and_executed(machine: str) -> None:
     assert address <= entry < address + in_file
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("images.py", "7f454c46", "7f454c47"), ("pid1.c", "SIGPWR = 30", "SIGPWR = 31")],
+)
 def test_a_build_of_the_keeper_is_known_by_its_programs_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str
 ) -> None:
     package = Path(launch.__file__).parents[1]
     copy = shutil.copytree(package, tmp_path / "lxcd", ignore=shutil.ignore_patterns("__pycache__"))
     before = launch.own_build()
     monkeypatch.setattr(launch, "_PACKAGE", str(copy))
     assert launch.own_build() == before
-    _replace(copy / "container/pid1/images.py", "7f454c46", "7f454c47")
+    _replace(copy / "container/pid1" / name, old, new)
     assert launch.own_build() != before
