@@ -7,7 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from lxcd.container import reaper
+from lxcd.container import pid1, reaper
 from lxcd.container.channel import Executing
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, process, tty
@@ -28,7 +28,7 @@ def become(walk: Walk, step: Execute) -> NoReturn:
     """Run `step`. Raises OSError for what must not fail before the exec, and for an init that
     cannot be exec'ed.
     """
-    _take_streams(walk)
+    _take_streams(walk, pid1.descriptors() if step.reaper else [])
     try:
         _enter(step.cwd)
     except OSError:
@@ -67,20 +67,25 @@ def become(walk: Walk, step: Execute) -> NoReturn:
 
 def _stay(walk: Walk, command: int, argv: tuple[str, ...]) -> NoReturn:
     """Be PID 1, with no descriptor and no more rights than the container has."""
-    kernel_fd.close_range(0)
+    channel = walk.channel.fileno()
+    kernel_fd.close_all_but([channel, *pid1.descriptors()])
     if walk.capabilities is not None:
         identity.limit_permitted(walk.capabilities)
-    reaper.reap(command, argv)
+    title = ("lxc-init", "--", *argv) if argv else ("lxc-init",)
+    # lxcd waits for the end of the channel, here and in the command: what it calls started is in
+    # its place.
+    pid1.become(command, title, channel)
+    reaper.reap(command, title)
 
 
-def _take_streams(walk: Walk) -> None:
-    """Make `walk.stdio` 0, 1, 2 and close all else but the channel: before the cwd is taken, so
-    that no descriptor of the host's is a way out (CVE-2024-21626).
+def _take_streams(walk: Walk, keep: list[int]) -> None:
+    """Make `walk.stdio` 0, 1, 2 and close all else but the channel and `keep`: before the cwd is
+    taken, so that no descriptor of the host's is a way out (CVE-2024-21626).
     """
     streams = [os.dup(number) for number in walk.stdio] or [os.open("/dev/null", os.O_RDWR)]
     for number in range(3):
         os.dup2(streams[min(number, len(streams) - 1)], number, inheritable=True)
-    kernel_fd.close_all_but([0, 1, 2, walk.channel.fileno()])
+    kernel_fd.close_all_but([0, 1, 2, walk.channel.fileno(), *keep])
 
 
 def _enter(cwd: str) -> None:

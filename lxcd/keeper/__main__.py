@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 
+from lxcd.container import pid1
 from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
@@ -57,6 +58,8 @@ def _prepare(*, managed: bool) -> None:
     os.setgroups(())
     identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
+        print(f"keeper: {missing}", file=sys.stderr)
+    if missing := pid1.load():
         print(f"keeper: {missing}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ import resource
 import socket
 from typing import NoReturn
 
-from lxcd.container import init
+from lxcd.container import init, pid1
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
@@ -57,7 +57,7 @@ def _child(channel: int, control: int, cgroups: list[int], flags: int) -> NoRetu
     """
     try:
         gc.disable()
-        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
+        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups, *pid1.descriptors()])
         # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
         resource.setrlimit(resource.RLIMIT_NOFILE, _inherited["nofile"])
         ours, keeper = socket.socket(fileno=channel), socket.socket(fileno=control)

@@ -5,6 +5,7 @@ nothing.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -25,6 +26,11 @@ MAX_FDS = 253
 
 F_ADD_SEALS = 1033
 F_SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
+_F_SEAL_EXEC = 0x20
+_MFD_EXEC = 0x10
+
+# The last id that there is: no user's, and in no sane map of ids.
+_NOBODY_AT_ALL = 0xFFFFFFFE
 
 
 class Fd:
@@ -136,14 +142,46 @@ def sealed_memfd(name: str, data: bytes) -> int:
     """
     number = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(number, view) :]
+        _fill(number, data)
         fcntl.fcntl(number, F_ADD_SEALS, F_SEAL_ALL)
     except OSError:
         os.close(number)
         raise
     return number
+
+
+def sealed_program(name: str, data: bytes) -> int:
+    """The same with a program that everybody may execute, and nobody read or change. The caller
+    owns the descriptor.
+
+    Raises OSError: EACCES where vm.memfd_noexec is 2.
+    """
+    flags, seals = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING, F_SEAL_ALL
+    try:
+        number = os.memfd_create(name, flags | _MFD_EXEC)
+        seals |= _F_SEAL_EXEC
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Before Linux 6.3: every memfd can be executed, and chmod cannot be forbidden.
+        number = os.memfd_create(name, flags)
+    try:
+        _fill(number, data)
+        os.fchmod(number, 0o111)
+        # A file is its owner's, and his who is root over the owner: of a user namespace, too.
+        with contextlib.suppress(OSError):
+            os.fchown(number, _NOBODY_AT_ALL, _NOBODY_AT_ALL)
+        fcntl.fcntl(number, F_ADD_SEALS, seals)
+    except OSError:
+        os.close(number)
+        raise
+    return number
+
+
+def _fill(number: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]
 
 
 def read_all(number: int, limit: int) -> bytes:
