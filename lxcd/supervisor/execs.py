@@ -309,8 +309,7 @@ class _Exec:
         while (report := await reports.next_report(self._socket)) is not None:
             match report:
                 case channel.Failed():
-                    if report.errno == errno.EPIPE:
-                        # It could not hand something to the keeper.
+                    if reports.is_cut_off(report):
                         await child.until(lambda: child.exited is not None or keeper.lost(child))
                     raise self._refused(report)
                 case channel.Executing():

@@ -62,7 +62,7 @@ class Walk:
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                         channel.send_go(self._socket)
                 case channel.Failed():
-                    if report.errno == errno.EPIPE:
+                    if reports.is_cut_off(report):
                         await self._noticed()
                     raise self._step_failed(report)
                 case channel.Executing():
