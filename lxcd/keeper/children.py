@@ -289,6 +289,7 @@ class Children:
         if ring >= 0:
             try:
                 stream.ring = Ring(ring)
+                stream.ring.catch_up()
             except ValueError as error:
                 kernel_fd.close_all([number] if number >= 0 else [])
                 raise ProtocolError(str(error)) from None
@@ -362,16 +363,13 @@ class Children:
     # ---- what they write
 
     def _drain(self, stream: Stream, *, to_the_end: bool = False) -> None:
-        had_ring = stream.ring is not None
-        more = stream.drain()
-        for _ in range(_DRAIN_TURNS if to_the_end else 0):
-            if not more:
+        for _ in range(_DRAIN_TURNS if to_the_end else 1):
+            if stream.make_ring() and stream.ring is not None:
+                self._keep_stream(stream)
+                made = protocol.RingMade(stream.child.id, stream.name)
+                self._link.tell(made, [stream.ring.memfd])
+            if not stream.drain():
                 break
-            more = stream.drain()
-        if stream.ring is not None and not had_ring:
-            child = stream.child
-            self._store.keep(child.id, child.kind, "ring", stream.name, stream.ring.memfd)
-            self._link.tell(protocol.RingMade(child.id, stream.name), [stream.ring.memfd])
         self._link.grown = True
         if stream.at_end:
             self._end(stream)

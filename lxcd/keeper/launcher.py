@@ -30,7 +30,7 @@ _BACKLOG = 8
 
 
 def main(arguments: list[str]) -> None:
-    """Become the keeper: `--runtime-dir DIR --build TEXT`. Or with one of these:
+    """`--runtime-dir DIR --build TEXT`: become the keeper, or do what one of these says.
 
     --candidate FD   become one that may take the place of the keeper that runs (see `upgrade`)
     --trustee yes    the keeper is a child of the trustee, which is started if need be
