@@ -82,19 +82,16 @@ def _with_system_config(settings: settings_file.Settings) -> settings_file.Setti
 
 
 def _is_without_daemon(settings: settings_file.Settings) -> bool:
-    """There is a keeper, and no lxcd that it belongs to."""
+    """There is a keeper or what one has left, and no lxcd that it belongs to."""
     from lxcd.supervisor import joining  # noqa: PLC0415 - as above
 
     roots = paths.Paths(settings.lxcpath, settings.runtime_dir, settings.state_dir)
     try:
         with open(roots.lock, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            connection = joining.try_connect(roots)
+            return joining.is_inhabited(roots)
     except OSError:
         return False
-    if connection is not None:
-        connection.close()
-    return connection is not None
 
 
 def main() -> int:

@@ -22,13 +22,19 @@ from lxcd.kernel import identity, process
 def main(arguments: list[str]) -> int:
     """Be a keeper, as the options say.
 
-    --runtime-dir DIR                                        to be seen in ps
-    --build TEXT                                             what this image is; and one of:
-    --listener FD --journal FD [--notify FD] [--stored FD]   a new keeper
-    --candidate FD                                           one that might take its place
-    --state FD                                               one that does
+    --runtime-dir DIR                          to be seen in ps
+    --build TEXT                               what this image is; and one of:
+    --listener FD --journal FD [--stored FD]   a new keeper; a service manager has its descriptors:
+      --notify FD                              this one, or
+      --trustee FD --trustee-address FD --ends FD --namespace FD
+    --candidate FD                             one that might take its place
+    --state FD                                 one that does
     """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    if "--namespace" in options:
+        # The trustee has started us with the root of our tree, but it lives in another.
+        with kernel_fd.Fd(int(options["--namespace"])) as namespace:
+            process.setns(namespace.fileno(), process.CLONE_NEWNS)
     if "--candidate" in options:
         candidate = socket.socket(fileno=int(options.pop("--candidate")))
         words = [word for pair in options.items() for word in pair]
@@ -65,21 +71,26 @@ def _prepare(*, managed: bool) -> None:
 
 def _begin(options: dict[str, str]) -> Keeper:
     """A new one; a service manager may have kept descriptors of the last."""
-    numbers = {int(options["--listener"]), int(options["--journal"])}
-    notify = None
-    if "--notify" in options:
-        notify = socket.socket(fileno=int(options["--notify"]))
-        numbers.add(notify.fileno())
+    names = ("--listener", "--journal", "--notify", "--trustee", "--trustee-address", "--ends")
+    numbers = {name: int(options[name]) for name in names if name in options}
+    held_by = numbers.get("--notify", numbers.get("--trustee", -1))
+    notify = socket.socket(fileno=held_by) if held_by >= 0 else None
     stored: dict[str, int] = {}
     if "--stored" in options:
         with kernel_fd.Fd(int(options["--stored"])) as memfd:
             stored = json.loads(kernel_fd.read_all(memfd.fileno(), handover.LIMIT_BYTES))
-    for number in numbers | set(stored.values()):
+    for number in (*numbers.values(), *stored.values()):
         os.set_inheritable(number, False)
-    listener = socket.socket(fileno=int(options["--listener"]))
+    listener = socket.socket(fileno=numbers["--listener"])
     listener.setblocking(False)
-    journal = Journal(int(options["--journal"]))
-    keeper = Keeper(listener, journal, options["--build"], notify)
+    keeper = Keeper(
+        listener,
+        Journal(numbers["--journal"]),
+        options["--build"],
+        notify,
+        ends=numbers.get("--ends", -1),
+        trustee=numbers.get("--trustee-address", -1),
+    )
     keeper.children.restore(keeper.store.restore(stored))
     keeper.store.ready()
     return keeper
@@ -95,12 +106,14 @@ def _go_on(memfd: int, build: str) -> Keeper:
         handover.close_on_exec(state, True)
         spawn.inherit_nofile(state["nofile"])
         number = state["store"].pop("notify")
-        _prepare(managed=number >= 0)
+        trustee = state.get("trustee", -1)
+        _prepare(managed=number >= 0 and trustee < 0)
         listener = socket.socket(fileno=state["listener"])
         notify = None if number < 0 else socket.socket(fileno=number)
         pending = {exited.id: exited for exited in handover.pending_of(state)}
         journal = Journal(state["journal"], pending)
-        keeper = Keeper(listener, journal, build, notify, handover.peer_of(state))
+        peer = handover.peer_of(state)
+        keeper = Keeper(listener, journal, build, notify, peer, trustee=trustee)
         keeper.leaving = state["leaving"]
         keeper.store.resume(**state["store"])
         for child in handover.children_of(state):

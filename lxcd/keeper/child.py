@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import sys
 import time
 from dataclasses import dataclass, field
@@ -59,24 +60,41 @@ class Stream:
             self.peer = -1
         self.peer = tty.open_peer(self.fd)
 
+    def make_ring(self) -> bool:
+        """Whether a ring was made, as there is something to go into the first one: before that is
+        read, so that it can be in the hands of others by then.
+        """
+        # A terminal that nobody ever writes to costs no pages.
+        if self.ring is not None or not self._events() & select.POLLIN:
+            return False
+        try:
+            name = f"lxcd-ring-{self.name}"
+            self.ring = Ring.create(name, hold=self.held, capacity=self.capacity)
+        except OSError as error:
+            # No memory or descriptors: the bytes are lost, the container goes on.
+            print(f"keeper: no ring for {self.child.id}: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                os.read(self.fd, CHUNK_BYTES)
+        return self.ring is not None
+
     def drain(self) -> bool:
         """Read once. True: something came, there may be more. False: nothing more for now, or
         `paused`, or `at_end`.
         """
-        if self.ring is not None and self.ring.room() <= 0:
+        if self.ring is None:
+            if self._events() & ~select.POLLIN:
+                self._hung_up()
+            return False
+        if self.ring.room() <= 0:
             self.paused = True
             self.paused_since = time.monotonic()
             return False
         try:
-            count = self._read()
+            count = self._read(self.ring)
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno == errno.EIO and self.is_tty and not self.child.ended:
-                with contextlib.suppress(OSError):
-                    self.open_peer()
-                    return False
-            self.at_end = True
+            self._hung_up(is_real=error.errno != errno.EIO)
             return False
         self.at_end = count == 0
         return count > 0
@@ -111,28 +129,27 @@ class Stream:
         if self.is_input and self.input.closed and not self.full:
             self.at_end = True
 
-    def _read(self) -> int:
-        if self.ring is not None:
-            head = self.ring.head
-            count = self.ring.read_from(self.fd)
-            if count:
-                self.ring.stamp(head, time.time_ns())
-                earned = self.patience_seconds + count / _PACE_BYTES_A_SECOND
-                self.patience_seconds = min(PATIENCE_SECONDS, earned)
-            return count
-        # A terminal that nobody ever writes to costs no pages.
-        data = os.read(self.fd, CHUNK_BYTES)
-        if data:
-            try:
-                self.ring = Ring.create(
-                    f"lxcd-ring-{self.name}", hold=self.held, capacity=self.capacity
-                )
-                self.ring.append(data)
-                self.ring.stamp(0, time.time_ns())
-            except OSError as error:
-                # No memory or descriptors: the bytes are lost, the container goes on.
-                print(f"keeper: no ring for {self.child.id}: {error}", file=sys.stderr)
-        return len(data)
+    def _read(self, ring: Ring) -> int:
+        head = ring.head
+        count = ring.read_from(self.fd)
+        if count:
+            ring.stamp(head, time.time_ns())
+            earned = self.patience_seconds + count / _PACE_BYTES_A_SECOND
+            self.patience_seconds = min(PATIENCE_SECONDS, earned)
+        return count
+
+    def _events(self) -> int:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return sum(events for _, events in poll.poll(0))
+
+    def _hung_up(self, *, is_real: bool = False) -> None:
+        """A terminal can be opened again as long as its child lives."""
+        if self.is_tty and not self.child.ended and not is_real:
+            with contextlib.suppress(OSError):
+                self.open_peer()
+                return
+        self.at_end = True
 
     def end(self) -> None:
         """Close it; what is in the ring stays. No epoll may know the descriptor any more: lxcd

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lxcd.keeper import protocol, spawn
+from lxcd.keeper import ending, protocol, spawn
 from lxcd.keeper.child import Child
 from lxcd.keeper.protocol import ProtocolError
 from lxcd.keeper.store import Kept
@@ -150,14 +150,24 @@ class Children:
     def take(self, child: Child) -> None:
         """Begin to look after one: new, or handed over by an earlier image of the keeper."""
         self.by_id[child.id] = child
-        if child.pidfd >= 0:
-            if child.id not in self._awaited:
-                self._epoll.watch(child.pidfd, lambda: self._ended(child))
-            self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
+        if child.pidfd >= 0 and child.id not in self._awaited:
+            self._epoll.watch(child.pidfd, lambda: self._ended(child))
         if child.control is not None:
             self._epoll.watch(child.control.fileno(), lambda: self._hear(child))
         for stream in child.streams.values():
             self._streams.take(stream)
+        self._keep(child)
+
+    def keep_all(self) -> None:
+        """Store everything, as nobody holds a copy of it any more."""
+        for child in self.by_id.values():
+            self._keep(child)
+
+    def _keep(self, child: Child) -> None:
+        if child.pidfd >= 0:
+            self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
+        for stream in child.streams.values():
+            self._streams.keep(stream)
 
     def adopt(self, request: protocol.Adopt, fds: list[int]) -> None:
         """Take what lxcd has of a child that an earlier keeper has forked."""
@@ -326,7 +336,7 @@ class Children:
         """The pidfd polls readable: the process is a zombie, or reaped by others. Learn how, drain
         what it wrote, keep the record.
         """
-        now, pidfd = time.time_ns(), child.pidfd
+        pidfd = child.pidfd
         if child.ended or pidfd < 0:
             return
         while self._hear(child):
@@ -335,20 +345,18 @@ class Children:
         if child.pidfd != pidfd:
             # It was the first half, which goes on as another process.
             return
-        known, status = self._status_of(child)
-        if not known and child.ours:
-            # It lives.
-            return
-        if not known and times > 0:
-            self._epoll.unwatch(pidfd)
-            self._epoll.later(_ASK_AGAIN_SECONDS, lambda: self._ended(child, times - 1))
+        how = ending.of(child, self._store, last=times == 0)
+        if how is None:
+            if not child.ours:
+                self._epoll.unwatch(pidfd)
+                self._epoll.later(_ASK_AGAIN_SECONDS, lambda: self._ended(child, times - 1))
             return
         self._epoll.unwatch(pidfd)
-        self._store.drop(child.id, "pidfd")
-        os.close(pidfd)
         child.pidfd = -1
         self._part(child)
-        child.exited = exited = protocol.Exited(child.id, child.pid, status, now, known)
+        child.exited = exited = protocol.Exited(
+            child.id, child.pid, how.status, how.time_ns, how.known
+        )
         for stream in list(child.streams.values()):
             if stream.fd >= 0 and not stream.paused:
                 self._streams.finish(stream)
@@ -360,20 +368,11 @@ class Children:
             if self._journal.broken:
                 print(f"keeper: journal: {self._journal.broken}", file=sys.stderr)
             self._link.tell(exited)
+        # Only now, or one that is lost in between would take its end with it.
+        ending.reap(child, pidfd)
+        self._store.drop(child.id, "pidfd")
+        os.close(pidfd)
         self._reap_orphans()
-
-    def _status_of(self, child: Child) -> tuple[bool, int]:
-        """Whether it is known how it ended, and its wait status."""
-        if child.ours:
-            try:
-                result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
-            except ChildProcessError:
-                # Reaped by somebody else, which nobody should: the kernel may still tell.
-                child.ours = False
-            else:
-                return (False, 0) if result is None else (True, _wait_status(result))
-        status = process.ended_status(child.pidfd, child.pid)
-        return status is not None, status or 0
 
     def forget(self, id_: str) -> None:
         """Let go of one that has ended."""
@@ -420,10 +419,3 @@ def _require_names(*names: str) -> None:
     for name in names:
         if not protocol.CHILD_ID.fullmatch(name):
             raise ProtocolError(f"not a name: {name!r}")
-
-
-def _wait_status(result: os.waitid_result) -> int:
-    """The wait status that waitpid(2) would have given."""
-    if result.si_code == os.CLD_EXITED:
-        return result.si_status << 8
-    return result.si_status | (0x80 if result.si_code == os.CLD_DUMPED else 0)

@@ -35,6 +35,7 @@ def state_of(keeper: Keeper) -> dict[str, Any]:
         "journal": keeper.journal.fileno(),
         "pending": [protocol.encode(exited).decode() for exited in keeper.journal.pending.values()],
         "store": keeper.store.handed_over(),
+        "trustee": -1 if keeper.trust is None else keeper.trust.address,
         "lxcd": None
         if peer is None
         else {
@@ -80,7 +81,8 @@ def descriptors(state: dict[str, Any]) -> Iterator[int]:
     """Every number in it. Raises KeyError or TypeError for a text of another shape."""
     yield state["listener"]
     yield state["journal"]
-    yield from (state["store"]["notify"], state["store"]["book"])
+    yield from (state["store"]["notify"], state["store"]["book"], state["store"].get("ends", -1))
+    yield state.get("trustee", -1)
     if state["lxcd"] is not None:
         yield from (state["lxcd"]["socket"], state["lxcd"]["poke"])
         for _, fds in state["lxcd"]["unsent"]:

@@ -1,5 +1,5 @@
-"""The launcher: builds the keeper's minimal mount tree, then execs the keeper in it. Started by
-lxcd, as root.
+"""The launcher: builds the keeper's minimal mount tree, then execs the keeper in it, or has the
+trustee do so. Started by lxcd, as root.
 
 The tree holds the interpreter, its libraries and lxcd's package, read-only; a private, writable
 /proc and /sys (a user namespace may mount its own only where it sees such ones whole:
@@ -21,6 +21,7 @@ import sysconfig
 
 from lxcd.container.devices import NODES
 from lxcd.container.walk import DEVPTS_PLACE, ROOTFS_PLACE
+from lxcd.keeper import trust
 from lxcd.keeper.protocol import JOURNAL_NAME, SOCKET_NAME
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount, process
@@ -29,8 +30,10 @@ _BACKLOG = 8
 
 
 def main(arguments: list[str]) -> None:
-    """`--runtime-dir DIR --build TEXT [--candidate FD]`. Never returns: it becomes the keeper, or
-    with `--candidate` one that may take the place of the keeper that runs (see `upgrade`).
+    """`--runtime-dir DIR --build TEXT`: become the keeper, or do what one of these says.
+
+    --candidate FD   become one that may take the place of the keeper that runs (see `upgrade`)
+    --trustee yes    the keeper is a child of the trustee, which is started if need be
     """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     runtime_dir = options["--runtime-dir"]
@@ -43,39 +46,40 @@ def main(arguments: list[str]) -> None:
     if "--candidate" in options:
         numbers["--candidate"] = int(options["--candidate"])
     else:
-        stored = _stored()
+        stored = {} if "--trustee" in options else _stored()
         numbers["--listener"] = _listen(private)
         numbers["--journal"] = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
-        if (notify := _notify()) is not None:
+        if "--trustee" not in options and (notify := _notify()) is not None:
             numbers["--notify"] = notify.detach()
     log = os.open("keeper.log", flags, 0o600, dir_fd=private)
     null = os.open("/dev/null", os.O_RDWR)
     for number, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, number)
-    interpreter = os.path.realpath(sys.executable)
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     process.unshare(process.CLONE_NEWNS)
     root = mount.open_tree(mount.AT_FDCWD, "/", 0)
     mount.mount_setattr(root, propagation=mount.MS_PRIVATE, recursive=True)
     os.close(root)
-    _enter_tree(_wanted(interpreter, package))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    _enter_tree(_wanted(os.path.realpath(sys.executable), package))
+    words = ["--runtime-dir", runtime_dir, "--build", options["--build"]]
+    argv = [*trust.command("lxcd.keeper.__main__"), *words]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    if "--trustee" in options:
+        numbers["--namespace"] = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        trust.start_keeper(private, argv, numbers)
+        return
     handed = [*numbers.values(), *stored.values()]
     kernel_fd.close_all_but([0, 1, 2, *handed])
     for number in handed:
         os.set_inheritable(number, True)
-    # -I -S: no user's site directory, no .pth file; the path is the standard library and ours.
-    code = f"import sys; sys.path.append({os.path.dirname(package)!r}); "
-    code += "from lxcd.keeper.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    words = ["--runtime-dir", runtime_dir, "--build", options["--build"]]
     for name, number in numbers.items():
-        words += [name, str(number)]
+        argv += [name, str(number)]
     if stored:
         # Not in argv: one word of it may have 128 KiB, and there may be thousands of them.
         memfd = kernel_fd.sealed_memfd("lxcd-stored", json.dumps(stored).encode())
         os.set_inheritable(memfd, True)
-        words += ["--stored", str(memfd)]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    os.execve(interpreter, [interpreter, "-I", "-S", "-B", "-c", code, *words], environment)
+        argv += ["--stored", str(memfd)]
+    os.execve(argv[0], argv, environment)
 
 
 def _private(runtime_dir: str) -> str:

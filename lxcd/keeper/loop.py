@@ -12,6 +12,7 @@ from lxcd.keeper.epoll import Epoll
 from lxcd.keeper.link import Link, Peer
 from lxcd.keeper.protocol import ProtocolError
 from lxcd.keeper.store import Store
+from lxcd.keeper.trust import Trust
 from lxcd.keeper.upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -41,25 +42,36 @@ class Keeper:
         build: str,
         notify: socket.socket | None = None,
         peer: Peer | None = None,
+        *,
+        ends: int = -1,
+        trustee: int = -1,
     ) -> None:
         self.build = build
         self.journal = journal
         self.epoll = Epoll()
-        self.store = Store(self.epoll, notify)
+        self.store = Store(self.epoll, notify, ends)
         self.link = Link(self.epoll, listener, peer)
         self.children = Children(self.epoll, self.link, journal, self.store)
         self.upgrade = Upgrade(self)
         self.leaving = False
         self.link.obey = self._obey
         self.link.gone = self.children.release
+        self.trust = Trust(self.epoll, self.store, trustee) if trustee >= 0 else None
+        if self.trust is not None:
+            self.trust.again = self.children.keep_all
 
     def run(self) -> None:
         """Serve until nothing is left."""
+        self._serve()
+        self.store.stopping()
+
+    def _serve(self) -> None:
         idle_since = time.monotonic()
         while True:
             alive = self.children.alive
             # Under a service manager it leaves when that says so: who would start it again?
-            wanted = self.link.peer is not None or self.store.notify is not None
+            is_managed = self.store.notify is not None and self.trust is None
+            wanted = self.link.peer is not None or is_managed
             busy = wanted or alive or bool(self.journal.pending)
             if busy:
                 idle_since = time.monotonic()

@@ -7,6 +7,11 @@ what is still in front of it was intact. No lock, nobody waits for a reader. Wor
 written as aligned native 64-bit words through a memoryview (`struct` would write them byte by
 byte).
 
+From a pipe bytes go into the ring by splice(2), and the memfd's own file position, which the kernel
+moves with them and every holder of a copy shares, says how far. So a writer that is killed between
+that and moving `head` loses nothing: the next one catches up. (With a terminal splice(2) would want
+a pipe in between: one read may be lost there.)
+
 With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops
 reading its pipe and the process behind it waits. That is for data (an exec without a terminal), and
 for all that is typed; a terminal waits a moment at most, then skips ahead (see `child.py`).
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 
 HEADER_BYTES = 4096
@@ -25,6 +31,7 @@ CAPACITY_BYTES = 256 * 1024
 # The writer reads at most this much at once, straight into the ring; so much of the oldest history
 # is given up for it.
 CHUNK_BYTES = 64 * 1024
+_NONBLOCK = 2  # SPLICE_F_NONBLOCK
 
 _MAGIC = int.from_bytes(b"LXCDRNG1", "little")
 # What is typed waits here for a program to read it.
@@ -159,10 +166,23 @@ class Ring:
         head = self.head
         room = self.room()
         self._words[_WORD_TAIL] = max(self.tail, head + room - self.capacity)
-        first, second = self._slices(head, room)
-        count = os.readv(fd, [first, second] if second else [first])
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            at = head % self.capacity
+            os.lseek(self.memfd, HEADER_BYTES + at, os.SEEK_SET)
+            count = os.splice(fd, self.memfd, min(room, self.capacity - at), flags=_NONBLOCK)
+        else:
+            first, second = self._slices(head, room)
+            count = os.readv(fd, [first, second] if second else [first])
         self._words[_WORD_HEAD] = head + count
         return count
+
+    def catch_up(self) -> None:
+        """Writer's side, of a ring that another one has written to: it may have been lost between
+        reading from a pipe and saying so.
+        """
+        place = os.lseek(self.memfd, 0, os.SEEK_CUR) - HEADER_BYTES
+        if place >= 0:
+            self._words[_WORD_HEAD] += (place - self.head) % self.capacity
 
     def write_to(self, fd: int) -> int:
         """Reader's side: write once to `fd` what waits, and have it consumed; how much that was.

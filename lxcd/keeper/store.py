@@ -1,11 +1,12 @@
-"""Descriptors that a service manager keeps for us while there is no keeper: systemd's fd store.
+"""Descriptors that a service manager keeps for us while there is no keeper: systemd's fd store, or
+our own trustee where there is none (`trust`).
 
 sd_notify(3): FDSTORE=1 hands one over under a name, FDSTOREREMOVE=1 takes it back, and whoever is
 started next finds all of them from number 3 on. FDPOLL=0, or systemd would drop a terminal that
 hangs up. The names travel in one environment variable, which the kernel limits to 128 KiB: so they
 are short, and what they mean stands in a memfd, the book, which is stored as well.
 
-Without a service manager ($NOTIFY_SOCKET) this is nothing: then lxcd's copies have to do.
+Without either this is nothing: then lxcd's copies have to do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -28,6 +30,7 @@ _BOOK = "book"
 _BOOK_BYTES = 1 << 20  # then it is written anew, without what is no more
 _BOOK_LIMIT = 64 << 20
 _AGAIN_SECONDS = 0.05
+_LAST_WORD_SECONDS = 1.0
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -48,15 +51,33 @@ class Store:
     later.
     """
 
-    def __init__(self, epoll: Epoll, notify: socket.socket | None) -> None:
+    def __init__(self, epoll: Epoll, notify: socket.socket | None, ends: int = -1) -> None:
+        """`ends`: where the trustee that is our parent tells how those ended that it has reaped."""
         self._epoll = epoll
         self.notify = notify
+        self._ends = ends
+        self.parent = os.getppid() if ends >= 0 else 0
         self._kept: dict[str, Kept] = {}
         self._tokens: dict[tuple[str, str, str], str] = {}
         self._number = 0
         self._books = 0
         self._book = -1
         self._unsent: deque[tuple[str, int]] = deque()
+        if notify is not None:
+            notify.setblocking(False)
+
+    def begin_anew(self, notify: socket.socket | None) -> None:
+        """Another one holds nothing yet, and is not our parent; None: there is none for now."""
+        if self.notify is not None:
+            self.notify.close()
+        waiting = [number for _, number in self._unsent]
+        kernel_fd.close_all([n for n in (self._book, self._ends, *waiting) if n >= 0])
+        self._kept.clear()
+        self._tokens.clear()
+        self._unsent.clear()
+        self._book = self._ends = -1
+        self.parent = 0
+        self.notify = notify
         if notify is not None:
             notify.setblocking(False)
 
@@ -68,6 +89,27 @@ class Store:
     def ready(self) -> None:
         """We can be talked to."""
         self._say("READY=1\n", -1)
+
+    def stopping(self) -> None:
+        """Our last word: nobody comes after us. A trustee leaves then."""
+        self._say("STOPPING=1\n", -1)
+        end = time.monotonic() + _LAST_WORD_SECONDS
+        while self._unsent and time.monotonic() < end:
+            time.sleep(_AGAIN_SECONDS)
+            self._flush()
+
+    def end_of(self, id_: str) -> tuple[int, int] | None:
+        """Wait status and time (ns) of a stored child that our trustee has reaped, or is about to;
+        None if it is not its child, or lives.
+        """
+        token = self._tokens.get((id_, "pidfd", ""), "")
+        if self._ends < 0 or not token:
+            return None
+        for line in kernel_fd.read_all(self._ends, _BOOK_LIMIT).splitlines():
+            name, *words = line.decode().split()
+            if name == token:
+                return int(words[0]), int(words[1])
+        return None
 
     def keep(self, id_: str, kind: str, what: str, detail: str, number: int) -> None:
         """Store a copy of a descriptor, unless that one is stored already."""
@@ -129,6 +171,7 @@ class Store:
         """For the next image of the keeper: `resume`."""
         return {
             "notify": self.notify.fileno() if self.notify is not None else -1,
+            "ends": self._ends,
             "book": self._book,
             "books": self._books,
             "number": self._number,
@@ -138,8 +181,11 @@ class Store:
             },
         }
 
-    def resume(self, book: int, books: int, number: int, kept: dict[str, list[str]]) -> None:
+    def resume(
+        self, book: int, books: int, number: int, kept: dict[str, list[str]], ends: int = -1
+    ) -> None:
         """Go on where an earlier image was."""
+        self._ends, self.parent = ends, os.getppid() if ends >= 0 else 0
         self._book, self._books, self._number = book, books, number
         for token, words in kept.items():
             self._kept[token] = Kept(*words)

@@ -46,6 +46,7 @@ class Streams:
             stream.held = stream.held and waits
             child.streams[name] = stream
             self.take(stream)
+            self.keep(stream)
         self._link.tell(protocol.Streams(child.id, tuple(names)), fds)
 
     def restore(self, child: Child, name: str, number: int, ring: int, typed: int) -> None:
@@ -64,10 +65,13 @@ class Streams:
                     rings[0].close()
                 raise ProtocolError(str(error)) from None
         stream.ring, stream.input = rings
+        if stream.ring is not None:
+            stream.ring.catch_up()
         if number >= 0:
             self._open(stream)
         child.streams[name] = stream
         self.take(stream)
+        self.keep(stream)
 
     def _open(self, stream: Stream) -> None:
         stream.is_tty = os.isatty(stream.fd)
@@ -81,13 +85,17 @@ class Streams:
 
     def take(self, stream: Stream) -> None:
         """Begin to serve one, as it is; one of an earlier image, too."""
-        child = stream.child
         if stream.fd >= 0:
-            self._store.keep(child.id, child.kind, "open", stream.name, stream.fd)
             # Those that wait for somebody are looked at again, too: once is enough.
             stream.paused = False
             stream.full = stream.input is not None
             self._tend(stream)
+
+    def keep(self, stream: Stream) -> None:
+        """Store what is not stored yet."""
+        child = stream.child
+        if stream.fd >= 0:
+            self._store.keep(child.id, child.kind, "open", stream.name, stream.fd)
         if stream.ring is not None:
             self._store.keep(child.id, child.kind, "ring", stream.name, stream.ring.memfd)
         if stream.input is not None:
@@ -126,16 +134,13 @@ class Streams:
             self._drain(stream)
 
     def _drain(self, stream: Stream, *, to_the_end: bool = False) -> None:
-        had_ring = stream.ring is not None
-        more = stream.drain()
-        for _ in range(_DRAIN_TURNS if to_the_end else 0):
-            if not more:
+        for _ in range(_DRAIN_TURNS if to_the_end else 1):
+            if stream.make_ring() and stream.ring is not None:
+                self.keep(stream)
+                made = protocol.RingMade(stream.child.id, stream.name)
+                self._link.tell(made, [stream.ring.memfd])
+            if not stream.drain():
                 break
-            more = stream.drain()
-        if stream.ring is not None and not had_ring:
-            child = stream.child
-            self._store.keep(child.id, child.kind, "ring", stream.name, stream.ring.memfd)
-            self._link.tell(protocol.RingMade(child.id, stream.name), [stream.ring.memfd])
         self._link.grown = True
         if stream.at_end:
             self._end(stream)
@@ -178,8 +183,7 @@ class Streams:
             stream.input = Ring(memfd)
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        child = stream.child
-        self._store.keep(child.id, child.kind, "input", stream.name, memfd)
+        self.keep(stream)
 
     def feed(self, stream: Stream) -> None:
         """Something was put into its input ring, or that has ended."""

@@ -19,7 +19,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from lxcd.keeper import handover, protocol, spawn
+from lxcd.keeper import handover, protocol, spawn, trust
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
@@ -85,7 +85,7 @@ class Upgrade:
             return
         state = handover.state_of(self._keeper)
         back = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        options = ["--build", self._keeper.build, *_runtime_dir()]
+        options = ["--build", self._keeper.build, *trust.runtime_dir()]
         state["back"] = {"namespace": back, "command": [*own_command(), *options]}
         state["nofile"] = list(spawn.inherited_nofile())
         try:
@@ -113,12 +113,6 @@ def _is_command(value: object) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(word, str) for word in cast("list[object]", value))
-
-
-def _runtime_dir() -> list[str]:
-    """Only there to be seen in ps."""
-    place = sys.argv.index("--runtime-dir")
-    return sys.argv[place : place + 2]
 
 
 def _become(state: dict[str, Any], namespace: int, command: list[str]) -> NoReturn:

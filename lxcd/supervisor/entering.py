@@ -321,8 +321,7 @@ class Entry:
         while (report := await reports.next_report(ours)) is not None:
             match report:
                 case channel.Failed():
-                    if report.errno == errno.EPIPE:
-                        # It could not hand something to the keeper.
+                    if reports.is_cut_off(report):
                         await child.until(lambda: child.exited is not None or keeper.lost(child))
                     raise self._refused(child, report)
                 case channel.Executing():

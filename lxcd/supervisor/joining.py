@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.keeper import protocol
+from lxcd.keeper import protocol, trust
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 
@@ -35,7 +35,18 @@ class Joining:
         loop = asyncio.get_running_loop()
         end = loop.time() + _SECONDS
         launched = 0
-        while (connection := try_connect(self._paths)) is None:
+        while True:
+            # Looked at first: who starts the keeper ends when it listens.
+            is_over = launched > 0 and launch.ended(launched)
+            if (connection := try_connect(self._paths)) is not None:
+                break
+            if is_over:
+                raise errors.Unavailable(
+                    f"no keeper can be started: see {self._paths.private}/keeper.log",
+                    "KEEPER_LOST",
+                )
+            if loop.time() > end:
+                raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             if not self._managed and launched == 0:
                 try:
                     launched = launch.spawn_keeper(self._paths.runtime_dir, self._build)
@@ -43,13 +54,6 @@ class Joining:
                     raise errors.Unavailable(
                         f"no keeper can be started: {error.strerror}", "KEEPER_LOST"
                     ) from None
-            if launched and launch.ended(launched):
-                raise errors.Unavailable(
-                    f"no keeper can be started: see {self._paths.private}/keeper.log",
-                    "KEEPER_LOST",
-                )
-            if loop.time() > end:
-                raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             await asyncio.sleep(_PAUSE_SECONDS)
         if launched:
             self.reap_later(launched)
@@ -76,12 +80,25 @@ class Joining:
 
 def try_connect(paths: Paths) -> socket.socket | None:
     """A connection to the keeper if one listens; the caller owns it. Raises OSError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    return _connect(paths, socket.SOCK_SEQPACKET, protocol.SOCKET_NAME)
+
+
+def is_inhabited(paths: Paths) -> bool:
+    """There is a keeper, or a trustee that has something for the next one. Raises OSError."""
+    found = [try_connect(paths), _connect(paths, socket.SOCK_DGRAM, trust.SOCKET_NAME)]
+    connections = [connection for connection in found if connection is not None]
+    for connection in connections:
+        connection.close()
+    return bool(connections)
+
+
+def _connect(paths: Paths, kind: socket.SocketKind, name: str) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
         # By descriptor: sockaddr_un has room for 108 bytes only.
         private = os.open(paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         with Fd(private):
-            connection.connect(f"/proc/self/fd/{private}/{protocol.SOCKET_NAME}")
+            connection.connect(f"/proc/self/fd/{private}/{name}")
     except OSError as error:
         connection.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):

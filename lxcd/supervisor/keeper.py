@@ -2,8 +2,9 @@
 lost.
 
 Holds a copy of every pidfd, terminal and ring that the keeper holds, and hands them to the next
-one. While there is a keeper its word counts (it reaps the children and knows the time); while there
-is none the pidfds are watched here, and the kernel says how a child ended where it can.
+one. Its word counts: it reaps the children and knows the time, also of those that end before it
+comes. While none can be had the pidfds are watched here, and the kernel says how a child ended
+where it can.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Keeper:
                 await self._connect()
             except errors.Unavailable as error:
                 self._hang_up("connecting has failed")
-                # It may have been about to end.
+                # It may have been about to end, or ended and not yet let go of its socket.
                 if tries == 1 or error.text != gone().text:
                     raise
             except BaseException:
@@ -101,9 +102,9 @@ class Keeper:
             if self._leaving:
                 return
             try:
-                await self._connect()
+                await self.connect()
             except (errors.LxcdError, OSError) as error:
-                self._hang_up("connecting has failed")
+                self._watch_all()
                 _log.error("no keeper: %s; the next try is in %.1f s", error, pause)
                 await asyncio.sleep(pause)
                 pause = min(10.0, pause * 2 + 0.1)
@@ -480,17 +481,20 @@ class Keeper:
 
     # ---- without a keeper
 
-    def _watch(self, child: Held) -> None:
-        if not child.pidfd.closed:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(child.pidfd.fileno(), self._ended_unseen, child)
+    def _watch_all(self) -> None:
+        """No keeper can be had. Else it would know better than the kernel how they end."""
+        loop = asyncio.get_running_loop()
+        for child in list(self.children.values()):
+            if child.exited is None and not child.pidfd.closed:
+                # Readable at once if it has ended meanwhile.
+                loop.add_reader(child.pidfd.fileno(), self._ended_unseen, child)
 
     def _unwatch(self, child: Held) -> None:
         if not child.pidfd.closed:
             asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
 
     def _ended_unseen(self, child: Held, tries: int = _STATUS_TRIES) -> None:
-        """It ended while there is no keeper: the kernel may know how."""
+        """It ended while there is no keeper to be had: the kernel may know how."""
         if child.pidfd.closed or self._socket is not None:
             # The new keeper finds out.
             return
@@ -514,6 +518,7 @@ class Keeper:
         """The connection is over, from whichever side."""
         if self._socket is None:
             return
+        was_found = self._synced is not None and self._synced.done()
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
         loop.remove_writer(self._socket.fileno())
@@ -526,12 +531,9 @@ class Keeper:
         _fail(self._synced, gone())
         _fail(self._upgraded, gone())
         for child in list(self.children.values()):
-            if child.exited is None:
-                # Readable at once if it has ended meanwhile.
-                self._watch(child)
             child.wake()
         self._lost.set()
-        if self._foreign or self._leaving:
+        if self._foreign or self._leaving or not was_found:
             return
         _log.error("the keeper is gone: %s", why)
         if self.on_lost is not None:

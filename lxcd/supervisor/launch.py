@@ -68,8 +68,8 @@ def become_keeper(runtime_dir: str) -> NoReturn:
 
 
 def spawn_keeper(runtime_dir: str, build: str) -> int:
-    """Start a keeper, detached from us; its pid. Raises OSError."""
-    return _spawn(command(runtime_dir, build), [])
+    """Have a keeper started, detached from us: the pid of who does it and ends. Raises OSError."""
+    return _spawn(command(runtime_dir, build, "--trustee", "yes"), [])
 
 
 def spawn_candidate(runtime_dir: str, build: str, answers: socket.socket) -> int:

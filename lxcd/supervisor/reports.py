@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 from lxcd.container import channel
@@ -44,3 +45,9 @@ async def _readable(ours: socket.socket) -> None:
         await arrived
     finally:
         loop.remove_reader(ours.fileno())
+
+
+def is_cut_off(report: channel.Failed) -> bool:
+    """It could not hand something to the keeper: that this is lost is what we are told next."""
+    # The latter if the keeper has left something unread: unix(7).
+    return report.errno in (errno.EPIPE, errno.ECONNRESET)

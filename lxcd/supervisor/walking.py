@@ -64,7 +64,7 @@ class Walk:
                     await self._at_barrier(report.barrier)
                     self._let_go(report.barrier)
                 case channel.Failed():
-                    if report.errno == errno.EPIPE:
+                    if reports.is_cut_off(report):
                         await self._noticed()
                     raise self._step_failed(report)
                 case channel.Executing():

@@ -57,10 +57,19 @@ def kill_keeper(host: Host, pid: int) -> None:
     # Orphans come to the machine's init, which tells us of each and stops reaping if we do not listen.
     host.machine.poll(0)
     below = [found.pid for found in ledger.descendants(host.machine.pid)]
-    assert pid in below, "not ours"
-    assert procfs.status(pid).comm == "lxcd-keeper"
-    os.kill(pid, signal.SIGKILL)
+    if not gone(pid):
+        # It may be dying already, where a test has seen to that.
+        assert pid in below or gone(pid), "not ours"
+        with suppress(ProcessLookupError, FileNotFoundError):
+            assert procfs.status(pid).comm == "lxcd-keeper"
+            os.kill(pid, signal.SIGKILL)
     until(lambda: gone(pid), "the keeper is gone")
+
+
+def trustees(host: Host) -> list[int]:
+    """Who holds what the keeper would leave behind: one, but for a moment."""
+    below = [found.pid for found in ledger.descendants(host.machine.pid)]
+    return [pid for pid in below if not gone(pid) and procfs.status(pid).comm == "lxcd-trustee"]
 
 
 def kill_both(host: Host, pid: int) -> None:
@@ -177,11 +186,15 @@ def disorder(host: Host, keeper: int) -> list[str]:
 
 
 def _processes(host: Host, keeper: int, inits: set[int]) -> list[str]:
-    """All that run on the machine are lxcd, its keeper, what is prepared, and what belongs to a container."""
+    """All that run on the machine are lxcd, its keeper and its trustee, what is prepared, and what belongs to a container."""
     waiting = slots(host)
     mine = {path for slot in waiting for path in slot}
     lines = [f"no {path}" for path in mine if not os.path.isdir(path)]
     known = {host.daemon, keeper, *inits}
+    held = trustees(host)
+    known.update(held)
+    if len(held) != 1:
+        lines.append(f"{len(held)} trustees")
     for pid in inits:
         known |= {below.pid for below in ledger.descendants(pid)}
     others = [
