@@ -16,7 +16,11 @@ reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down
 stopping.py    the stop: ask, wait, kill
-execs.py       commands that join a container
+execs.py       commands that join a container, by their ids; and the short way
+exec.py        one of them
+entering.py    how a command gets into a container
+ports.py       where sessions attach to what the keeper holds
+consolelog.py  the session that fills a console's log file
 processes.py   who belongs to which container
 keeper.py      the asyncio side of the keeper's protocol; another keeper when one is lost
 held.py        a child of the keeper, as lxcd holds it
