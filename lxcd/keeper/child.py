@@ -77,27 +77,25 @@ class Stream:
                 os.read(self.fd, CHUNK_BYTES)
         return self.ring is not None
 
-    def drain(self) -> bool:
-        """Read once. True: something came, there may be more. False: nothing more for now, or
-        `paused`, or `at_end`.
-        """
+    def drain(self) -> int:
+        """Read once; how much came. 0: nothing more for now, or `paused`, or `at_end`."""
         if self.ring is None:
             if self._events() & ~select.POLLIN:
                 self._hung_up()
-            return False
+            return 0
         if self.ring.room() <= 0:
             self.paused = True
             self.paused_since = time.monotonic()
-            return False
+            return 0
         try:
             count = self._read(self.ring)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             self._hung_up(is_real=error.errno != errno.EIO)
-            return False
+            return 0
         self.at_end = count == 0
-        return count > 0
+        return count
 
     def resume(self) -> None:
         """Its ring has room again."""
@@ -131,7 +129,7 @@ class Stream:
 
     def _read(self, ring: Ring) -> int:
         head = ring.head
-        count = ring.read_from(self.fd)
+        count = ring.read_from(self.fd, splices=not self.is_tty)
         if count:
             ring.stamp(head, time.time_ns())
             earned = self.patience_seconds + count / _PACE_BYTES_A_SECOND

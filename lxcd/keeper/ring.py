@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from dataclasses import dataclass
 
 HEADER_BYTES = 4096
@@ -157,8 +156,9 @@ class Ring:
             return min(CHUNK_BYTES, self.capacity)
         return min(CHUNK_BYTES, self.capacity - (self.head - self._words[_WORD_ACKED]))
 
-    def read_from(self, fd: int) -> int:
+    def read_from(self, fd: int, *, splices: bool = True) -> int:
         """Writer's side: read once from `fd` into the ring, at most `room()` bytes; how many came.
+        A pipe `splices`, a terminal does not.
 
         Raises OSError as read(2) does: BlockingIOError when there is nothing, EIO from a terminal
         without a peer.
@@ -166,7 +166,7 @@ class Ring:
         head = self.head
         room = self.room()
         self._words[_WORD_TAIL] = max(self.tail, head + room - self.capacity)
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        if splices:
             at = head % self.capacity
             os.lseek(self.memfd, HEADER_BYTES + at, os.SEEK_SET)
             count = os.splice(fd, self.memfd, min(room, self.capacity - at), flags=_NONBLOCK)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # At the end of a child so many reads are made of what it wrote; others wait meanwhile.
 _DRAIN_TURNS = 64
+# Of a terminal, which gives but a little each time.
+_TURNS = 8
+_TERMINAL_BYTES = 4095
 # How soon a terminal is tried again that says it has room, and has none.
 _AGAIN_SECONDS = 0.01
 
@@ -134,12 +137,15 @@ class Streams:
             self._drain(stream)
 
     def _drain(self, stream: Stream, *, to_the_end: bool = False) -> None:
-        for _ in range(_DRAIN_TURNS if to_the_end else 1):
+        turns = _TURNS if stream.is_tty else 1
+        for _ in range(_DRAIN_TURNS if to_the_end else turns):
             if stream.make_ring() and stream.ring is not None:
                 self.keep(stream)
                 made = protocol.RingMade(stream.child.id, stream.name)
                 self._link.tell(made, [stream.ring.memfd])
-            if not stream.drain():
+            count = stream.drain()
+            # A terminal gives 4095 bytes at most: less than that was all there is.
+            if not count or (count < _TERMINAL_BYTES and not to_the_end):
                 break
         self._link.grown = True
         if stream.at_end:
