@@ -34,6 +34,7 @@ from tests.system.losing import (
     kernel_tells,
     kill_both,
     kill_keeper,
+    kill_trustee,
     next_keeper,
     replace_keeper,
     running,
@@ -427,12 +428,6 @@ def test_a_reboot_after_a_loss_is_a_reboot(
 
 
 # ---- the trustee
-
-
-def kill_trustee(host: Host) -> None:
-    (pid,) = trustees(host)
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: len(trustees(host)) == 1 and pid not in trustees(host), "there is another")
 
 
 def test_a_lost_trustee_is_replaced_and_holds_everything(host: Host, busybox_root: Path) -> None:
