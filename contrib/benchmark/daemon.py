@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from contrib.benchmark import processes
 from contrib.benchmark.commands import DEADLINE_SECONDS, BenchError, Commands, await_end
 from contrib.benchmark.containers import define
 from lxcd.v1 import (
@@ -213,8 +214,10 @@ class Daemon:
             if container.state == types_pb2.STATE_RUNNING:
                 client.kill(container.name)
         keeper = client.host().keeper_pid
+        trustee = processes.parent(keeper)
         client.close()
         argv = (*_LXCD, "--runtime-dir", str(self._runtime), "shutdown")
         self._commands.run(*argv)
         os.waitpid(self.pid, 0)
         await_end(keeper, "lxcd-keeper")
+        await_end(trustee, "lxcd-trustee")

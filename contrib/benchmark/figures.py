@@ -14,7 +14,7 @@ LXCD = "lxcd, API"
 LXCCTL = "lxcctl"
 STOCK = "stock LXC"
 FLOOR = "floor in C"
-LXCD_GROWTH = "lxcd + lxcd-keeper, per container"
+LXCD_GROWTH = "lxcd + lxcd-keeper + lxcd-trustee, per container"
 PID1_ON_TOP = "PID 1 of an application, on top"
 LISTED = "socket accepts -> all listed"
 

@@ -34,7 +34,7 @@ _SETTLE_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
 _STABLE = 0.002
 _READY = "children kept ready"
-_ALONE = "lxcd + lxcd-keeper, without a container"
+_ALONE = "lxcd + lxcd-keeper + lxcd-trustee, without a container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ def settled(pids: Callable[[], list[int]]) -> Held:
 @dataclass(frozen=True, slots=True)
 class Growth:
     """What containers cost in lxcd and its keeper, in MB each; and what both cost without any.
+
+    The trustee counts as a part of the keeper.
 
     Children that the keeper has ready for the next start belong to it.
     """
@@ -136,7 +138,7 @@ def lxcd_figures(growth: Growth) -> list[Figure]:
     return [
         _figure(LXCD_GROWTH, growth.both),
         _figure("lxcd", growth.lxcd, part_of=LXCD_GROWTH),
-        _figure("lxcd-keeper", growth.keeper, part_of=LXCD_GROWTH),
+        _figure("lxcd-keeper + lxcd-trustee", growth.keeper, part_of=LXCD_GROWTH),
         _figure(_READY, growth.ready, part_of=LXCD_GROWTH),
         _figure("rings, contained in these", growth.rings, part_of=LXCD_GROWTH),
         _figure(_ALONE, growth.alone),
@@ -159,7 +161,7 @@ def application_figures(growth: Growth, inits: list[Held], system: Growth) -> li
             statistics.median(init.private for init in inits) / _MB,
             part_of=PID1_ON_TOP,
         ),
-        _figure("lxcd + lxcd-keeper, per application", growth.both, part_of=PID1_ON_TOP),
+        _figure("lxcd, lxcd-keeper and -trustee, each", growth.both, part_of=PID1_ON_TOP),
     ]
 
 
@@ -218,9 +220,10 @@ def _supervisors(daemon: Daemon) -> _Supervisors:
     def ready() -> list[int]:
         return [pid for pid in processes.children(keeper) if pid not in inits]
 
-    both = settled(lambda: [daemon.pid, keeper, *ready()])
+    trustee = processes.parent(keeper)
+    both = settled(lambda: [daemon.pid, keeper, trustee, *ready()])
     spare = ready()
-    return _Supervisors(both, look(daemon.pid), look(keeper), look(*spare), len(spare))
+    return _Supervisors(both, look(daemon.pid), look(keeper, trustee), look(*spare), len(spare))
 
 
 def _rollup(pid: int) -> dict[str, int]:

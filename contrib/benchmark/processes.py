@@ -12,6 +12,11 @@ def children(pid: int) -> list[int]:
     return [child for child, parent in _parents().items() if parent == pid]
 
 
+def parent(pid: int) -> int:
+    """Whose child a process is; 0 if there is no such process."""
+    return _parents().get(pid, 0)
+
+
 def descendants(pid: int) -> list[int]:
     """Everything below a process."""
     parents = _parents()

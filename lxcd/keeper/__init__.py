@@ -4,7 +4,7 @@ It is the parent of every init and every exec. It holds their pidfds, the master
 and its ends of their pipes, drains those into rings in shared memory, writes to them what lxcd puts
 into others, and journals how each child ended until lxcd has taken note. It decides nothing.
 
-    launcher.py   makes the keeper's minimal mount tree and execs the keeper in it
+    launcher.py   makes the keeper's minimal mount tree, and has the keeper exec'ed in it
     __main__.py   entry: a new keeper, a candidate, or one that takes over
     loop.py       the keeper, put together
     epoll.py      the one thing that it waits in
@@ -13,18 +13,22 @@ into others, and journals how each child ended until lxcd has taken note. It dec
     streams.py    what they write and what is typed to them
     child.py      one child and its streams
     spawn.py      the fork
+    ending.py     how one ended, from whoever can tell
     ring.py       a stream's history in shared memory; lxcd maps the same pages
     journal.py    exits that lxcd has not acknowledged, on disk
-    store.py      descriptors that a service manager keeps while there is no keeper
+    store.py      descriptors that a service manager keeps while there is no keeper, or a trustee
+    trustee.py    that: a process of ours, the keeper's parent, where there is no service manager
+    trust.py      the way to it, and another one when it is lost
     upgrade.py    another image under the same pid
     handover.py   what one image leaves to the next
     protocol.py   every message both ways; lxcd imports this too
 
 It can be replaced in three ways, none of which a container notices. *Upgraded*: it execs the new
 code itself, children stay its own, and so it still reaps them. *Lost, with lxcd there*: lxcd starts
-another and hands it copies of every pidfd, terminal and ring (ADOPT); those children are not its
-own any more, and PIDFD_GET_INFO says how they ended (Linux 6.15), or a zombie's /proc/PID/stat.
-*Lost with lxcd*: a service manager's fd store has the copies.
+another and hands it copies of every pidfd, terminal and ring (ADOPT). *Lost with lxcd*: the trustee
+has the copies, or a service manager. The children of a lost keeper are not the next one's own: the
+trustee inherits them, and says how they ended. Of others PIDFD_GET_INFO does (Linux 6.15), or a
+zombie's /proc/PID/stat.
 
 One thread, the standard library and `lxcd.kernel`, `lxcd.container` (but its plan). No grpc,
 asyncio, logging, threading: a forked child must be cheap and safe. A child costs 1.2-1.5 ms from a

@@ -190,13 +190,12 @@ class Trustee:
         self._order = words, numbers
 
     def _obey(self, words: list[bytes], numbers: list[int]) -> None:
-        waiting = socket.socket(fileno=numbers.pop(0))
         try:
-            pid = self._start(words, numbers)
-            waiting.send(b"%d" % pid, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            pid = self._start(words, numbers[1:])
+            os.set_blocking(numbers[0], False)
+            os.write(numbers[0], b"%d" % pid)
         except OSError as error:
             _say(f"no keeper, or nobody waits for it: {error}")
-        waiting.close()
         _close(numbers)
 
     def _start(self, words: list[bytes], numbers: list[int]) -> int:

@@ -72,6 +72,13 @@ def trustees(host: Host) -> list[int]:
     return [pid for pid in below if not gone(pid) and procfs.status(pid).comm == "lxcd-trustee"]
 
 
+def kill_trustee(host: Host) -> None:
+    """And wait until the keeper has started another."""
+    (pid,) = trustees(host)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(trustees(host)) == 1 and pid not in trustees(host), "there is another")
+
+
 def kill_both(host: Host, pid: int) -> None:
     """Neither sees the other's end."""
     assert host.daemon is not None

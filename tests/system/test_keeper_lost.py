@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from lxcd.kernel import procfs
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
 from tests.system.boxes import Refused, busybox_up, defined, generation_runs, over
 from tests.system.calls import IDLE, application, define, events, everything, get, idle, state
@@ -32,16 +34,15 @@ from tests.system.losing import (
     kernel_tells,
     kill_both,
     kill_keeper,
+    kill_trustee,
     next_keeper,
     replace_keeper,
     running,
     settled,
     share,
+    trustees,
 )
 from tests.system.machine import DEADLINE, until
-
-# Not in the default check yet: some of it does not hold.
-pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -324,19 +325,19 @@ def test_both_at_once(host: Host, busybox_root: Path) -> None:
 
         found = settled(host)
         assert host.keeper_pid not in (0, keeper)
-        for name in ("meanwhile", "zombie"):
+        for name, code in (("meanwhile", 38), ("zombie", 39)):
             assert found[TAG + name] == "STOPPED"
-            assert how(boxes[name]) == ("code", 0, "CAUSE_KEEPER_LOST")
+            # Nobody of us was there; the trustee was.
+            assert how(boxes[name]) == ("code", code, "CAUSE_SELF")
         for name in ("idle", "later", "sys"):
             one = get(host.channel(), TAG + name)
             assert (state(one), one.pid, one.generation) == ("RUNNING", before[TAG + name], 1)
+        # Those that have ended are adopted too; then their end is told.
         adopted = events(host.channel(), "container.adopted", after=last)
-        assert {event.container for event in adopted} == {
-            f"{TAG}{n}" for n in ("idle", "later", "sys")
-        }
+        assert {event.container for event in adopted} == set(before)
         in_order(host, host.keeper_pid)
 
-        # From here on it is known how they end.
+        # And so it goes on.
         assert boxes["idle"].sh("echo on") == "on"
         go(host, "later")
         boxes["later"].wait(generation=1)
@@ -385,3 +386,129 @@ def test_an_exec_of_both_leaves_nothing_behind(host: Host, busybox_root: Path) -
         # It goes on, nobody's; it ends with its container.
         made.stop(kill=True)
         in_order(host, host.keeper_pid)
+
+
+# ---- a reboot from inside, which is an end that only a parent is told of as such
+
+
+@pytest.mark.parametrize("lost", ["keeper", "both"])
+@pytest.mark.parametrize("moment", ["meanwhile", "later"])
+def test_a_reboot_after_a_loss_is_a_reboot(
+    host: Host, busybox_root: Path, moment: str, lost: str
+) -> None:
+    with defined(host, over(host, busybox_root, "sys"), f"{TAG}sys") as made:
+        pid = made.start().pid
+        busybox_up(made)
+        keeper = host.keeper_pid
+        assert host.daemon is not None
+
+        def reboot() -> None:
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: gone(pid), "it has gone down")
+
+        if lost == "both":
+            kill_both(host, keeper)
+            if moment == "meanwhile":
+                reboot()
+            host.start_daemon()
+        else:
+            # Lxcd looks away, or the next keeper might be there before it is down.
+            with halted(host.daemon):
+                kill_keeper(host, keeper)
+                if moment == "meanwhile":
+                    reboot()
+        keeper = next_keeper(host, keeper)
+        if moment == "later":
+            reboot()
+        generation_runs(made, 2)
+        assert made.info().exit.cause == types_pb2.CAUSE_REBOOT
+        busybox_up(made)
+        made.stop()
+        in_order(host, keeper)
+
+
+# ---- the trustee
+
+
+def test_a_lost_trustee_is_replaced_and_holds_everything(host: Host, busybox_root: Path) -> None:
+    line = share(host, "go", "end")
+    script = "cat /mnt/go; echo on; cat /mnt/end; exit 37"
+    with (
+        defined(host, application(host, busybox_root, "app", line), f"{TAG}app") as made,
+        defined(host, over(host, busybox_root, "sys"), f"{TAG}sys") as system,
+    ):
+        pid = made.start("/bin/sh", "-c", script).pid
+        system.start()
+        busybox_up(system)
+        keeper = host.keeper_pid
+        for _ in range(3):
+            kill_trustee(host)
+            assert host.keeper_pid == keeper
+            in_order(host, keeper)
+        at_rest(keeper)
+        # It is nobody's parent, so how who is left ends is for the kernel to say.
+        kill_both(host, keeper)
+        go(host, "go")
+        host.start_daemon()
+        settled(host)
+        assert (state(made.info()), made.info().pid) == ("RUNNING", pid)
+        made.shows("on")
+        go(host, "end")
+        made.wait(generation=1)
+        expected = ("code", 37, "CAUSE_SELF")
+        assert how(made) == (expected if kernel_tells() else ("code", 0, "CAUSE_KEEPER_LOST"))
+        # From the next keeper on it is the parent again.
+        keeper = host.keeper_pid
+        assert procfs.status(keeper).parent_pid in trustees(host)
+        made.start(*IDLE)
+        assert made.sh("echo on") == "on"
+        in_order(host, keeper)
+
+
+def test_all_three_at_once(host: Host, busybox_root: Path) -> None:
+    """Whoever has no terminal and no pipe goes on even then."""
+    line = share(host, "end")
+    lines = (line, "lxc.console.path = none")
+    with defined(host, application(host, busybox_root, "app", *lines), f"{TAG}app") as made:
+        pid = made.start(*ends_with(3, "end")).pid
+        (trustee,) = trustees(host)
+        keeper = host.keeper_pid
+        os.kill(keeper, signal.SIGSTOP)
+        os.kill(trustee, signal.SIGKILL)
+        kill_both(host, keeper)
+        host.start_daemon()
+        settled(host)
+        assert (state(made.info()), made.info().pid) == ("RUNNING", pid)
+        go(host, "end")
+        made.wait(generation=1)
+        in_order(host, host.keeper_pid)
+
+
+def test_a_shutdown_stops_what_only_the_trustee_holds(host: Host, busybox_root: Path) -> None:
+    with defined(host, application(host, busybox_root, "app"), f"{TAG}app") as made:
+        pid = made.start(*IDLE).pid
+        kill_both(host, host.keeper_pid)
+        assert len(trustees(host)) == 1
+        done = host.machine.run(
+            "env",
+            *(f"{name}={value}" for name, value in host.environment.items()),
+            *(sys.executable, "-m", "lxcd", *host.roots, "shutdown"),
+        )
+        assert done.returncode == 0
+        assert gone(pid)
+        until(lambda: not host.machine.processes(), "all have left")
+        host.start_daemon()
+
+
+def test_the_trustee_holds_no_mount_of_the_host(host: Host, busybox_root: Path) -> None:
+    (trustee,) = trustees(host)
+    places = {mount.target for mount in procfs.mounts(trustee)}
+    assert places == {mount.target for mount in procfs.mounts(host.keeper_pid)}
+    assert procfs.namespace_id(trustee, "mnt") != procfs.namespace_id(host.machine.pid, "mnt")
+    assert "/tmp" not in places
+    with idle(host, busybox_root, f"{TAG}app"):
+        # Another keeper has a tree of its own.
+        replace_keeper(host)
+        assert trustees(host) == [trustee]
+        found = procfs.namespace_id(host.keeper_pid, "mnt")
+        assert found != procfs.namespace_id(trustee, "mnt")
