@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.signals import SignalThread
     from lxcd.v1.types_pb2 import Exit
 
 _STOPPED, _REBOOT, _KICKED, _DETACHED = 1, 2, 3, 5
@@ -47,7 +48,8 @@ def _console(session: Session, args: Namespace) -> int:
     if sys.stderr.isatty():
         output.note(f"{role} {terminal} of {args.name}{leave}")
     viewer = Viewer(session, args.name, terminal, read_only=args.read_only, steal=args.steal)
-    end = viewer.watch(keys, generation=0, live=args.no_replay)
+    with foreground.signals() as signals:
+        end = viewer.watch(keys, signals, generation=0, live=args.no_replay)
     if end is not None:
         output.note(f"{args.name} has stopped: {exit_words(end)}")
     return 0
@@ -73,11 +75,13 @@ class Viewer:
         self._generation = 0  # the present one
         self._live = False
 
-    def watch(self, keys: bytes, *, generation: int, live: bool = False) -> Exit | None:
+    def watch(
+        self, keys: bytes, signals: SignalThread, *, generation: int, live: bool = False
+    ) -> Exit | None:
         """Until the container stops: how; or None, if the viewer leaves. A reboot is followed."""
         self._generation, self._live = generation, live
         while True:
-            end = self._life(keys)
+            end = self._life(keys, signals)
             if end.reason == _KICKED:
                 raise ClientError("somebody has ended this session")
             if end.reason != _REBOOT:
@@ -86,7 +90,7 @@ class Viewer:
             self._await_next()
             self._generation, self._live = end.next_generation, False
 
-    def _life(self, keys: bytes) -> Any:  # noqa: ANN401 - AttachConsoleEnd
+    def _life(self, keys: bytes, signals: SignalThread) -> Any:  # noqa: ANN401 - AttachConsoleEnd
         """One session, to its end."""
         from lxcctl import foreground
         from lxcctl.attach import Attachment
@@ -103,7 +107,7 @@ class Viewer:
         if self._read_only:
             attachment.on_started = self._has_started
             return attachment.run()
-        with foreground.typing(attachment, keys=keys, on_started=self._has_started):
+        with foreground.typing(attachment, signals, keys=keys, on_started=self._has_started):
             return attachment.run()
 
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
