@@ -56,6 +56,12 @@ def show_gap(stream: str, count: int) -> None:
     output.note(f"{count} bytes of {stream} are lost: we were too slow")
 
 
+def show_role(controls: bool, by: str) -> None:  # noqa: FBT001
+    """Say that somebody else types now."""
+    if not controls:
+        output.note(f"{by or 'somebody'} has taken control; you only watch now")
+
+
 def signals() -> SignalThread:
     """What takes signals for `typing`, from before the first call on: before there is a session,
     they do what they do to any program.
@@ -108,10 +114,17 @@ def typing(
             else:
                 _act_as_anybody(number)
 
+        def abandon() -> None:
+            if terminal is not None:
+                terminal.end()
+            output.note("left while the daemon is away")
+            os._exit(0)
+
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
             attachment.feed_from(_STDIN, DetachKeys(keys) if terminal is not None else None)
 
+        attachment.on_abandoned = abandon
         attachment.on_started = started
         taken.act = act
         stack.callback(setattr, taken, "act", _act_as_anybody)

@@ -113,10 +113,11 @@ class Viewer:
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
         self._generation = frame.generation
 
-    def _has_role(self, change: Any) -> None:  # noqa: ANN401 - a RoleChange
-        if change.role == _VIEWER:
-            self._read_only = True
-            output.note(f"{change.by or 'somebody'} has taken control; you only watch now\r")
+    def _has_role(self, controls: bool, by: str) -> None:  # noqa: FBT001
+        from lxcctl import foreground
+
+        self._read_only = not controls
+        foreground.show_role(controls, by)
 
     def _fill(self, start: Any, *, resumed: bool) -> None:  # noqa: ANN401
         from lxcctl import foreground

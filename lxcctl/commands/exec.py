@@ -189,6 +189,7 @@ def _attachment(session: Session, id_: str) -> Attachment:
     attachment = Attachment(session, "ExecService/AttachExec", types, start)
     attachment.on_output = foreground.show
     attachment.on_gap = foreground.show_gap
+    attachment.on_role = foreground.show_role
     return attachment
 
 
