@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 
 from lxcctl.channel import Patience
 from lxcctl.errors import CallError
@@ -24,7 +23,10 @@ _FRAME_BYTES = 32 * 1024
 # So much is processed before the daemon is told: a quarter of the window.
 _CREDIT_BYTES = 64 * 1024
 _CHUNK = 64 * 1024
+# What may be typed and not be taken yet.
+_AHEAD_BYTES = 4 << 20
 _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
+_VIEWER = 1  # SESSION_ROLE_VIEWER
 
 
 class Attachment:
@@ -48,17 +50,22 @@ class Attachment:
         self.on_started: Callable[[Any], None] = lambda _: None
         self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
         self.on_gap: Callable[[str, int], None] = lambda _stream, _bytes: None
-        self.on_role: Callable[[Any], None] = lambda _: None
+        self.on_role: Callable[[bool, str], None] = lambda _controls, _by: None
         self._queue: SimpleQueue[Any] | None = None
-        # What was typed and is not safe yet, and the offset of its first byte.
+        self.on_abandoned: Callable[[], None] = lambda: os._exit(0)
+        # What was typed and is not safe yet; the offset of its first byte; how much of it this
+        # connection has been told.
         self._changed = threading.Condition()
-        self._unacked: deque[bytes] = deque()
-        self._unacked_bytes = 0
+        self._unacked = bytearray()
         self._acked = 0
+        self._sent = 0
         self._window = 0
         self._input_ended = False
+        self._end_sent = False
+        self._live = False
         self._connected = False
         self._leaving = False
+        self._controls = True  # unless somebody takes that away
 
     # ---- the main thread
 
@@ -81,7 +88,10 @@ class Attachment:
                     else:
                         self._take(kind, frame)
             except CallError as error:
-                if end is None and (first or not error.is_lost_connection or self._leaving):
+                if error.reason == "NOT_THE_CONTROLLER" and not first and self._controls:
+                    # Something was under way when control was taken: what comes is ours still.
+                    self._has_role(_VIEWER)
+                elif end is None and (first or not error.is_lost_connection or self._leaving):
                     raise
             finally:
                 self._hang_up()
@@ -97,8 +107,12 @@ class Attachment:
         queue: SimpleQueue[Any] = SimpleQueue()
         request = self._request()
         self.start(request.start)
+        if not self._controls:
+            request.start.role = _VIEWER
+            request.start.steal = False
         for name, offset in self.offsets.items():
             request.start.offsets[name] = offset
+        self._live = request.start.live_only
         queue.put(request)
         self._credited.clear()
         self._queue = queue
@@ -117,13 +131,16 @@ class Attachment:
                 self._acked = started.input_offset
             else:
                 self._acknowledge(started.input_offset)
-                for data in self._unacked:
-                    self._send(input=data)
-                if self._input_ended:
-                    self._send(input_end=True)
+            self._sent = 0
+            self._end_sent = False
             self._connected = True
-            self._changed.notify_all()
+            self._pump()
         if first:
+            if self._live:
+                # Should the connection break before the first byte comes.
+                with_streams = started.exec if hasattr(started, "exec") else started
+                for state in with_streams.streams:
+                    self.offsets.setdefault(state.name, state.head_offset)
             self.on_started(started)
 
     def _take(self, kind: str, frame: Any) -> None:  # noqa: ANN401
@@ -139,10 +156,21 @@ class Attachment:
             case "input_ack":
                 with self._changed:
                     self._acknowledge(frame.input_ack.offset)
+                    self._pump()
             case "role":
-                self.on_role(frame.role)
+                self._has_role(frame.role.role, frame.role.by)
             case _:
                 return
+
+    def _has_role(self, role: int, by: str = "") -> None:
+        with self._changed:
+            self._controls = role != _VIEWER
+            if not self._controls:
+                # Nobody takes it from us any more.
+                self._unacked.clear()
+                self._sent = 0
+                self._changed.notify_all()
+        self.on_role(self._controls, by)
 
     def _consumed(self, stream: str, offset: int, *, at_once: bool = False) -> None:
         self.offsets[stream] = offset
@@ -159,47 +187,50 @@ class Attachment:
 
     def _acknowledge(self, offset: int) -> None:
         """Forget what is safe. The caller has the lock."""
-        count = min(offset - self._acked, self._unacked_bytes)
-        self._acked = offset
-        while count > 0:
-            data = self._unacked.popleft()
-            self._unacked_bytes -= min(count, len(data))
-            if count < len(data):
-                self._unacked.appendleft(data[count:])
-            count -= len(data)
+        count = max(0, min(offset - self._acked, len(self._unacked)))
+        del self._unacked[:count]
+        self._acked = max(self._acked, offset)
+        self._sent = max(0, self._sent - count)
         self._changed.notify_all()
 
+    def _pump(self) -> None:
+        """Send what the window has room for. The caller has the lock."""
+        connected = self._connected and self._controls
+        while connected:
+            count = min(len(self._unacked) - self._sent, self._window - self._sent, _FRAME_BYTES)
+            if count <= 0:
+                break
+            self._send(input=bytes(self._unacked[self._sent : self._sent + count]))
+            self._sent += count
+        done = self._input_ended and self._sent == len(self._unacked)
+        if connected and done and not self._end_sent:
+            self._end_sent = True
+            self._send(input_end=True)
+
     def type(self, data: bytes) -> None:
-        """Send bytes, as fast as they are taken: this waits. What is typed while the daemon is away
-        is sent when it is back.
+        """Send bytes, as fast as they are taken. What is typed ahead of that, or while the daemon
+        is away, is kept, up to a limit: then this waits. So detach keys are found behind it.
         """
-        for begin in range(0, len(data), _FRAME_BYTES):
-            piece = data[begin : begin + _FRAME_BYTES]
+        for begin in range(0, len(data), _CHUNK):
+            piece = data[begin : begin + _CHUNK]
             with self._changed:
-                while not self._connected or self._unacked_bytes + len(piece) > self._window:
+                while len(self._unacked) + len(piece) > _AHEAD_BYTES:
                     self._changed.wait()
-                self._unacked.append(piece)
-                self._unacked_bytes += len(piece)
-                self._send(input=piece)
+                if self._controls:
+                    self._unacked += piece
+                    self._pump()
 
     def end_input(self) -> None:
         """Nothing more will be typed."""
         with self._changed:
             self._input_ended = True
-            if self._connected:
-                self._send(input_end=True)
+            self._pump()
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal here has another size."""
         with self._changed:
-            if self._connected:
+            if self._connected and self._controls:
                 self._send(resize={"rows": rows, "columns": columns})
-
-    def signal(self, number: int) -> None:
-        """Send the command a signal."""
-        with self._changed:
-            if self._connected:
-                self._send(signal=number)
 
     def detach(self) -> None:
         """Leave; what the session is attached to goes on."""
@@ -209,7 +240,7 @@ class Attachment:
                 self._send(detach={})
                 return
         # Nobody is there to be told.
-        os._exit(0)
+        self.on_abandoned()
 
     def feed_from(self, fd: int, keys: Any = None, at_end: bytes | None = None) -> None:  # noqa: ANN401 - keys.DetachKeys
         """Type what comes from a descriptor, in a thread of its own; `keys` in it leave. At its end

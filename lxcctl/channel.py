@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from lxcctl import output
 from lxcctl.errors import NO_DAEMON, REFUSED, CallError, UsageError
 
 TYPE_CHECKING = False
@@ -242,7 +243,7 @@ class Patience:
         import time
 
         if self.LONGEST / 2 <= self._delay < self.LONGEST:
-            sys.stderr.write("lxcctl: lost the daemon, waiting for it to come back\n")
+            output.note("lost the daemon, waiting for it to come back")
             sys.stderr.flush()
         time.sleep(self._delay if at_most is None else max(0.0, min(self._delay, at_most)))
         self._delay = min(self._delay * 2, self.LONGEST)

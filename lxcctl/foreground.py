@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lxcctl.attach import Attachment
+    from lxcctl.signals import SignalThread
     from lxcctl.terminal import RawTerminal
 
 _STDIN, _STDOUT = 0, 1
@@ -55,9 +56,33 @@ def show_gap(stream: str, count: int) -> None:
     output.note(f"{count} bytes of {stream} are lost: we were too slow")
 
 
+def show_role(controls: bool, by: str) -> None:  # noqa: FBT001
+    """Say that somebody else types now."""
+    if not controls:
+        output.note(f"{by or 'somebody'} has taken control; you only watch now")
+
+
+def signals() -> SignalThread:
+    """What takes signals for `typing`, from before the first call on: before there is a session,
+    they do what they do to any program.
+    """
+    from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
+
+    return SignalThread((*FORWARDED, *OF_A_TERMINAL), _act_as_anybody)
+
+
+def _act_as_anybody(number: int) -> None:
+    if number == signal.SIGTSTP:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif number != signal.SIGWINCH:
+        # Leaving cancels the call, and the daemon takes back what it began.
+        os._exit(128 + number)
+
+
 @contextlib.contextmanager
 def typing(
     attachment: Attachment,
+    taken: SignalThread,
     *,
     keys: bytes = b"",
     at_end: bytes = b"",
@@ -65,11 +90,10 @@ def typing(
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[None]:
     """Type what comes on standard input, from the moment the session has begun on; raw if that is a
-    terminal, else with `at_end` behind it. SIGWINCH becomes a new size, SIGTSTP suspends us, what
-    would end us lets go first.
+    terminal, else with `at_end` behind it. Of the signals that are `taken` SIGWINCH becomes a new
+    size, SIGTSTP suspends us, what would end us lets go first.
     """
     from lxcctl.keys import DetachKeys
-    from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
     from lxcctl.terminal import RawTerminal
 
     with contextlib.ExitStack() as stack:
@@ -83,19 +107,29 @@ def typing(
             elif number == signal.SIGTSTP and terminal is not None:
                 terminal.suspend()
                 attachment.resize(*terminal.size)
-            elif number != signal.SIGWINCH:
+            elif number not in (signal.SIGWINCH, signal.SIGTSTP):
                 on_leaving()
                 if terminal is not None:
                     terminal.end()
                 os._exit(128 + number)
+            else:
+                _act_as_anybody(number)
+
+        def abandon() -> None:
+            if terminal is not None:
+                terminal.end()
+            output.note("left while the daemon is away")
+            os._exit(0)
 
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
             found = DetachKeys(keys) if terminal is not None else None
             attachment.feed_from(_STDIN, found, at_end)
 
+        attachment.on_abandoned = abandon
         attachment.on_started = started
-        stack.enter_context(SignalThread((*FORWARDED, *OF_A_TERMINAL), act))
+        taken.act = act
+        stack.callback(setattr, taken, "act", _act_as_anybody)
         yield
 
 

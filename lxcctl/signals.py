@@ -21,11 +21,13 @@ OF_A_TERMINAL = (signal.SIGWINCH, signal.SIGTSTP)
 
 
 class SignalThread:
-    """Calls `act` with the number of each of `numbers`, between `with`'s begin and end."""
+    """Calls `act` with the number of each of `numbers`, between `with`'s begin and end. Who acts
+    may change meanwhile.
+    """
 
     def __init__(self, numbers: tuple[signal.Signals, ...], act: Callable[[int], None]) -> None:
         self._numbers = set(numbers)
-        self._act = act
+        self.act = act
         self._leaving = False
         self._previous: set[int | signal.Signals] = set()
         self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
@@ -48,4 +50,4 @@ class SignalThread:
             number = signal.sigwait(self._numbers)
             if self._leaving:
                 return
-            self._act(number)
+            self.act(number)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.signals import SignalThread
     from lxcd.v1.types_pb2 import Exit
 
 _STOPPED, _REBOOT, _KICKED, _DETACHED = 1, 2, 3, 5
@@ -48,7 +49,8 @@ def _console(session: Session, args: Namespace) -> int:
     viewer = Viewer(
         session, args.name, terminal, greeting, read_only=args.read_only, steal=args.steal
     )
-    end = viewer.watch(keys, generation=0, live=args.no_replay)
+    with foreground.signals() as signals:
+        end = viewer.watch(keys, signals, generation=0, live=args.no_replay)
     if end is not None:
         output.note(f"{args.name} has stopped: {exit_words(end)}")
     elif sys.stderr.isatty():
@@ -81,11 +83,13 @@ class Viewer:
         self._generation = 0  # the present one
         self._live = False
 
-    def watch(self, keys: bytes, *, generation: int, live: bool = False) -> Exit | None:
+    def watch(
+        self, keys: bytes, signals: SignalThread, *, generation: int, live: bool = False
+    ) -> Exit | None:
         """Until the container stops: how; or None, if the viewer leaves. A reboot is followed."""
         self._generation, self._live = generation, live
         while True:
-            end = self._life(keys)
+            end = self._life(keys, signals)
             if end.reason == _KICKED:
                 raise ClientError("somebody has ended this session")
             if end.reason != _REBOOT:
@@ -94,7 +98,7 @@ class Viewer:
             self._await_next()
             self._generation, self._live = end.next_generation, False
 
-    def _life(self, keys: bytes) -> Any:  # noqa: ANN401 - AttachConsoleEnd
+    def _life(self, keys: bytes, signals: SignalThread) -> Any:  # noqa: ANN401 - AttachConsoleEnd
         """One session, to its end."""
         from lxcctl import foreground
         from lxcctl.attach import Attachment
@@ -112,7 +116,7 @@ class Viewer:
             attachment.on_started = self._has_started
             return attachment.run()
         with foreground.typing(
-            attachment, keys=keys, at_end=self._at_end, on_started=self._has_started
+            attachment, signals, keys=keys, at_end=self._at_end, on_started=self._has_started
         ):
             return attachment.run()
 
@@ -123,10 +127,11 @@ class Viewer:
             sys.stderr.write(f"lxcctl: {output.harmless(self._greeting)}\r\n")
         self._greeting = ""
 
-    def _has_role(self, change: Any) -> None:  # noqa: ANN401 - a RoleChange
-        if change.role == _VIEWER:
-            self._read_only = True
-            output.note(f"{change.by or 'somebody'} has taken control; you only watch now\r")
+    def _has_role(self, controls: bool, by: str) -> None:  # noqa: FBT001
+        from lxcctl import foreground
+
+        self._read_only = not controls
+        foreground.show_role(controls, by)
 
     def _fill(self, start: Any, *, resumed: bool) -> None:  # noqa: ANN401
         from lxcctl import foreground

@@ -190,6 +190,7 @@ def _attachment(session: Session, id_: str) -> Attachment:
     attachment = Attachment(session, "ExecService/AttachExec", types, start)
     attachment.on_output = foreground.show
     attachment.on_gap = foreground.show_gap
+    attachment.on_role = foreground.show_role
     return attachment
 
 
@@ -198,15 +199,16 @@ def _on_terminal(
 ) -> int:
     from lxcctl import foreground
 
-    made = _create(session, request)
-    attachment = _attachment(session, made.id)
+    with foreground.signals() as signals:
+        made = _create(session, request)
+        attachment = _attachment(session, made.id)
 
-    def hang_up() -> None:
-        _signal(session, made.id, 1)
+        def hang_up() -> None:
+            _signal(session, made.id, 1)
 
-    with foreground.typing(attachment, keys=keys, at_end=_CTRL_D, on_leaving=hang_up):
-        _arm(session, made.id, timeout)
-        end = attachment.run()
+        with foreground.typing(attachment, signals, keys=keys, at_end=_CTRL_D, on_leaving=hang_up):
+            _arm(session, made.id, timeout)
+            end = attachment.run()
     return _status(end, made.id)
 
 
@@ -316,7 +318,10 @@ def _attach(session: Session, args: Namespace) -> int:
     if args.read_only:
         end = attachment.run()
     else:
-        with foreground.typing(attachment, keys=keys):
+        with (
+            foreground.signals() as signals,
+            foreground.typing(attachment, signals, keys=keys),
+        ):
             end = attachment.run()
     return _status(end, args.id)
 

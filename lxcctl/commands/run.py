@@ -7,12 +7,13 @@ import os
 from lxcctl import arguments, output
 from lxcctl.channel import GRACE_SECONDS, Channel
 from lxcctl.errors import CallError, ClientError, UsageError
-from lxcctl.keys import DEFAULT, parse
+from lxcctl.keys import DEFAULT
 from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import Any
 
     from lxcctl.arguments import Parser
@@ -58,6 +59,7 @@ def _run(session: Session, args: Namespace) -> int:
 
     if not args.command:
         raise UsageError("run: which command?", "usage: lxcctl run IMAGE [OPTIONS] -- CMD...")
+    keys = foreground.keys_of(args.detach_keys)
     text, origin = arguments.read_text(args.config)
     name = args.name or random_name(args.image)
     if not args.name and not args.rm:
@@ -66,11 +68,14 @@ def _run(session: Session, args: Namespace) -> int:
         # On stderr, which is the command's: only where a person is looking.
         if sys.stderr.isatty():
             output.note(f"container {name}")
-    start = _request(session, args, name, text, origin)
+
+    def define() -> StartContainerRequest:
+        return _request(session, args, name, text, origin)
+
     if foreground.wants_terminal(args.tty):
-        end = _on_terminal(session, args, start)
+        end = _on_terminal(session, define, keys)
     else:
-        end = _with_streams(session, args, start)
+        end = _with_streams(session, define, streamed=args.streamed)
     return exit_status(end)
 
 
@@ -118,33 +123,42 @@ def _start(session: Session, start: StartContainerRequest) -> int:
     return reply.generation
 
 
-def _on_terminal(session: Session, args: Namespace, start: StartContainerRequest) -> Exit:
+def _on_terminal(
+    session: Session, define: Callable[[], StartContainerRequest], keys: bytes
+) -> Exit:
+    from lxcctl import foreground
     from lxcctl.commands.console import Viewer
 
-    term = os.environ.get("TERM", "")
-    if term:
-        start.define.add(key="lxc.environment", value=f"TERM={term}")
-    generation = _start(session, start)
-    end = Viewer(session, start.name, "console", at_end=b"\x04").watch(
-        parse(args.detach_keys), generation=generation
-    )
+    with foreground.signals() as signals:
+        start = define()
+        term = os.environ.get("TERM", "")
+        if term:
+            start.define.add(key="lxc.environment", value=f"TERM={term}")
+        generation = _start(session, start)
+        viewer = Viewer(session, start.name, "console", at_end=b"\x04")
+        end = viewer.watch(keys, signals, generation=generation)
     if end is None:
         output.note(f"left {start.name} running; back with: lxcctl console {start.name}")
         raise SystemExit(0)
     return end
 
 
-def _with_streams(session: Session, args: Namespace, start: StartContainerRequest) -> Exit:
+def _with_streams(
+    session: Session, define: Callable[[], StartContainerRequest], *, streamed: bool
+) -> Exit:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
     from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
     from lxcd.v1 import console_pb2, container_pb2
 
-    relay = foreground.Relay(lambda number: _send(session, start.name, number))
+    name: list[str] = []
+    relay = foreground.Relay(lambda number: _send(session, name[0], number))
     with SignalThread(FORWARDED, relay), OwnStreams() as streams:
+        start = define()
+        name.append(start.name)
         start.stdio = container_pb2.STDIO_PIPES
-        if not args.streamed:
+        if not streamed:
             start.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(start.descriptors_token)
         start.stdin = not own

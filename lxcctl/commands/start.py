@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.signals import SignalThread
     from lxcd.v1.container_pb2 import StartContainerResponse
 
 
@@ -71,21 +72,28 @@ def _start(session: Session, args: Namespace) -> int:
         note_problems(reply.problems, name)
         replies.append((name, reply))
 
-    if args.console and len(args.names) != 1:
+    if not args.console:
+        status = each(args.names, begin, done)
+        show_replies(session, args.names, replies)
+        return status
+    if len(args.names) != 1:
         raise UsageError("start: --console is for one container")
-    status = each(args.names, begin, done)
-    if args.console and replies:
-        return _watch(session, args.names[0], replies[0][1].generation)
-    show_replies(session, args.names, replies)
-    return status
+    from lxcctl import foreground
+
+    with foreground.signals() as signals:
+        status = each(args.names, begin, done)
+        return _watch(session, args.names[0], replies[0][1], signals) if replies else status
 
 
-def _watch(session: Session, name: str, generation: int) -> int:
+def _watch(
+    session: Session, name: str, started: StartContainerResponse, signals: SignalThread
+) -> int:
     """Be at its console from the first byte on; its exit status is ours."""
     from lxcctl.commands.console import Viewer
     from lxcctl.keys import DEFAULT, parse
 
-    end = Viewer(session, name, "console").watch(parse(DEFAULT), generation=generation)
+    viewer = Viewer(session, name, "console")
+    end = viewer.watch(parse(DEFAULT), signals, generation=started.generation)
     return 0 if end is None else exit_status(end)
 
 

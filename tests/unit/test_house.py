@@ -35,7 +35,7 @@ CALLS = {
     "os.forkpty": [],
     "pty.fork": [],
     "pty.spawn": [],
-    "os.posix_spawn": ["lxcd/supervisor/launch.py"],
+    "os.posix_spawn": ["lxcctl/terminal.py", "lxcd/supervisor/launch.py"],
     "os.posix_spawnp": [],
     "os.system": [],
     "os.popen": [],
