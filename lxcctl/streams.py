@@ -66,8 +66,12 @@ class OwnStreams:
             import json
 
             text = json.dumps({"streams": _NAMES}).encode()
-            socket.send_fds(side, [text], self._handed)
-            data = side.recv(4096)
+            try:
+                socket.send_fds(side, [text], self._handed)
+                data = side.recv(4096)
+            except ConnectionError:
+                # Too many others are at it.
+                return ""
         if not data:
             return ""
         answer = json.loads(data)

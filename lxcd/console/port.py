@@ -105,7 +105,12 @@ class Port:
         steal: bool = False,
         waits: bool = False,
     ) -> Session:
-        """A new session. Raises FailedPrecondition if there is a controller already."""
+        """A new session. Raises FailedPrecondition if there is a controller already, NotFound for
+        an offset in a stream that there is not.
+        """
+        unknown = set(start.offsets or ()).difference(stream.name for stream in self.outputs)
+        if unknown:
+            raise errors.NotFound(f"no stream {min(unknown)!r} here", "STREAM_NOT_FOUND")
         cursors = {stream.name: start.of(stream) for stream in self.outputs}
         if role is Role.CONTROLLER:
             self._require_control(label, steal=steal)
@@ -217,6 +222,8 @@ class Port:
     def type(self, session: Session, data: bytes) -> None:
         """Bytes of the controller's. Raises InvalidArgument, PermissionDenied."""
         self._require_input(session)
+        if not data:
+            return
         if session.typed + len(data) > INPUT_WINDOW_BYTES:
             raise errors.InvalidArgument(
                 f"more than {INPUT_WINDOW_BYTES} bytes of input without waiting for input_ack",

@@ -213,10 +213,10 @@ class Session:
         self.wake()
 
     def credit(self, name: str, offset: int) -> None:
-        """Its client has processed a stream up to this offset. Raises InvalidArgument."""
+        """Its client has processed a stream up to this offset. Raises InvalidArgument, NotFound."""
         cursor = self.cursors.get(name)
         if cursor is None:
-            raise errors.InvalidArgument(f"no stream {name!r} here", "STREAM_NOT_FOUND")
+            raise errors.NotFound(f"no stream {name!r} here", "STREAM_NOT_FOUND")
         cursor.consume(offset)
         self.port.settle(cursor.stream)
         self.wake()

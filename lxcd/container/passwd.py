@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 # (uid_t) -1 means "no change" to setresuid(2).
 _MAXIMUM_ID = 2**32 - 2
+# NGROUPS_MAX of the kernel, with the primary one.
+_MAXIMUM_GROUPS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
 
 def find_groups(wanted: tuple[str, ...], group: bytes) -> tuple[int, ...]:
     """Ids of groups that are given by name or number. ValueError says what is wrong."""
+    if len(wanted) >= _MAXIMUM_GROUPS:
+        raise ValueError(f"{len(wanted)} groups; the kernel knows {_MAXIMUM_GROUPS}")
     entries = _entries(group, 4)
     return tuple(_group(name, entries) for name in wanted)
 
@@ -109,4 +113,4 @@ def _memberships(name: str, gid: int, groups: list[list[str]]) -> tuple[int, ...
         number = _number(entry[2])
         if number is not None and name in entry[3].split(",") and number not in found:
             found.append(number)
-    return tuple(found[:65536])
+    return tuple(found[:_MAXIMUM_GROUPS])

@@ -12,6 +12,7 @@ from lxcd.console import session as console
 from lxcd.console.port import Start
 from lxcd.console.session import Reason, Role, Session
 from lxcd.rpc import convert
+from lxcd.rpc.status import readable
 from lxcd.v1 import stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class AttachStart(Protocol):
 
 async def first_frame(context: Context) -> Any:  # noqa: ANN401 - a start of either service
     """The `start` that a call begins with. Raises InvalidArgument for anything else."""
-    request: Any = await context.read()
+    request: Any = readable(await context.read())
     if request is grpc.aio.EOF or request.WhichOneof("frame") != "start":
         raise errors.InvalidArgument("the first frame must be `start`", "FRAME_OUT_OF_ORDER")
     return request.start
@@ -150,7 +151,7 @@ class Attachment:
 
     async def _hear(self) -> None:
         while not self._session.detached:
-            request: Any = await self._context.read()
+            request: Any = readable(await self._context.read())
             if request is grpc.aio.EOF:
                 # It says nothing more, and goes on reading.
                 return

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _ROWS, _COLUMNS = 24, 80
+_POLICIES = {
+    pb.DISCONNECT_POLICY_UNSPECIFIED: False,
+    pb.DISCONNECT_POLICY_KEEP: False,
+    pb.DISCONNECT_POLICY_KILL: True,
+}
 _PRIVILEGES = {
     pb.PRIVILEGE_CGROUP: entering.Elevation.CGROUP,
     pb.PRIVILEGE_CAPABILITIES: entering.Elevation.CAPABILITIES,
@@ -56,8 +61,12 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
     async def _create(self, request: pb.CreateExecRequest) -> pb.Exec:
         actor = self._registry.get(request.lxcpath, request.container)
         command = _command(request, stdin=request.stdin, tty=request.tty)
+        if request.on_disconnect not in _POLICIES:
+            raise errors.InvalidArgument(
+                f"no such policy: {request.on_disconnect}", "INVALID_POLICY"
+            )
         wanted = execs.Wanted(
-            kill_on_disconnect=request.on_disconnect == pb.DISCONNECT_POLICY_KILL,
+            kill_on_disconnect=_POLICIES[request.on_disconnect],
             delete_on_exit=request.delete_on_exit,
             lossless=request.lossless,
         )
@@ -152,17 +161,13 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
         """See exec.proto."""
         del context
         lxcpath = self._registry.lxcpath(request.lxcpath)
-        found = sorted(
-            self._known.find(lxcpath, request.container),
-            key=lambda each: (each.record.created_ns, each.id),
-        )
+        found = sorted(self._known.find(lxcpath, request.container), key=_place)
         if request.page_token:
             last = requests.read_token(request.page_token)
-            known = [each.id for each in found]
-            found = found[known.index(last) + 1 :] if last in known else found
+            found = [each for each in found if _place(each) > last]
         size = request.page_size if request.page_size > 0 else _PAGE
         page = found[:size]
-        token = requests.write_token(page[-1].id) if len(found) > size else ""
+        token = requests.write_token(_place(page[-1])) if len(found) > size else ""
         return pb.ListExecsResponse(execs=map(_message, page), next_page_token=token)
 
     @unary
@@ -224,6 +229,11 @@ def _command(
         size=size,
         stdin=stdin,
     )
+
+
+def _place(found: Exec) -> str:
+    """Where it stands in a list, whatever else comes and goes meanwhile: by its time."""
+    return f"{found.record.created_ns:020} {found.id}"
 
 
 def _message(found: Exec) -> pb.Exec:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -135,6 +136,8 @@ class Side:
         try:
             data, fds = kernel_fd.receive(client, _MESSAGE_BYTES)
             if not data:
+                # An empty message may bring descriptors, too.
+                kernel_fd.close_all(fds)
                 self._hang_up(client)
                 return
             answer = {"token": self._take(client, data, fds)}
@@ -143,10 +146,12 @@ class Side:
         except errors.LxcdError as error:
             kernel_fd.close_all(fds)
             answer = {"reason": error.reason, "message": error.text}
-        except OSError:
+        except OSError as error:
             kernel_fd.close_all(fds)
-            self._hang_up(client)
-            return
+            if error.errno != errno.EMSGSIZE:
+                self._hang_up(client)
+                return
+            answer = {"reason": "BAD_MESSAGE", "message": "too much at once"}
         with contextlib.suppress(OSError):
             client.send(json.dumps(answer).encode(), socket.MSG_NOSIGNAL)
 

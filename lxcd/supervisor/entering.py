@@ -20,7 +20,7 @@ from lxcd.container.join import Join
 from lxcd.container.namespaces import Barrier
 from lxcd.container.spec import Spec, Step
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import mount, process
+from lxcd.kernel import mount, process, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.keeper import gone
@@ -45,8 +45,10 @@ _STREAM_NAMES = ("stdin", "stdout", "stderr")
 _END_SECONDS = 10.0
 # MAX_ARG_STRLEN of the kernel: 32 pages.
 _WORD_BYTES = 128 * 1024
-# execve(2): a quarter of the stack's limit, 8 MiB, is for arguments and environment.
+# execve(2): a quarter of the stack's limit, 8 MiB, is for arguments and environment; each has a
+# pointer besides.
 _WORDS_BYTES = 2 << 20
+_POINTER_BYTES = 8
 
 
 class Elevation:
@@ -100,9 +102,10 @@ def check(command: Command) -> None:
 
 def _check_length(words: tuple[str, ...]) -> None:
     sizes = [len(word.encode(errors="surrogateescape")) + 1 for word in words]
-    if max(sizes) > _WORD_BYTES or sum(sizes) > _WORDS_BYTES:
+    total = sum(sizes) + len(sizes) * _POINTER_BYTES
+    if max(sizes) > _WORD_BYTES or total > _WORDS_BYTES:
         raise errors.InvalidArgument(
-            f"arguments and environment have {sum(sizes)} bytes, the longest {max(sizes)}: the"
+            f"arguments and environment have {total} bytes, the longest {max(sizes)}: the"
             f" kernel takes {_WORDS_BYTES} in all and {_WORD_BYTES} in one (E2BIG)",
             "COMMAND_TOO_LONG",
             errno="E2BIG",
@@ -117,6 +120,14 @@ def require_enterable(container: Container) -> Held:
             f"container {container.name} is FROZEN: thaw it first", "CONTAINER_FROZEN"
         )
     return init
+
+
+def _ended(container: Container) -> errors.FailedPrecondition:
+    return errors.FailedPrecondition(
+        f"container {container.name} has ended meanwhile",
+        "CONTAINER_NOT_RUNNING",
+        container=container.name,
+    )
 
 
 class Entry:
@@ -161,6 +172,9 @@ class Entry:
                 except BaseException as error:
                     prepared.channel.close()
                     await end(self._house, prepared.child)
+                    known_failures = (OSError, ValueError, errors.FailedPrecondition)
+                    if isinstance(error, known_failures) and procfs.is_exiting(init.pid):
+                        raise _ended(self._container) from None
                     if isinstance(error, (OSError, ValueError)):
                         known = error if isinstance(error, OSError) else OSError(errno.ESRCH, "")
                         raise errors.from_oserror(known, self._doing()) from None

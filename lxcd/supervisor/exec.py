@@ -21,7 +21,6 @@ from lxcd.supervisor.stop import signal_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lxcd.console.port import Port
     from lxcd.console.session import Session
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
@@ -90,6 +89,11 @@ class Exec:
         self._timer: asyncio.TimerHandle | None = None
         self.record = record
         self.child = child
+        if record.tty:
+            # Of one that is told of by its exit alone, nothing is left to read.
+            child.stream(TERMINAL)
+        # What sessions attach to; it stays when the child's streams go.
+        self.port = port_of(house.keeper, child, TERMINAL if record.tty else OUTPUT)
         self.port.on_left = self._left
         child.on_exit = self._ended
         if child.exited is not None and record.exit is None:
@@ -99,11 +103,6 @@ class Exec:
     def id(self) -> str:
         """Its name in the API."""
         return self.record.id
-
-    @property
-    def port(self) -> Port:
-        """What sessions attach to."""
-        return port_of(self._house.keeper, self.child, TERMINAL if self.record.tty else OUTPUT)
 
     @property
     def running(self) -> bool:
