@@ -15,7 +15,7 @@ child ended until lxcd has taken note. It decides nothing.
     ending.py     how one ended, from whoever can tell
     ring.py       a stream's history in shared memory; lxcd maps the same pages
     journal.py    exits that lxcd has not acknowledged, on disk
-    store.py      descriptors that a service manager keeps while there is no keeper; or, without one,
+    store.py      descriptors that others keep while there is no keeper: a service manager, or
     trustee.py    a process of ours, the keeper's parent
     trust.py      the way to it, and another one when it is lost
     upgrade.py    another image under the same pid
