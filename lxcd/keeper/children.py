@@ -98,6 +98,9 @@ class Children:
         """To an lxcd that has just come."""
         for child in self.by_id.values():
             self._tell_all_of(child)
+            for stream in list(child.streams.values()):
+                # The last one may have died before it could say that there is room.
+                self._streams.resume(stream)
         for exited in self._journal.pending.values():
             # Of an earlier keeper's children only this may be left.
             if exited.id not in self.by_id:

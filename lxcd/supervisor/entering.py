@@ -275,16 +275,16 @@ class Entry:
             return devices.OpenTerminal(
                 origin="exec", rows=rows, columns=columns, uid=self.user.uid
             )
-        whats: dict[str, int] = {}
+        kinds: dict[str, int] = {}
         for name in _STREAM_NAMES:
             if name in self._given:
-                whats[name] = first_given
+                kinds[name] = first_given
                 first_given += 1
             else:
                 piped = name != "stdin" or self._command.stdin
-                whats[name] = devices.PIPE if piped else devices.NULL
+                kinds[name] = devices.PIPE if piped else devices.NULL
         return devices.OpenPipes(
-            origin="exec", uid=self.user.uid, gid=self.user.gid, waits=self._waits, **whats
+            origin="exec", uid=self.user.uid, gid=self.user.gid, waits=self._waits, **kinds
         )
 
     def _environment(self) -> dict[str, str]:

@@ -250,11 +250,8 @@ class _Run:
             piece = stream.read(offset)
             parts.append(piece.data)
             offset = piece.offset + len(piece.data)
-            if stream.ring is not None:
-                full = stream.ring.room() <= 0
-                stream.ring.acknowledge(offset)
-                if full:
-                    self._house.keeper.drained(self._child, stream)
+            if stream.ring is not None and stream.ring.acknowledge(offset):
+                self._house.keeper.drained(self._child, stream)
             if offset > self._limit:
                 self._child.kill()
                 return b"".join(parts)[: self._limit], True
