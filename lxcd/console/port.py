@@ -62,11 +62,7 @@ class Start:
         """In this stream. Raises InvalidArgument for what was never written."""
         offset = (self.offsets or {}).get(stream.name)
         if offset is not None:
-            if offset > stream.head:
-                raise errors.InvalidArgument(
-                    f"offset {offset} of {stream.name} is behind its end, {stream.head}",
-                    "OFFSET_BEYOND_END",
-                )
+            require_written(stream, offset)
             return offset
         if self.live:
             return stream.head
@@ -323,7 +319,9 @@ class Port:
 
     # ---- its size
 
-    def resize(self, rows: int, columns: int, by: Session | None = None) -> None:
+    def resize(
+        self, rows: int, columns: int, by: Session | None = None, *, trial: bool = False
+    ) -> None:
         """Give the terminal another size; whoever is attached is told. Raises InvalidArgument,
         PermissionDenied.
         """
@@ -335,7 +333,7 @@ class Port:
                 return
             raise errors.PermissionDenied("a viewer may not resize", "NOT_THE_CONTROLLER")
         (stream,) = self.outputs
-        if stream.fd is None or stream.fd.closed:
+        if stream.fd is None or stream.fd.closed or trial:
             return
         if tty.window_size(stream.fd.fileno()) == (rows, columns):
             return
@@ -349,6 +347,15 @@ class Port:
         """Rows and columns; zero for what is no terminal, or has hung up."""
         fd = self.outputs[0].fd if self.terminal else None
         return tty.window_size(fd.fileno()) if fd is not None and not fd.closed else (0, 0)
+
+
+def require_written(stream: Stream, offset: int) -> None:
+    """Raise InvalidArgument for an offset that the stream has not come to."""
+    if offset > stream.head:
+        raise errors.InvalidArgument(
+            f"offset {offset} of {stream.name} is behind its end, {stream.head}",
+            "OFFSET_BEYOND_END",
+        )
 
 
 def require_size(rows: int, columns: int) -> None:
