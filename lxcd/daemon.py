@@ -106,7 +106,7 @@ async def _serve(
         server = Server(
             Containers(house, registry, replays, side),
             Execs(house, registry, known, replays, side),
-            Consoles(registry, replays),
+            Consoles(house, registry, replays),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
         )

@@ -18,6 +18,7 @@ from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
 from lxcd.supervisor import consolelog, ports, removal, start, stopping
+from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
@@ -26,7 +27,6 @@ from lxcd.supervisor.stop import signal_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lxcd.console.port import Port
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -37,12 +37,13 @@ _HOLD_SECONDS = 5.0
 _REBOOT_PAUSE_SECONDS = 0.2
 
 
-class Container:
+class Container(Changes):
     """A container that is defined, or runs, or both."""
 
     def __init__(
         self, house: House, lxcpath: str, name: str, gone: Callable[[Container], None]
     ) -> None:
+        super().__init__()
         self._house = house
         self._gone = gone
         self.lxcpath = lxcpath
@@ -59,7 +60,6 @@ class Container:
         self.rebooting = False  # between the end of one life and the start of the next
         self.stop_requested = False
         self.hurried = False  # a stop that waits for a clean shutdown is to kill now
-        self._changed: list[asyncio.Future[None]] = []
 
     # ---- what it is
 
@@ -110,24 +110,6 @@ class Container:
         self.state_reason = reason
         self.tell("container.state", state=state, message=reason)
         self.wake()
-
-    def wake(self) -> None:
-        """Something about it has changed."""
-        changed, self._changed = self._changed, []
-        for future in changed:
-            if not future.done():
-                future.set_result(None)
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds` is true of it."""
-        while not holds():
-            future = asyncio.get_running_loop().create_future()
-            self._changed.append(future)
-            try:
-                await future
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._changed.remove(future)
 
     async def settled(self) -> None:
         """Wait until an end that is under way is over."""
@@ -259,7 +241,7 @@ class Container:
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
-            loop.call_later(_HOLD_SECONDS, self._release_unread, started.child)
+            loop.call_later(_HOLD_SECONDS, ports.release_unread, self._house.keeper, started.child)
         if started.child.exited is not None:
             self._on_exit(started.child)
         return started
@@ -303,20 +285,6 @@ class Container:
             with contextlib.suppress(errors.Unavailable):
                 self._house.keeper.forget(self.child)
             self.child = None
-
-    def port(self, child: Held, name: str) -> Port:
-        """Where sessions attach to a life of it. Raises NotFound."""
-        port = ports.port_of(self._house.keeper, child, name)
-        if not port.terminal:
-            port.on_left = lambda _: self._release_unread(child)
-        return port
-
-    def _release_unread(self, child: Held) -> None:
-        """Nobody reads its pipes without loss: then they do not hold it up."""
-        if any(name in child.streams for name in ports.PIPES):
-            port = ports.pipe_port(self._house.keeper, child)
-            if not any(session.waits for session in port.sessions.values()):
-                port.release()
 
     # ---- the end of a life
 
@@ -523,31 +491,3 @@ class Container:
             signal.pidfd_send_signal(child.pidfd.fileno(), number)
         except OSError as error:
             raise errors.from_oserror(error, f"sending signal {number} to {self.name}") from None
-
-    async def freeze(self) -> None:
-        """Freeze all its processes. The caller holds the lock."""
-        self.require_running()
-        if self.state is State.FROZEN:
-            return
-        self.set_state(State.FREEZING)
-        try:
-            await freezer.freeze(self.payload, frozen=True)
-        except BaseException as error:
-            if self.state is State.FREEZING:
-                self.set_state(State.RUNNING)
-            if isinstance(error, OSError):
-                raise errors.from_oserror(error, f"freezing {self.name}") from None
-            raise
-        if self.state is State.FREEZING:
-            self.set_state(State.FROZEN)
-
-    async def thaw(self) -> None:
-        """Let them go on. The caller holds the lock."""
-        self.require_frozen()
-        try:
-            await freezer.freeze(self.payload, frozen=False)
-        except OSError as error:
-            raise errors.from_oserror(error, f"thawing {self.name}") from None
-        if self.state is State.FROZEN:
-            self.set_state(State.THAWED)
-            self.set_state(State.RUNNING)

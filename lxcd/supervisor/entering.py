@@ -424,10 +424,9 @@ class Entry:
 
 async def end(house: House, child: Held) -> None:
     """Kill an exec's child, and let go of it."""
-    child.kill()
     try:
         async with asyncio.timeout(_END_SECONDS):
-            await child.ended()
+            await child.killed()
     except TimeoutError:
         # Frozen, or in a system call that cannot be interrupted: it goes when it can.
         child.on_exit = house.keeper.forget

@@ -18,7 +18,7 @@ from lxcd.cgroup import tree
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import consolelog, making, removal
-from lxcd.supervisor.held import Held
+from lxcd.supervisor.held import Held, unseen
 from lxcd.supervisor.records import RUNNING, STOPPED, Deed, Intent, Record
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ class Recovery:
             await child.killed()
         if record.phase == RUNNING:
             actor.child = child
-            unseen = self._house.keeper.unseen(record.child, record.pid)
-            actor.adopt(child or unseen, record)
+            actor.adopt(child or unseen(record.child, record.pid), record)
             return
         left = await asyncio.to_thread(tree.remove, actor.payload)
         if left:
