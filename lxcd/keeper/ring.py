@@ -159,15 +159,6 @@ class Ring:
         if place >= 0:
             self._words[_WORD_HEAD] += (place - self.head) % self.capacity
 
-    def append(self, data: bytes) -> None:
-        """Writer's side: add bytes that were read already; at most `room()` of them."""
-        head = self.head
-        self._words[_WORD_TAIL] = max(self.tail, head + len(data) - self.capacity)
-        first, second = self._slices(head, len(data))
-        first[:] = data[: len(first)]
-        second[:] = data[len(first) :]
-        self._words[_WORD_HEAD] = head + len(data)
-
     def finish(self) -> None:
         """Writer's side: nothing will be added any more."""
         self._words[_WORD_CLOSED] = 1
