@@ -63,7 +63,7 @@ class Model(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writer.room() > 0)
     @rule(count=SIZES, is_late=st.booleans())
-    def lose_the_writer(self, count: int, is_late: bool) -> None:
+    def lose_the_writer(self, count: int, *, is_late: bool) -> None:
         """It is killed when it has read from the pipe, before or behind saying so; another one comes."""
         if count:
             os.write(self.pipe_write, pattern(self.total, min(count, self.writer.room())))
