@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -39,12 +41,6 @@ class Model(RuleBasedStateMachine):
         self.total = 0
         self.seen = 0
 
-    @rule(count=SIZES)
-    def append(self, count: int) -> None:
-        count = min(count, self.writer.room())
-        self.writer.append(pattern(self.total, count))
-        self.total += count
-
     @precondition(lambda self: self.writer.room() > 0)
     @rule(count=SIZES)
     def read_from(self, count: int) -> None:
@@ -64,6 +60,31 @@ class Model(RuleBasedStateMachine):
         else:
             with pytest.raises(BlockingIOError):
                 self.writer.read_from(self.pipe_read)
+
+    @precondition(lambda self: self.writer.room() > 0)
+    @rule(count=SIZES, is_late=st.booleans())
+    def lose_the_writer(self, count: int, *, is_late: bool) -> None:
+        """It is killed when it has read from the pipe, before or behind saying so; another one comes."""
+        if count:
+            os.write(self.pipe_write, pattern(self.total, min(count, self.writer.room())))
+            got = self.writer.read_from(self.pipe_read)
+            if not is_late:
+                self.writer._words[8] = self.total
+            self.total += got
+        lost = self.writer
+        self.writer = Ring(os.dup(lost.memfd))
+        lost.close()
+        self.writer.catch_up()
+        while True:
+            # What did not fit in front of the ring's end is still in the pipe.
+            try:
+                got = self.writer.read_from(self.pipe_read) if self.writer.room() else 0
+            except BlockingIOError:
+                break
+            if not got:
+                self.seen = self.reader.head
+                self.reader.acknowledge(self.seen)
+            self.total += got
 
     @rule(limit=st.integers(1, 2 * CAPACITY))
     def read(self, limit: int) -> None:
@@ -131,8 +152,12 @@ def test_a_new_ring_is_empty(ring: Ring) -> None:
 
 
 def test_hold_that_begins_later(ring: Ring) -> None:
+    read_end, write_end = os.pipe()
     for _ in range(10):
-        ring.append(bytes(CHUNK_BYTES))
+        os.write(write_end, bytes(CHUNK_BYTES))
+        assert ring.read_from(read_end) == CHUNK_BYTES
+    for number in (read_end, write_end):
+        os.close(number)
     ring.set_hold(True)
     # All that is still there counts as unread.
     assert ring.room() == ring.capacity - (ring.head - ring.tail)
@@ -186,3 +211,20 @@ def test_a_pipe_that_has_ended(ring: Ring) -> None:
     assert ring.read_from(read_end) == 0
     os.close(read_end)
     assert ring.head == 0
+
+
+def test_what_is_no_pipe_is_read_too(ring: Ring) -> None:
+    """A terminal, say; the next writer finds it as it is."""
+    ours, theirs = socket.socketpair()
+    total = 0
+    with ours, theirs:
+        for _ in range(3 * CAPACITY_BYTES // 40_000):
+            ours.send(pattern(total, 40_000))
+            while total % 40_000 or select.select([theirs], [], [], 0)[0]:
+                total += ring.read_from(theirs.fileno())
+    after = Ring(os.dup(ring.memfd))
+    after.catch_up()
+    assert after.head == ring.head == total
+    piece = after.read(after.tail, CAPACITY_BYTES)
+    assert piece.data == pattern(after.tail, total - after.tail)
+    after.close()
