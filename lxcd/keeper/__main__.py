@@ -4,18 +4,31 @@ number in argv.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import os
 import signal
 import socket
 import sys
+from typing import TextIO, cast
 
 from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
+
+
+class _Log(io.TextIOBase):
+    """What the keeper has to say. Where that finds no room it is lost, and nothing else is."""
+
+    def write(self, text: str) -> int:
+        """To standard error, at once."""
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
+        return len(text)
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +40,7 @@ def main(arguments: list[str]) -> int:
     --candidate FD                                           one that might take its place
     --state FD                                               one that does
     """
+    sys.stderr = cast("TextIO", _Log())
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if "--candidate" in options:
         candidate = socket.socket(fileno=int(options.pop("--candidate")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Joining:
         loop = asyncio.get_running_loop()
         end = loop.time() + _SECONDS
         launched = 0
-        while (connection := try_connect(self._paths)) is None:
+        while (connection := self._try()) is None:
             if not self._managed and launched == 0:
                 try:
                     launched = launch.spawn_keeper(self._paths.runtime_dir, self._build)
@@ -49,11 +50,23 @@ class Joining:
                     "KEEPER_LOST",
                 )
             if loop.time() > end:
+                if launched:
+                    # It hangs, and the next try starts another. It has nothing to lose yet.
+                    os.kill(launched, signal.SIGKILL)
+                    self.reap_later(launched)
                 raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             await asyncio.sleep(_PAUSE_SECONDS)
         if launched:
             self.reap_later(launched)
         return connection
+
+    def _try(self) -> socket.socket | None:
+        try:
+            return try_connect(self._paths)
+        except OSError as error:
+            raise errors.Unavailable(
+                f"the keeper's socket takes no connection: {error.strerror}", "KEEPER_LOST"
+            ) from None
 
     @staticmethod
     def reap_later(pid: int) -> None:
@@ -75,8 +88,11 @@ class Joining:
 
 
 def try_connect(paths: Paths) -> socket.socket | None:
-    """A connection to the keeper if one listens; the caller owns it. Raises OSError."""
+    """A connection to the keeper if one listens; the caller owns it. Raises OSError, EAGAIN when
+    it takes none: whoever connects to a full backlog would wait, and the loop with him.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
     try:
         # By descriptor: sockaddr_un has room for 108 bytes only.
         private = os.open(paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
