@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 0.01
 _STATUS_TRIES = 500
+_ANSWER_SECONDS = 10.0
 _UPGRADE_SECONDS = 30.0
 _CONNECTS = 3
 _Result = TypeVar("_Result")
@@ -45,6 +46,12 @@ _Result = TypeVar("_Result")
 def gone() -> errors.Unavailable:
     """What is raised where a keeper is needed and none is there."""
     return errors.Unavailable("the keeper is gone; a new one is on its way", "KEEPER_LOST")
+
+
+class _HungUpError(Exception):
+    """What listens at the keeper's socket went away, or said what no keeper says, before it could
+    be made use of.
+    """
 
 
 class Keeper:
@@ -63,10 +70,12 @@ class Keeper:
         self._forgotten: set[str] = set()  # while there was no keeper
         self._awaited: set[Stream] = set()  # those that somebody wants to see grow
         self._foreign = False  # it speaks another version
+        self._open = False  # it has told what it holds: requests may come
         self._leaving = False
         self._lost = asyncio.Event()
         self.children: dict[str, Held] = {}
-        self.pid = 0
+        self._heard_pid = 0
+        self.pid = 0  # of the last one that took requests
         self.build = ""
         self.losses = 0
         self.on_lost: Callable[[str], None] | None = None
@@ -81,11 +90,12 @@ class Keeper:
         for tries in range(_CONNECTS, 0, -1):
             try:
                 await self._connect()
-            except errors.Unavailable as error:
-                self._hang_up("connecting has failed")
+            except _HungUpError as error:
                 # It may have been about to end, or ended and not yet let go of its socket.
-                if tries == 1 or error.text != gone().text:
-                    raise
+                if tries == 1:
+                    raise errors.Unavailable(
+                        f"what listens at the keeper's socket is no keeper: {error}", "KEEPER_LOST"
+                    ) from None
             except BaseException:
                 self._hang_up("connecting has failed")
                 raise
@@ -121,15 +131,26 @@ class Keeper:
             self._synced = loop.create_future()
             self._line = Line(connection, self._hear, self._hang_up)
             loop.add_reader(self._poke.fileno(), self._poked)
-            self._send(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
-            await self._synced
+            self._say(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
+            try:
+                # It never blocks for anybody: what is silent for so long is no keeper.
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._synced
+            except TimeoutError:
+                raise errors.Unavailable(
+                    f"what listens at the keeper's socket did not answer in {_ANSWER_SECONDS:g} s",
+                    "KEEPER_LOST",
+                ) from None
             if launch.newer(self._build, self.build):
                 await self._upgrade()
             if not self._foreign:
                 break
             # It has become what we speak with: from the start.
             self._hang_up("upgraded to another version")
-        self._hand_back()
+        try:
+            self._hand_back()
+        except errors.Unavailable:
+            raise _HungUpError("it went away while it was told of children") from None
 
     async def _upgrade(self) -> None:
         """Have the keeper exec our version of it. If that does not work the old one goes on."""
@@ -141,7 +162,7 @@ class Keeper:
         try:
             with ours, theirs:
                 candidate = launch.spawn_candidate(self._runtime_dir, self._build, theirs)
-                self._send(protocol.Upgrade(), [ours.fileno()])
+                self._say(protocol.Upgrade(), [ours.fileno()])
             async with asyncio.timeout(_UPGRADE_SECONDS):
                 why = await self._upgraded
         except (OSError, TimeoutError) as error:
@@ -162,13 +183,21 @@ class Keeper:
             self.build = self._build
 
     def _hand_back(self) -> None:
-        """Give the keeper what an earlier one held and it does not."""
+        """Give the keeper what an earlier one held and it does not, and tell it what could not be
+        told meanwhile.
+        """
+        self._open, self.pid = True, self._heard_pid
         for id_ in self._forgotten:
             self._send(protocol.Forget(id_))
         self._forgotten.clear()
         for child in list(self.children.values()):
             self._unwatch(child)
             self._adopt(child)
+            if child.acknowledged:
+                self.acknowledge(child)
+            for stream in child.streams.values():
+                if stream.ring is not None and stream.ring.hold:
+                    self.drained(child, stream)
 
     def adopt(self, child: Held) -> None:
         """Have the keeper look after a child that an earlier one has forked; the next one, if there
@@ -273,14 +302,24 @@ class Keeper:
             self._send(protocol.Leave())
 
     def _send(self, request: protocol.Request, fds: list[int] | None = None) -> None:
-        """Send, or queue with copies of the descriptors. Raises Unavailable."""
+        """Send, if there is a keeper that has come as far as to take requests."""
+        try:
+            if self._open:
+                self._say(request, fds)
+                return
+        except _HungUpError:
+            pass
+        raise gone()
+
+    def _say(self, request: protocol.Request, fds: list[int] | None = None) -> None:
+        """Send, or queue with copies of the descriptors. Raises _HungUpError."""
         if self._line is None:
-            raise gone()
+            raise _HungUpError("it is gone")
         try:
             self._line.send(protocol.encode(request), fds or [])
         except OSError as error:
             self._hang_up(str(error))
-            raise gone() from None
+            raise _HungUpError(str(error)) from None
 
     # ---- listening
 
@@ -320,7 +359,7 @@ class Keeper:
                 return
 
     def _welcome(self, answer: protocol.Welcome) -> None:
-        self.pid, self.build = answer.pid, answer.build
+        self._heard_pid, self.build = answer.pid, answer.build
         self._foreign = answer.version != protocol.VERSION
         if self._foreign and not launch.newer(self._build, answer.build):
             raise errors.Unavailable(
@@ -439,7 +478,7 @@ class Keeper:
 
     def _ended_unseen(self, child: Held, tries: int = _STATUS_TRIES) -> None:
         """It ended while there is no keeper to be had: the kernel may know how."""
-        if child.pidfd.closed or self._line is not None:
+        if child.pidfd.closed or self._open:
             # The new keeper finds out.
             return
         self._unwatch(child)
@@ -455,18 +494,19 @@ class Keeper:
         """The connection is over, from whichever side."""
         if self._line is None:
             return
-        was_found = self._synced is not None and self._synced.done()
         self._line.close()
         self._line = None
+        was_open, self._open = self._open, False
         self.losses += 1
         for future in self._prepared.values():
             _fail(future, gone())
-        _fail(self._synced, gone())
-        _fail(self._upgraded, gone())
+        _fail(self._synced, _HungUpError(why))
+        _fail(self._upgraded, _HungUpError(why))
         for child in list(self.children.values()):
             child.wake()
         self._lost.set()
-        if self._foreign or self._leaving or not was_found:
+        if self._leaving or not was_open:
+            # Not one that we had: why it could not be had is told where it was wanted.
             return
         _log.error("the keeper is gone: %s", why)
         if self.on_lost is not None:
