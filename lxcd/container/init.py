@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
-from lxcd.container.channel import ChildEnd, Failed, Prepared
+from lxcd.container.channel import ChildEnd, Failed, Prepared, send_go
 from lxcd.container.walk import Walk
-from lxcd.kernel import libc, process
-
-if TYPE_CHECKING:
-    import socket
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import libc, mount, process
 
 # Importing them makes their steps known to `spec.decode`.
 STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, credentials)
 
 _FAILED = 125
 _REHEARSAL = spec.every_step()
+_REHEARSED = (
+    devices.MakeDev(origin="", size_bytes=500000, bind=False),
+    devices.OpenTerminals(origin="", console=True, ttys=0, directory=""),
+    namespaces.Barrier(origin="", barrier="", why=""),
+)
 
 
 def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flags: int) -> NoReturn:
@@ -43,9 +47,10 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
             _write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
-        # What can be done before somebody waits. The Spec that is read for nothing has pages copied
-        # that are written to; what fails here fails again at its step, which is told.
+        # What can be done before somebody waits. What is done for nothing has pages copied that are
+        # written to; what fails here fails again at its step, which is told.
         spec.decode(_REHEARSAL)
+        _rehearse()
         if flags & process.CLONE_NEWNET:
             with contextlib.suppress(OSError):
                 namespaces.set_loopback_up()
@@ -69,6 +74,26 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
     except Exception as error:  # noqa: BLE001 - there is nobody else to tell it to
         end.say(Failed(index, name, "", 0, f"{type(error).__name__}: {error}"))
     os._exit(_FAILED)
+
+
+def _rehearse() -> None:
+    """Walk the longest steps on mounts that hang nowhere and go with their descriptors. How far
+    that comes is all the same (in a user namespace it is not far).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with ours, theirs:
+        walk = Walk(ChildEnd(ours), ours, [])
+        try:
+            walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
+            walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
+            send_go(theirs)
+            for rehearsed in _REHEARSED:
+                with contextlib.suppress(OSError):
+                    rehearsed.apply(walk)
+        except OSError:
+            pass
+        finally:
+            kernel_fd.close_all([walk.root, walk.dev, walk.devpts, *walk.stdio])
 
 
 def _write(fd: int, data: bytes) -> None:
