@@ -51,6 +51,7 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
         # written to; what fails here fails again at its step, which is told.
         spec.decode(_REHEARSAL)
         _rehearse()
+        kernel_fd.close_all_but([0, 1, 2, channel.fileno(), keeper.fileno()])
         if flags & process.CLONE_NEWNET:
             with contextlib.suppress(OSError):
                 namespaces.set_loopback_up()
@@ -81,19 +82,14 @@ def _rehearse() -> None:
     that comes is all the same (in a user namespace it is not far).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    with ours, theirs:
+    with ours, theirs, contextlib.suppress(OSError):
+        send_go(theirs)
         walk = Walk(ChildEnd(ours), ours, [])
-        try:
-            walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
-            walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
-            send_go(theirs)
-            for rehearsed in _REHEARSED:
-                with contextlib.suppress(OSError):
-                    rehearsed.apply(walk)
-        except OSError:
-            pass
-        finally:
-            kernel_fd.close_all([walk.root, walk.dev, walk.devpts, *walk.stdio])
+        walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
+        walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
+        for rehearsed in _REHEARSED:
+            with contextlib.suppress(OSError):
+                rehearsed.apply(walk)
 
 
 def _write(fd: int, data: bytes) -> None:
