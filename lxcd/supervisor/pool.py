@@ -213,9 +213,10 @@ class Pool:
 
     async def _make(self, flags: int) -> Prepared:
         self._number += 1
-        slot = await asyncio.to_thread(
-            tree.plan_slot, self.house.trees, f"lxcd.slot.{self._number}"
-        )
+        # With a name of our own: another lxcd on this host that cleans up after a crash takes what
+        # bears no mark yet for a left-over, where its own could have had that name.
+        name = f"lxcd.slot.{os.getpid()}.{self._number}"
+        slot = await asyncio.to_thread(tree.plan_slot, self.house.trees, name)
         self._slots[slot.mark] = slot
         procs: list[int] = []
         try:
