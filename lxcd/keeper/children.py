@@ -317,8 +317,7 @@ class Children:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.close(child.pidfd)
-            pid = self._pid_of(fds[0], value or child.pid)
-            child.pid, child.pidfd, child.forked = pid, fds[0], True
+            child.pid, child.pidfd, child.forked = self._pid_of(fds[0], child.pid), fds[0], True
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))
@@ -333,11 +332,11 @@ class Children:
             child.control = None
 
     @staticmethod
-    def _pid_of(pidfd: int, told: int) -> int:
+    def _pid_of(pidfd: int, before: int) -> int:
         try:
             return process.pidfd_pid(pidfd)
         except OSError:
-            return told  # it has ended already; the number is for people only
+            return before  # it was reaped already; the number is for people only
 
     def _add_streams(self, child: Child, names: list[str], fds: list[int]) -> None:
         for name, number in zip(names, fds, strict=True):
