@@ -87,6 +87,8 @@ class Ring:
             os.close(memfd)
             raise ValueError("not a ring: too small")
         self._map = mmap.mmap(memfd, size)
+        # A child of the keeper has no business with it, and each mapping makes its fork dearer.
+        self._map.madvise(mmap.MADV_DONTFORK)
         self._view = memoryview(self._map)
         self._words = self._view[:HEADER_BYTES].cast("Q")
         self.capacity = size - HEADER_BYTES
