@@ -91,6 +91,8 @@ class Port:
         self.on_left: Callable[[Session], None] | None = None
         self._typed: deque[tuple[Session, memoryview]] = deque()
         self._finishing = False
+        self._awaits_room = False
+        self._dropped = 0  # bytes that were typed to what had closed
 
     # ---- who is there
 
@@ -125,6 +127,8 @@ class Port:
             return
         if self.controller is session:
             self.controller = None
+        if not session.detached:
+            self._forget(session)
         for stream in self.outputs:
             self.settle(stream)
         if self.on_left is not None:
@@ -192,7 +196,7 @@ class Port:
             if not ring.hold and (not self.terminal or ring.head - acked < ring.capacity // 2):
                 ring.set_hold(hold=True)
             ring.acknowledge(acked)
-        if was_full:
+        if was_full and ring.room() > 0:
             self._ends.drained(stream)
 
     def release(self) -> None:
@@ -212,18 +216,32 @@ class Port:
                 f"more than {INPUT_WINDOW_BYTES} bytes of input without waiting for input_ack",
                 "INPUT_OVERFLOW",
             )
-        session.typed += len(data)
-        self._typed.append((session, memoryview(data)))
-        self._push()
+        if data:
+            session.typed += len(data)
+            self._typed.append((session, memoryview(data)))
+            self._push()
+
+    def _forget(self, session: Session) -> None:
+        """A connection broke: what was not acknowledged over it will be sent again, the end of
+        input with it.
+        """
+        if any(by is session for by, _ in self._typed):
+            self._typed = deque(one for one in self._typed if one[0] is not session)
+            self._finishing = self._finishing and not session.input_ended
 
     def end_input(self, session: Session) -> None:
-        """Nothing more will be typed: the process reads its end. Raises as `type`."""
+        """Nothing more will be typed: the process reads its end. Raises as `type`, but not for an
+        end that was there before this session.
+        """
+        if self._finishing and not session.input_ended and session is self.controller:
+            session.input_ended = True
+            return
         self._require_input(session)
         if self.terminal:
             raise errors.InvalidArgument(
                 "a terminal has no end of input: type Ctrl-D", "NO_END_OF_INPUT"
             )
-        self._finishing = True
+        self._finishing = session.input_ended = True
         self._push()
 
     def _require_input(self, session: Session) -> None:
@@ -237,16 +255,21 @@ class Port:
     def _push(self) -> None:
         """Into the ring what there is room for; the rest when there is more."""
         stream = self.input
-        if stream is None:
+        if stream is None or self._awaits_room:
             return
         while self._typed:
             session, data = self._typed[0]
-            # What nobody will ever read is as good as taken.
-            count = len(data) if stream.closed else self._ends.put(stream, data)
+            if stream.closed:
+                # What nobody will ever read is as good as taken.
+                count = len(data)
+                self._dropped += count
+            else:
+                count = self._ends.put(stream, data)
             if count == 0:
                 waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                waiter.add_done_callback(lambda _: self._push())
+                waiter.add_done_callback(self._has_room)
                 stream.add_waiter(waiter)
+                self._awaits_room = True
                 return
             session.typed -= count
             if count < len(data):
@@ -257,11 +280,15 @@ class Port:
         if self._finishing and not stream.closed:
             self._ends.finish(stream)
 
+    def _has_room(self, _: asyncio.Future[None]) -> None:
+        self._awaits_room = False
+        self._push()
+
     @property
     def input_offset(self) -> int:
         """How much was ever typed."""
         ring = self.input.input if self.input is not None else None
-        return ring.head if ring is not None else 0
+        return (ring.head if ring is not None else 0) + self._dropped
 
     # ---- its size
 

@@ -135,6 +135,7 @@ class Session:
         self.waits = waits  # it wants all of what pipes bring
         self.cursors: dict[str, Cursor] = {}
         self.typed = 0  # bytes that are not in the ring yet
+        self.input_ended = False  # it has said that nothing more comes
         self.ending: Reason | None = None
         self.detached = False  # its client left on purpose
         self._window = window
