@@ -263,15 +263,15 @@ class _Compiler:
 
     def _pipes(self) -> None:
         life = self.draft.life
-        whats: dict[str, int] = {}
+        sources: dict[str, int] = {}
         for name in ("stdin", "stdout", "stderr"):
             if name in life.given:
                 given = resources.Given(step=devices.OpenPipes.name, origin=DEFAULT, stream=name)
-                whats[name] = self.draft.take(given)
+                sources[name] = self.draft.take(given)
             else:
                 piped = name != "stdin" or life.stdin
-                whats[name] = devices.PIPE if piped else devices.NULL
-        self.draft.add(devices.OpenPipes(origin=DEFAULT, **whats))
+                sources[name] = devices.PIPE if piped else devices.NULL
+        self.draft.add(devices.OpenPipes(origin=DEFAULT, **sources))
 
     # ---- rights and the program
 

@@ -247,15 +247,15 @@ class Entry:
             return devices.OpenTerminal(
                 origin="exec", rows=rows, columns=columns, uid=self.user.uid
             )
-        whats: dict[str, int] = {}
+        sources: dict[str, int] = {}
         for name in _STREAM_NAMES:
             if name in self._given:
-                whats[name] = first_given
+                sources[name] = first_given
                 first_given += 1
             else:
                 piped = name != "stdin" or self._command.stdin
-                whats[name] = devices.PIPE if piped else devices.NULL
-        return devices.OpenPipes(origin="exec", uid=self.user.uid, gid=self.user.gid, **whats)
+                sources[name] = devices.PIPE if piped else devices.NULL
+        return devices.OpenPipes(origin="exec", uid=self.user.uid, gid=self.user.gid, **sources)
 
     def _environment(self) -> dict[str, str]:
         user, running = self.user, self._container.running

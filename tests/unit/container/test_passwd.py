@@ -133,7 +133,7 @@ def test_no_groups(name: str) -> None:
         find_groups(("wheel", name), GROUP)
 
 
-@STEADY
+@settings(STEADY, max_examples=100)
 @given(st.lists(SPECS, max_size=3), st.binary(max_size=60))
 def test_groups_of_hostile_files(names: list[str], group: bytes) -> None:
     try:
