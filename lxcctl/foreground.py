@@ -11,7 +11,7 @@ from lxcctl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from lxcctl.attach import Attachment
@@ -88,7 +88,7 @@ def typing(
     at_end: bytes = b"",
     on_leaving: Callable[[], None] = lambda: None,
     on_started: Callable[[Any], None] = lambda _: None,
-) -> Iterator[None]:
+) -> Generator[None]:
     """Type what comes on standard input, from the moment the session has begun on; raw if that is a
     terminal, else with `at_end` behind it. Of the signals that are `taken` SIGWINCH becomes a new
     size, SIGTSTP suspends us, what would end us lets go first.

@@ -108,7 +108,11 @@ class Viewer:
         attachment = Attachment(
             self._session, "ConsoleService/AttachConsole", types, lambda _: None
         )
-        attachment.start = lambda message: self._fill(message, resumed=bool(attachment.offsets))
+
+        def start(message: Any) -> None:  # noqa: ANN401 - an AttachConsoleStart
+            self._fill(message, resumed=bool(attachment.offsets))
+
+        attachment.start = start
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
         attachment.on_role = self._has_role

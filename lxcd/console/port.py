@@ -88,6 +88,7 @@ class Port:
         self._free = False  # what it writes waits for nobody
         self._typed: deque[tuple[Session, memoryview]] = deque()  # empty: the end
         self._pushing = False  # it waits for room
+        self._dropped = 0  # bytes that were typed to what had closed
 
     # ---- who is there
 
@@ -286,8 +287,12 @@ class Port:
                 if not stream.closed:
                     self._ends.finish(stream)
                 continue
-            # What nobody will ever read is as good as taken.
-            count = len(data) if stream.closed else self._ends.put(stream, data)
+            if stream.closed:
+                # What nobody will ever read is as good as taken.
+                count = len(data)
+                self._dropped += count
+            else:
+                count = self._ends.put(stream, data)
             if count == 0:
                 self._push_later(stream)
                 return
@@ -315,7 +320,7 @@ class Port:
     def input_offset(self) -> int:
         """How much was ever typed."""
         ring = self.input.input if self.input is not None else None
-        return ring.head if ring is not None else 0
+        return (ring.head if ring is not None else 0) + self._dropped
 
     # ---- its size
 

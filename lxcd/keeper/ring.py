@@ -154,8 +154,9 @@ class Ring:
         ring in between would wait for ever.
         """
         before = self.acked
-        self._words[_WORD_ACKED] = max(before, min(offset, self.head))
-        return self.head - before >= self.capacity
+        now = max(before, min(offset, self.head))
+        self._words[_WORD_ACKED] = now
+        return now > before and self.head - before >= self.capacity
 
     def room(self) -> int:
         """How much may be written now; 0: the writer has to wait for the reader."""
