@@ -91,6 +91,7 @@ class Port:
         self.on_left: Callable[[Session], None] | None = None
         self._typed: deque[tuple[Session, memoryview]] = deque()
         self._finishing = False
+        self._released = False
 
     # ---- who is there
 
@@ -118,6 +119,7 @@ class Port:
             offset = cursors[stream.name]
             session.cursors[stream.name] = Cursor(stream, offset, offset)
         self.sessions[session.id] = session
+        self._released = self._released and not waits
         if role is Role.CONTROLLER:
             self.controller = session
         for stream in self.outputs:
@@ -201,11 +203,17 @@ class Port:
             self._ends.drained(stream)
 
     def release(self) -> None:
-        """What it writes waits for nobody any more."""
+        """What it writes waits for nobody any more, until a session wants that."""
+        self._released = True
         for stream in self.outputs:
-            if stream.ring is not None and stream.ring.hold:
-                stream.ring.set_hold(hold=False)
-                self._ends.drained(stream)
+            self.begun(stream)
+
+    def begun(self, stream: Stream) -> None:
+        """The ring of a stream has appeared, which may hold from its first byte on."""
+        ring = stream.ring if stream in self.outputs else None
+        if self._released and ring is not None and ring.hold:
+            ring.set_hold(hold=False)
+            self._ends.drained(stream)
 
     # ---- what is typed
 
@@ -260,13 +268,19 @@ class Port:
                 self._typed[0] = (session, data[count:])
             else:
                 self._typed.popleft()
-            session.notice(Taken(self.input_offset))
+            session.notice(Taken(self._taken_offset))
         if self._finishing and not stream.closed:
             self._ends.finish(stream)
 
     @property
     def input_offset(self) -> int:
-        """How much was ever typed."""
+        """How much was ever typed, with what waits for room: it need not be typed again, even if
+        whoever did that is gone.
+        """
+        return self._taken_offset + sum(len(data) for _, data in self._typed)
+
+    @property
+    def _taken_offset(self) -> int:
         ring = self.input.input if self.input is not None else None
         return ring.head if ring is not None else 0
 

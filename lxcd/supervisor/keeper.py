@@ -408,6 +408,8 @@ class Keeper:
                 stream = child.stream(answer.stream)
                 if stream.ring is None:
                     stream.ring = Ring(fds[0].take())
+                    for port in child.ports.values():
+                        port.begun(stream)
                 stream.wake()
             case protocol.InputMade():
                 stream = child.stream(answer.stream)
