@@ -225,7 +225,7 @@ class Port:
                 self._ends.drained(stream)
 
     def begun(self, stream: Stream) -> None:
-        """Its first output is here, and so is its ring."""
+        """Its first output is here, and so is its ring, which may hold from its first byte on."""
         if self._free:
             self.release()
         else:
@@ -301,7 +301,7 @@ class Port:
                 self._typed[0] = (session, data[count:])
             else:
                 self._typed.popleft()
-            session.notice(Taken(self.input_offset))
+            session.notice(Taken(self._taken_offset))
 
     def _push_later(self, stream: Stream) -> None:
         if self._pushing:
@@ -318,7 +318,13 @@ class Port:
 
     @property
     def input_offset(self) -> int:
-        """How much was ever typed."""
+        """How much was ever typed, with what waits for room: it need not be typed again, even if
+        whoever did that is gone.
+        """
+        return self._taken_offset + sum(len(data) for _, data in self._typed)
+
+    @property
+    def _taken_offset(self) -> int:
         ring = self.input.input if self.input is not None else None
         return (ring.head if ring is not None else 0) + self._dropped
 
