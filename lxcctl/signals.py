@@ -22,11 +22,12 @@ OF_A_TERMINAL = (signal.SIGWINCH, signal.SIGTSTP)
 
 class SignalThread:
     """Calls `act` with the number of each of `numbers`, between `with`'s begin and end. Who acts
-    may change meanwhile.
+    may change meanwhile. What we were told to ignore (nohup, a job in the background) stays so: the
+    kernel queues a signal that is blocked, ignored or not.
     """
 
     def __init__(self, numbers: tuple[signal.Signals, ...], act: Callable[[int], None]) -> None:
-        self._numbers = set(numbers)
+        self._numbers = {n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         self.act = act
         self._leaving = False
         self._previous: set[int | signal.Signals] = set()
@@ -34,7 +35,8 @@ class SignalThread:
 
     def __enter__(self) -> Self:
         self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
-        self._thread.start()
+        if self._numbers:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +44,7 @@ class SignalThread:
         if self._thread.ident is not None:
             # To this thread, not to the process: it ends the sigwait and nothing else.
             signal.pthread_kill(self._thread.ident, next(iter(self._numbers)))
-        self._thread.join()
+            self._thread.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _wait(self) -> None:
