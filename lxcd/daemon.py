@@ -28,6 +28,7 @@ from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
+from lxcd.supervisor.lookups import Lookups
 from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
@@ -85,6 +86,7 @@ async def _serve(
             trees=trees,
             host=host.facts(trees),
             tasks=tasks,
+            lookups=Lookups(),
         )
         registry = Registry(house)
 
@@ -104,7 +106,7 @@ async def _serve(
         server = Server(
             Containers(house, registry, replays, side),
             Execs(house, registry, known, replays, side),
-            Consoles(house, registry),
+            Consoles(registry, replays),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
         )

@@ -184,6 +184,7 @@ def _attachment(session: Session, id_: str) -> Attachment:
 
     def start(message: Any) -> None:  # noqa: ANN401
         message.id = id_
+        message.lossless = True
         foreground.as_controller(message)
 
     types = (exec_pb2.AttachExecRequest, exec_pb2.AttachExecResponse)
@@ -311,6 +312,7 @@ def _attach(session: Session, args: Namespace) -> int:
     def start(message: Any) -> None:  # noqa: ANN401
         begin(message)
         message.role = 1 if args.read_only else message.role
+        message.lossless = not args.read_only
         message.steal = args.steal and not attachment.offsets
         message.live_only = args.no_replay
 

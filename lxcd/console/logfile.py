@@ -8,8 +8,10 @@ was at that offset. So the file's own size tells, after a crash of lxcd, which b
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -124,8 +126,12 @@ class LogFile:
 
     def _reopen(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        self._fd = os.open(self._settings.path, flags, 0o600)
-        self._size = os.fstat(self._fd).st_size
+        self._fd = os.open(self._settings.path, flags | os.O_NOFOLLOW, 0o600)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "no regular file", self._settings.path)
+        self._size = status.st_size
 
     def _read_position(self) -> Position | None:
         try:

@@ -62,11 +62,7 @@ class Start:
         """In this stream. Raises InvalidArgument for what was never written."""
         offset = (self.offsets or {}).get(stream.name)
         if offset is not None:
-            if offset > stream.head:
-                raise errors.InvalidArgument(
-                    f"offset {offset} of {stream.name} is behind its end, {stream.head}",
-                    "OFFSET_BEYOND_END",
-                )
+            require_written(stream, offset)
             return offset
         if self.live:
             return stream.head
@@ -90,8 +86,8 @@ class Port:
         self.controller: Session | None = None
         self.on_left: Callable[[Session], None] | None = None
         self._free = False  # what it writes waits for nobody
-        self._typed: deque[tuple[Session, memoryview]] = deque()
-        self._finishing = False
+        self._typed: deque[tuple[Session, memoryview]] = deque()  # empty: the end
+        self._pushing = False  # it waits for room
 
     # ---- who is there
 
@@ -120,7 +116,7 @@ class Port:
             session.cursors[stream.name] = Cursor(stream, offset, offset)
         self.sessions[session.id] = session
         if role is Role.CONTROLLER:
-            self.controller = session
+            self._give_control(session)
         for stream in self.outputs:
             self.settle(stream)
         return session
@@ -131,6 +127,9 @@ class Port:
             return
         if self.controller is session:
             self.controller = None
+        if not session.detached:
+            # Whoever comes back sends again what was not acknowledged.
+            self._typed = deque(entry for entry in self._typed if entry[0] is not session)
         for stream in self.outputs:
             self.settle(stream)
         if self.on_left is not None:
@@ -140,8 +139,7 @@ class Port:
         """Make it the controller. Raises FailedPrecondition if there is another."""
         if self.controller is not session:
             self._require_control(session.label, steal=steal)
-            self.controller = session
-            session.role = Role.CONTROLLER
+            self._give_control(session)
         session.notice(RoleChanged(Role.CONTROLLER, session.label))
 
     def release_control(self, session: Session) -> None:
@@ -150,6 +148,16 @@ class Port:
             self.controller = None
         session.role = Role.VIEWER
         session.notice(RoleChanged(Role.VIEWER, session.label))
+
+    def _give_control(self, session: Session) -> None:
+        self.controller = session
+        session.role = Role.CONTROLLER
+        session.had_control = True
+
+    def kick(self, session: Session) -> None:
+        """End it for its client, who may not be listening: what it holds is free at once."""
+        session.end(Reason.KICKED)
+        self.leave(session)
 
     def _require_control(self, by: str, *, steal: bool) -> None:
         other = self.controller
@@ -173,6 +181,12 @@ class Port:
                 session.end(reason)
             session.wake()
 
+    def close(self) -> None:
+        """Its streams are let go of: what a session has not had yet is lost to it."""
+        for session in self.sessions.values():
+            session.lose_the_rest()
+        self.end()
+
     # ---- how far the writer may go
 
     def settle(self, stream: Stream) -> None:
@@ -188,18 +202,17 @@ class Port:
         if self.terminal and consumed:
             front = max(consumed)
             consumed = [offset for offset in consumed if front - offset < ring.capacity // 2]
-        was_full = ring.room() <= 0
         if not consumed:
             if self.terminal and ring.hold:
                 ring.set_hold(hold=False)
-        else:
-            self._free = False
-            acked = min(consumed)
-            # A terminal that was lost patience with is waited with again by who has caught up.
-            if not ring.hold and (not self.terminal or ring.head - acked < ring.capacity // 2):
-                ring.set_hold(hold=True)
-            ring.acknowledge(acked)
-        if was_full:
+                self._ends.drained(stream)
+            return
+        self._free = False
+        acked = min(consumed)
+        # A terminal that was lost patience with is waited with again by who has caught up.
+        if not ring.hold and (not self.terminal or ring.head - acked < ring.capacity // 2):
+            ring.set_hold(hold=True)
+        if ring.acknowledge(acked):
             self._ends.drained(stream)
 
     def release(self) -> None:
@@ -221,49 +234,62 @@ class Port:
 
     def type(self, session: Session, data: bytes) -> None:
         """Bytes of the controller's. Raises InvalidArgument, PermissionDenied."""
-        self._require_input(session)
-        if not data:
+        if not self._may_type(session) or not data:
             return
         if session.typed + len(data) > INPUT_WINDOW_BYTES:
             raise errors.InvalidArgument(
                 f"more than {INPUT_WINDOW_BYTES} bytes of input without waiting for input_ack",
                 "INPUT_OVERFLOW",
             )
+        if self._ended or any(by is session and not left for by, left in self._typed):
+            raise errors.InvalidArgument("input behind its own end", "INPUT_AFTER_END")
         session.typed += len(data)
         self._typed.append((session, memoryview(data)))
         self._push()
 
     def end_input(self, session: Session) -> None:
-        """Nothing more will be typed: the process reads its end. Raises as `type`."""
-        self._require_input(session)
+        """Nothing more will be typed: the process reads its end. Once is enough. Raises as
+        `type`.
+        """
+        if not self._may_type(session) or self._ended:
+            return
         if self.terminal:
             raise errors.InvalidArgument(
                 "a terminal has no end of input: type Ctrl-D", "NO_END_OF_INPUT"
             )
-        self._finishing = True
+        self._typed.append((session, memoryview(b"")))
         self._push()
 
-    def _require_input(self, session: Session) -> None:
+    def _may_type(self, session: Session) -> bool:
+        """False for one whose control was taken: what it sent before it knew is dropped."""
         if session.role is not Role.CONTROLLER:
+            if session.had_control:
+                return False
             raise errors.PermissionDenied("a viewer may not type", "NOT_THE_CONTROLLER")
         if self.input is None:
             raise errors.InvalidArgument("it has no standard input to type into", "NO_INPUT")
-        if self._finishing:
-            raise errors.InvalidArgument("input behind its own end", "INPUT_AFTER_END")
+        return True
+
+    @property
+    def _ended(self) -> bool:
+        """Its input has: an earlier lxcd may have ended it."""
+        ring = self.input.input if self.input is not None else None
+        return ring is not None and ring.closed
 
     def _push(self) -> None:
         """Into the ring what there is room for; the rest when there is more."""
         stream = self.input
-        if stream is None:
-            return
-        while self._typed:
+        while stream is not None and self._typed:
             session, data = self._typed[0]
+            if not data:
+                self._typed.popleft()
+                if not stream.closed:
+                    self._ends.finish(stream)
+                continue
             # What nobody will ever read is as good as taken.
             count = len(data) if stream.closed else self._ends.put(stream, data)
             if count == 0:
-                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                waiter.add_done_callback(lambda _: self._push())
-                stream.add_waiter(waiter)
+                self._push_later(stream)
                 return
             session.typed -= count
             if count < len(data):
@@ -271,8 +297,19 @@ class Port:
             else:
                 self._typed.popleft()
             session.notice(Taken(self.input_offset))
-        if self._finishing and not stream.closed:
-            self._ends.finish(stream)
+
+    def _push_later(self, stream: Stream) -> None:
+        if self._pushing:
+            return
+        self._pushing = True
+
+        def again(_: asyncio.Future[None]) -> None:
+            self._pushing = False
+            self._push()
+
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter.add_done_callback(again)
+        stream.add_waiter(waiter)
 
     @property
     def input_offset(self) -> int:
@@ -282,7 +319,9 @@ class Port:
 
     # ---- its size
 
-    def resize(self, rows: int, columns: int, by: Session | None = None) -> None:
+    def resize(
+        self, rows: int, columns: int, by: Session | None = None, *, trial: bool = False
+    ) -> None:
         """Give the terminal another size; whoever is attached is told. Raises InvalidArgument,
         PermissionDenied.
         """
@@ -290,9 +329,11 @@ class Port:
         if not self.terminal:
             raise errors.InvalidArgument("no terminal: it has no size", "NOT_A_TERMINAL")
         if by is not None and by.role is not Role.CONTROLLER:
+            if by.had_control:
+                return
             raise errors.PermissionDenied("a viewer may not resize", "NOT_THE_CONTROLLER")
         (stream,) = self.outputs
-        if stream.fd is None or stream.fd.closed:
+        if stream.fd is None or stream.fd.closed or trial:
             return
         if tty.window_size(stream.fd.fileno()) == (rows, columns):
             return
@@ -306,6 +347,15 @@ class Port:
         """Rows and columns; zero for what is no terminal, or has hung up."""
         fd = self.outputs[0].fd if self.terminal else None
         return tty.window_size(fd.fileno()) if fd is not None and not fd.closed else (0, 0)
+
+
+def require_written(stream: Stream, offset: int) -> None:
+    """Raise InvalidArgument for an offset that the stream has not come to."""
+    if offset > stream.head:
+        raise errors.InvalidArgument(
+            f"offset {offset} of {stream.name} is behind its end, {stream.head}",
+            "OFFSET_BEYOND_END",
+        )
 
 
 def require_size(rows: int, columns: int) -> None:

@@ -89,8 +89,8 @@ class Resized:
     columns: int
 
 
-Notice = Taken | RoleChanged | Resized
-Frame = Output | Gap | Notice
+Notice = Taken | RoleChanged | Resized | Gap
+Frame = Output | Notice
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +132,7 @@ class Session:
         self.id = secrets.token_hex(6)
         self.port = port
         self.role = role
+        self.had_control = False  # at some time
         self.label = label
         self.since_ns = time.time_ns()
         self.waits = waits  # it wants all of what pipes bring
@@ -206,11 +207,18 @@ class Session:
 
     def notice(self, notice: Notice) -> None:
         """Tell it something, in front of any more output."""
-        if self._notices and type(self._notices[-1]) is type(notice):
+        if self._notices and type(self._notices[-1]) is type(notice) is not Gap:
             # Only the last of a kind is of interest.
             self._notices.pop()
         self._notices.append(notice)
         self.wake()
+
+    def lose_the_rest(self) -> None:
+        """What it was not sent yet is no more."""
+        for name, cursor in self.cursors.items():
+            if cursor.sent < cursor.stream.head:
+                self.notice(Gap(name, cursor.sent, cursor.stream.head))
+                cursor.sent = cursor.stream.head
 
     def credit(self, name: str, offset: int) -> None:
         """Its client has processed a stream up to this offset. Raises InvalidArgument, NotFound."""

@@ -57,6 +57,8 @@ class Join(Step):
         walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
+            # A change of ids may have made it dumpable again (fs.suid_dumpable).
+            process.prctl(process.PR_SET_DUMPABLE, 0)
         if "mnt" in self.namespaces:
             # setns(2) left it at the container's root; a relative path must not start elsewhere.
             os.chdir("/")

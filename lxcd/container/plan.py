@@ -266,20 +266,20 @@ class _Compiler:
 
     def _pipes(self) -> None:
         life = self.draft.life
-        whats: dict[str, int] = {}
+        kinds: dict[str, int] = {}
         for name in ("stdin", "stdout", "stderr"):
             if name in life.given:
                 given = resources.Given(step=devices.OpenPipes.name, origin=DEFAULT, stream=name)
-                whats[name] = self.draft.take(given)
+                kinds[name] = self.draft.take(given)
             else:
                 piped = name != "stdin" or life.stdin
-                whats[name] = devices.PIPE if piped else devices.NULL
+                kinds[name] = devices.PIPE if piped else devices.NULL
         self.draft.add(
             devices.OpenPipes(
                 origin=DEFAULT,
-                stdin=whats["stdin"],
-                stdout=whats["stdout"],
-                stderr=whats["stderr"],
+                stdin=kinds["stdin"],
+                stdout=kinds["stdout"],
+                stderr=kinds["stderr"],
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -21,6 +22,7 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 # Made once, in the keeper: it takes 50 µs.
 _EVERY_SIGNAL = signal.valid_signals()
+_NAME_BYTES = 255
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -49,6 +51,8 @@ def become(walk: Walk, step: Execute) -> NoReturn:
     if walk.controlling:
         tty.set_controlling(0)
     identity.set_user(step.uid, step.gid, step.groups)
+    # A change of ids may have made it dumpable again (fs.suid_dumpable).
+    process.prctl(process.PR_SET_DUMPABLE, 0)
     walk.channel.say(Executing())
     environment = {**dict(step.environment), **walk.environment}
     kernel_fd.close_range(3, flags=kernel_fd.CLOSE_RANGE_CLOEXEC)
@@ -60,8 +64,12 @@ def become(walk: Walk, step: Execute) -> NoReturn:
             raise
         # The container, or the exec, did start: that its command is missing is its exit status,
         # in-band.
-        message = f"lxcd: {step.argv[0]}: {os.strerror(error.errno or 0)}\n"
-        os.write(2, message.encode(errors="surrogateescape"))
+        # lxcd must not wait for whoever reads that.
+        os.close(walk.channel.fileno())
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        name = step.argv[0].encode(errors="surrogateescape")[:_NAME_BYTES]
+        with contextlib.suppress(OSError):
+            os.write(2, b"lxcd: %s: %s\n" % (name, os.strerror(error.errno or 0).encode()))
         os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
 
 

@@ -16,8 +16,8 @@ into others, and journals how each child ended until lxcd has taken note. It dec
     ending.py     how one ended, from whoever can tell
     ring.py       a stream's history in shared memory; lxcd maps the same pages
     journal.py    exits that lxcd has not acknowledged, on disk
-    store.py      descriptors that a service manager keeps while there is no keeper, or a trustee
-    trustee.py    that: a process of ours, the keeper's parent, where there is no service manager
+    store.py      descriptors that others keep while there is no keeper: a service manager, or
+    trustee.py    a process of ours, the keeper's parent
     trust.py      the way to it, and another one when it is lost
     upgrade.py    another image under the same pid
     handover.py   what one image leaves to the next

@@ -124,6 +124,8 @@ def _go_on(memfd: int, build: str) -> Keeper:
     os.close(memfd)
     if "back" in state:
         os.close(state["back"]["namespace"])
+    # What the old image has drained in its last turn, lxcd was not told of.
+    keeper.link.grown = True
     if "failed" in state:
         keeper.link.tell(protocol.NotUpgraded(state["failed"]))
     else:

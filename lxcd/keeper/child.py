@@ -46,6 +46,7 @@ class Stream:
     at_end: bool = False  # the other side has closed it for good
     paused: bool = False  # the ring is full and held: not read until lxcd says so
     full: bool = False  # the other side takes nothing more for now
+    retry_seconds: float = 0.0  # it says that it takes more, and does not: tried again so late
     patience_seconds: float = PATIENCE_SECONDS
     paused_since: float = 0.0
 

@@ -98,6 +98,9 @@ class Children:
         """To an lxcd that has just come."""
         for child in self.by_id.values():
             self._tell_all_of(child)
+            for stream in list(child.streams.values()):
+                # The last one may have died before it could say that there is room.
+                self._streams.resume(stream)
         for exited in self._journal.pending.values():
             # Of an earlier keeper's children only this may be left.
             if exited.id not in self.by_id:
@@ -240,22 +243,32 @@ class Children:
             except (ProtocolError, OSError, ValueError) as error:
                 self._reject(kept, number, error)
         for (id_, kind, name), numbers in streams.items():
-            is_open, ring, typed = (numbers.get(what, -1) for what in ("open", "ring", "input"))
-            try:
-                _require_names(id_, kind, name)
-                if is_open >= 0 and not self._epoll.takes(is_open):
-                    raise ProtocolError("what cannot be waited for is no stream")  # noqa: TRY301
-                if id_ not in self.by_id:
-                    # Only its output is left of it: lxcd has been told how it ended.
-                    self.take(self._ended_before(id_, kind, 0))
-                self._streams.restore(self.by_id[id_], name, is_open, ring, typed)
-            except (ProtocolError, OSError) as error:
-                for what, number in numbers.items():
-                    self._reject(Kept(id_, kind, what, name), number, error)
-                continue
-            stream = self.by_id[id_].streams[name]
-            if stream.child.ended and stream.fd >= 0 and not stream.paused:
-                self._streams.finish(stream)
+            self._restore_stream(id_, kind, name, numbers)
+
+    def _restore_stream(self, id_: str, kind: str, name: str, numbers: dict[str, int]) -> None:
+        is_open, ring, typed = (numbers.get(what, -1) for what in ("open", "ring", "input"))
+        try:
+            _require_names(id_, kind, name)
+            if is_open >= 0 and not self._epoll.takes(is_open):
+                raise ProtocolError("what cannot be waited for is no stream")  # noqa: TRY301
+        except (ProtocolError, OSError) as error:
+            for what, number in numbers.items():
+                self._reject(Kept(id_, kind, what, name), number, error)
+            return
+        if id_ not in self.by_id:
+            # Only its output is left of it: lxcd has been told how it ended.
+            self.take(self._ended_before(id_, kind, 0))
+        child = self.by_id[id_]
+        try:
+            self._streams.restore(child, name, is_open, ring, typed)
+        except (ProtocolError, OSError) as error:
+            for what in numbers:
+                # It has closed them.
+                self._reject(Kept(id_, kind, what, name), -1, error)
+            return
+        stream = child.streams[name]
+        if child.ended and stream.fd >= 0 and not stream.paused:
+            self._streams.finish(stream)
 
     def _restore_child(self, kept: Kept, number: int) -> None:
         _require_names(kept.id, kept.kind)
@@ -281,7 +294,8 @@ class Children:
     def _reject(self, kept: Kept, number: int, error: Exception) -> None:
         print(f"keeper: fd store: {kept.id} {kept.what} {kept.detail}: {error}", file=sys.stderr)
         self._store.drop(kept.id, kept.what, "" if kept.what == "pidfd" else kept.detail)
-        kernel_fd.close_all([number])
+        if number >= 0:
+            os.close(number)
 
     def _hear(self, child: Child) -> bool:
         """A child hands over streams, or the process that it has forked in its place; EOF when it

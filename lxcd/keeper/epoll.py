@@ -87,7 +87,9 @@ class Epoll:
             if number in self._handlers and number not in self._stale:
                 handler, failed = self._handlers[number]
                 self._call(handler, failed or (lambda number=number: self.unwatch(number)))  # type: ignore[misc]
-        while self._timers and self._timers[0][0] <= time.monotonic():
+        # Those that were due by now: one that begins anew each time must not keep us here.
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
             _, _, act = heapq.heappop(self._timers)
             self._call(act, None)
 

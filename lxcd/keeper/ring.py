@@ -146,9 +146,14 @@ class Ring:
         self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], self.tail)
         self._words[_WORD_HOLD] = int(hold)
 
-    def acknowledge(self, offset: int) -> None:
-        """Reader's side: all before `offset` was consumed and may be overwritten."""
-        self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], min(offset, self.head))
+    def acknowledge(self, offset: int) -> bool:
+        """Reader's side: all before `offset` was consumed and may be overwritten. Whether the
+        writer may wait for that: it is to be told. Looked at behind the deed, or one that fills the
+        ring in between would wait for ever.
+        """
+        before = self.acked
+        self._words[_WORD_ACKED] = max(before, min(offset, self.head))
+        return self.head - before >= self.capacity
 
     def room(self) -> int:
         """How much may be written now; 0: the writer has to wait for the reader."""

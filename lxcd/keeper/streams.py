@@ -26,7 +26,7 @@ _DRAIN_TURNS = 64
 _TURNS = 8
 _TERMINAL_BYTES = 4095
 # How soon a terminal is tried again that says it has room, and has none.
-_AGAIN_SECONDS = 0.01
+_AGAIN_SECONDS, _LATEST_SECONDS = 0.01, 0.5
 
 
 class Streams:
@@ -193,26 +193,29 @@ class Streams:
 
     def feed(self, stream: Stream) -> None:
         """Something was put into its input ring, or that has ended."""
-        if stream.fd >= 0 and not stream.full:
+        if stream.fd >= 0 and not (stream.full or stream.retry_seconds):
             self._feed(stream)
 
     def _feed(self, stream: Stream) -> None:
-        was = stream.input.acked if stream.input is not None else 0
+        before = stream.input.acked if stream.input is not None else 0
         stream.feed()
-        # Whoever waits for room in the ring.
-        self._link.grown = True
+        moved = stream.input is not None and stream.input.acked > before
+        if moved:
+            # Whoever waits for room in the ring.
+            self._link.grown = True
+            stream.retry_seconds = 0.0
         if stream.at_end:
             self._end(stream)
             return
-        if stream.full and stream.input is not None and stream.input.acked == was and stream.is_tty:
-            # A terminal polls writable as long as it has room for its own echo.
-            self._epoll.later(_AGAIN_SECONDS, lambda: self._feed_again(stream))
+        if stream.full and stream.is_tty and not moved:
+            # A terminal polls writable while nothing goes in: it keeps room for its echo.
             stream.full = False
-        if stream.fd >= 0:
-            self._tend(stream)
+            stream.retry_seconds = min(2 * stream.retry_seconds or _AGAIN_SECONDS, _LATEST_SECONDS)
+            self._epoll.later(stream.retry_seconds, lambda: self._feed_again(stream))
+        self._tend(stream)
 
     def _feed_again(self, stream: Stream) -> None:
-        if stream.fd >= 0 and not stream.full:
+        if stream.fd >= 0:
             self._feed(stream)
 
     # ---- how they end

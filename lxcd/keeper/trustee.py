@@ -29,8 +29,9 @@ any more and has no line was not reaped here.
 
 Both messages stay as they are in every version: a trustee is as old as the first keeper.
 
-A process of its own, for as long as a container runs, so every page counts: 3.4 MB of memory (PSS),
-and 1 MB more with `socket` and `signal`. Who starts it does what those would be wanted for.
+A process of its own, for as long as a container runs, so every page counts: 3.0 MB of memory (PSS;
+a bare interpreter has 2.7), and 1.0 more with `socket` and `signal`. Who starts it does what those
+would be wanted for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ import select
 import sys
 import time
 
-TYPE_CHECKING = False  # `typing` is another half a megabyte
+TYPE_CHECKING = False  # `typing` itself is 1.6 MB more
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -113,7 +114,8 @@ class Trustee:
         if not data:
             self._part()
             return False
-        words = dict(line.partition("=")[::2] for line in data.decode().splitlines())
+        lines = [line.partition("=") for line in data.decode().splitlines()]
+        words = {word: value for word, _, value in lines}
         name = words.get("FDNAME", "")
         if "STOPPING" in words:
             self._stopping = True

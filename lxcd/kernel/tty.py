@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import struct
 import termios
 
 from lxcd.kernel import libc, mount
-from lxcd.kernel.fd import Fd
 
-_PTMX = os.makedev(5, 2)
+# linux/magic.h
+_DEVPTS_SUPER_MAGIC = 0x1CD1
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
@@ -22,22 +21,17 @@ def open_master(devpts_fd: int) -> int:
     """A new pty in the devpts that `devpts_fd` is the root of: its master, unlocked, owned by the
     caller.
 
-    The directory need not be trusted: no link is followed, nothing is waited for, and what is no
-    ptmx is refused. Raises OSError: ENOSPC when the instance's `max=` or kernel.pty.max is reached,
-    ENODEV for something else of that name.
+    The directory need not be trusted: if it is no devpts, where nobody can put anything, that is
+    ENODEV; and nothing that is mounted over its ptmx is opened. Raises OSError: ENOSPC when the
+    instance's `max=` or kernel.pty.max is reached.
     """
-    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
     resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
     try:
-        # O_PATH first: the open of another device might do something.
-        with Fd(mount.openat2(devpts_fd, "ptmx", os.O_PATH, resolve)) as found:
-            status = os.fstat(found.fileno())
-            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _PTMX:
-                raise libc.oserror(errno.ENODEV, "open", "ptmx")
-        master = mount.openat2(devpts_fd, "ptmx", flags, resolve)
+        if mount.filesystem_type(devpts_fd) != _DEVPTS_SUPER_MAGIC:
+            raise libc.oserror(errno.ENODEV, "open", "ptmx")
+        master = mount.openat2(devpts_fd, "ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
     except OSError as error:
         raise libc.oserror(error.errno or errno.EIO, "open", "ptmx") from None
-    os.set_blocking(master, True)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     return master
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.console import stream as console
-from lxcd.console.session import INPUT_WINDOW_BYTES, Reason, Role
+from lxcd.console.port import require_written
+from lxcd.console.session import INPUT_WINDOW_BYTES, Role
 from lxcd.rpc import attaching, convert
 from lxcd.rpc.status import Context, duplex, stream, unary
 from lxcd.supervisor import ports
-from lxcd.supervisor.state import Cause
+from lxcd.supervisor.state import Cause, State
 from lxcd.v1 import console_pb2 as pb
 from lxcd.v1 import console_pb2_grpc, stream_pb2
 
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from lxcd.console.port import Port
     from lxcd.console.session import Session
     from lxcd.console.stream import Stream
+    from lxcd.rpc.replay import Replays
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
-    from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
 
 
 class Consoles(console_pb2_grpc.ConsoleServiceServicer):
     """Terminals and pipes of containers."""
 
-    def __init__(self, house: House, registry: Registry) -> None:
-        self._house = house
+    def __init__(self, registry: Registry, replays: Replays) -> None:
         self._registry = registry
+        self._replays = replays
 
     # ---- history
 
@@ -55,6 +56,8 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
             raise errors.NotFound(f"{request.name} has never run", "NO_OUTPUT")
         names = ports.names_of(child, request.stream or "console")
         places = [(source, _start(source, request)) for source in map(child.stream, names)]
+        for source, offset in places:
+            require_written(source, offset)
         async for source, piece in console.follow(places, until_head=not request.follow):
             yield pb.ReadConsoleLogResponse(
                 stream=source.name,
@@ -128,14 +131,19 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
     ) -> pb.EndConsoleSessionResponse:
         """See console.proto."""
         del context
-        actor = self._registry.get(request.lxcpath, request.name)
-        for port in actor.child.ports.values() if actor.child is not None else ():
-            if request.session_id in port.sessions:
-                port.sessions[request.session_id].end(Reason.KICKED)
-                return pb.EndConsoleSessionResponse()
-        raise errors.NotFound(
-            f"{request.name} has no session {request.session_id!r}", "SESSION_NOT_FOUND"
-        )
+
+        async def end() -> pb.EndConsoleSessionResponse:
+            actor = self._registry.get(request.lxcpath, request.name)
+            for port in actor.child.ports.values() if actor.child is not None else ():
+                if request.session_id in port.sessions:
+                    if not request.validate_only:
+                        port.kick(port.sessions[request.session_id])
+                    return pb.EndConsoleSessionResponse()
+            raise errors.NotFound(
+                f"{request.name} has no session {request.session_id!r}", "SESSION_NOT_FOUND"
+            )
+
+        return await self._replays.once(request, end)
 
 
 def _attach(port: Port, start: pb.AttachConsoleStart) -> Session:
@@ -200,7 +208,9 @@ def _no_other(kind: str, request: Any) -> None:  # noqa: ANN401
 
 def _ended(actor: Container, generation: int) -> bool:
     ended = actor.record.exit
-    return actor.deleted or (ended is not None and ended.generation >= generation)
+    # One whose end could not be cleaned up has no exit.
+    over = actor.deleted or actor.state is State.STOPPED
+    return over or (ended is not None and ended.generation >= generation)
 
 
 def _start(source: Stream, request: pb.ReadConsoleLogRequest) -> int:

@@ -71,8 +71,7 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
             lossless=request.lossless,
         )
         if request.validate_only:
-            entering.check(command)
-            entering.require_enterable(actor)
+            await entering.trial(self._house, actor, command)
             return pb.Exec(container=actor.name, lxcpath=actor.lxcpath, command=request.command)
         with self._side.redeem(request.descriptors_token) as given:
             if request.tty and given:
@@ -86,11 +85,23 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
     async def RunExec(self, request: pb.RunExecRequest, context: Context) -> pb.RunExecResponse:
         """See exec.proto."""
         del context
+        if request.request_id:
+            answer = await self._replays.once(request, lambda: self._run(request))
+            self._replays.forget_soon(request.request_id)
+            return answer
+        # Whoever does not wait any more has it killed.
+        return await self._run(request)
+
+    async def _run(self, request: pb.RunExecRequest) -> pb.RunExecResponse:
         actor = self._registry.get(request.lxcpath, request.container)
+        command = _command(request)
+        if request.validate_only:
+            await entering.trial(self._house, actor, command)
+            return pb.RunExecResponse()
         result = await execs.run(
             self._house,
             actor,
-            _command(request),
+            command,
             request.stdin,
             limit=request.max_output_bytes or execs.DEFAULT_OUTPUT_BYTES,
             timeout_seconds=requests.seconds(request, "timeout", None),
@@ -115,7 +126,7 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
             window=attaching.window_of(start),
             label=attaching.label_of(start),
             steal=start.steal,
-            waits=found.record.lossless,
+            waits=start.lossless and found.record.lossless,
         )
         try:
             await context.write(
@@ -184,8 +195,12 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
     ) -> pb.SignalExecResponse:
         """See exec.proto."""
         del context
-        self._known.get(request.id).signal(request.signal)
-        return pb.SignalExecResponse()
+
+        async def signal() -> pb.SignalExecResponse:
+            self._known.get(request.id).signal(request.signal, trial=request.validate_only)
+            return pb.SignalExecResponse()
+
+        return await self._replays.once(request, signal)
 
     @unary
     async def ResizeExec(
@@ -193,8 +208,13 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
     ) -> pb.ResizeExecResponse:
         """See exec.proto."""
         del context
-        self._known.get(request.id).port.resize(request.size.rows, request.size.columns)
-        return pb.ResizeExecResponse()
+
+        async def resize() -> pb.ResizeExecResponse:
+            port, size = self._known.get(request.id).port, request.size
+            port.resize(size.rows, size.columns, trial=request.validate_only)
+            return pb.ResizeExecResponse()
+
+        return await self._replays.once(request, resize)
 
     @unary
     async def DeleteExec(
@@ -202,8 +222,13 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
     ) -> pb.DeleteExecResponse:
         """See exec.proto."""
         del context
-        await self._known.get(request.id).delete(force=request.force)
-        return pb.DeleteExecResponse()
+
+        async def delete() -> pb.DeleteExecResponse:
+            found = self._known.get(request.id)
+            await found.delete(force=request.force, trial=request.validate_only)
+            return pb.DeleteExecResponse()
+
+        return await self._replays.once(request, delete)
 
 
 def _command(

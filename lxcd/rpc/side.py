@@ -1,7 +1,8 @@
 """The side socket: what gRPC cannot carry. It proves who a caller is (SO_PEERCRED), takes
 descriptors, and gives a token for them that a call may name within a short time.
 
-A SOCK_SEQPACKET unix socket that everybody may connect to; a message each way:
+A SOCK_SEQPACKET unix socket that everybody may connect to; who may not use the API is let go
+unheard. A message each way:
 
     client → lxcd    {"streams": ["stdin", "stdout", "stderr"]}, and as many descriptors
     lxcd → client    {"token": "…"}, or {"reason": "…", "message": "…"}
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import grp
 import json
 import logging
 import os
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.kernel import fd as kernel_fd
+from lxcd.rpc.server import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,6 +38,9 @@ _log = logging.getLogger(__name__)
 NAMES = ("stdin", "stdout", "stderr")
 _MESSAGE_BYTES = 4096
 _LIFE_SECONDS = 30.0
+_AGAIN_SECONDS = 1.0
+_SO_PEERGROUPS = 59
+_GROUPS_BYTES = 4096
 _CLIENTS = 256
 _HELD_BY_ONE = 64
 _NULL = os.makedev(1, 3)
@@ -73,7 +79,11 @@ class Side:
         listener.setblocking(False)
         listener.listen(64)
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -113,16 +123,21 @@ class Side:
     def _accept(self) -> None:
         if self._listener is None:
             return
+        loop = asyncio.get_running_loop()
         try:
             client, _ = self._listener.accept()
         except OSError as error:
+            # No descriptors: whoever waits is still there later.
             _log.warning("the side socket: %s", error)
+            loop.remove_reader(self._listener.fileno())
+            loop.call_later(_AGAIN_SECONDS, self._watch)
             return
-        if len(self._clients) >= _CLIENTS:
+        if len(self._clients) >= _CLIENTS or not _may_call(client):
+            # Its descriptors are never received: to look at one, or only to close it, may wait for
+            # a file system of its owner's.
             client.close()
             return
         client.setblocking(False)
-        loop = asyncio.get_running_loop()
         self._clients[client] = loop.call_later(_LIFE_SECONDS, self._hang_up, client)
         loop.add_reader(client.fileno(), self._hear, client)
 
@@ -178,6 +193,25 @@ class Side:
         handed = self._handed.pop(token)
         handed.timer.cancel()
         kernel_fd.close_all(list(handed.numbers.values()))
+
+
+def _may_call(client: socket.socket) -> bool:
+    """Whether its user may use the API, as its socket's permissions say: SO_PEERCRED, SO_PEERGROUPS
+    (unix(7)).
+    """
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, gid = _CREDENTIALS.unpack(credentials)
+    if uid == os.geteuid():
+        return True
+    try:
+        wanted = grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return False
+    try:
+        data = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:
+        data = b""
+    return wanted in (gid, *memoryview(data).cast("I"))
 
 
 def _names(data: bytes) -> list[str]:

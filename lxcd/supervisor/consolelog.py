@@ -12,7 +12,7 @@ from lxcd import errors
 from lxcd.console import session as console
 from lxcd.console.logfile import LogFile, Settings
 from lxcd.console.port import Start
-from lxcd.supervisor.ports import port_of
+from lxcd.supervisor.ports import terminal_port
 from lxcd.supervisor.records import write_whole
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def finish(house: House, container: Container, child: Held) -> None:
 
 
 async def _fill(house: House, container: Container, child: Held, file: LogFile, path: str) -> None:
-    port = port_of(house.keeper, child, CONSOLE)
+    port = terminal_port(house.keeper, child, CONSOLE)
+    writer = _Writer(file, container.name)
     session: Session | None = None
     try:
         offset = await asyncio.to_thread(file.open)
@@ -62,15 +63,15 @@ async def _fill(house: House, container: Container, child: Held, file: LogFile, 
         )
         await asyncio.to_thread(file.begin, offsets[CONSOLE])
         async for frame in session.frames():
-            match frame:
-                case console.Output():
-                    await asyncio.to_thread(file.write, frame.offset, frame.data)
-                    session.credit(CONSOLE, frame.offset + len(frame.data))
-                case console.Gap():
-                    await asyncio.to_thread(file.note_gap, frame.begin, frame.end)
-                    session.credit(CONSOLE, frame.end)
-                case _:
-                    continue
+            if isinstance(frame, console.Output):
+                done = frame.offset + len(frame.data)
+                await writer.write(frame.offset, frame.data)
+            elif isinstance(frame, console.Gap):
+                done = frame.end
+                writer.lose(frame.begin)
+            else:
+                continue
+            session.credit(CONSOLE, done)
         if session.ending is None:
             await asyncio.to_thread(file.forget)
     except OSError as error:
@@ -81,3 +82,29 @@ async def _fill(house: House, container: Container, child: Held, file: LogFile, 
         file.close()
         if session is not None:
             port.leave(session)
+
+
+class _Writer:
+    """Writes what it can. What there was no room for is said in the file once there is some."""
+
+    def __init__(self, file: LogFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._lost_from: int | None = None
+
+    def lose(self, begin: int) -> None:
+        """What comes from here on to the next write is lost."""
+        if self._lost_from is None:
+            self._lost_from = begin
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Bytes that come next. On disk, or lost."""
+        try:
+            if self._lost_from is not None:
+                await asyncio.to_thread(self._file.note_gap, self._lost_from, offset)
+                self._lost_from = None
+            await asyncio.to_thread(self._file.write, offset, data)
+        except OSError as error:
+            if self._lost_from is None:
+                _log.error("the console's log of %s: %s", self._name, error)
+            self.lose(offset)

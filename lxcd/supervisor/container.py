@@ -314,7 +314,7 @@ class Container:
     def _release_unread(self, child: Held) -> None:
         """Nobody reads its pipes without loss: then they do not hold it up."""
         if any(name in child.streams for name in ports.PIPES):
-            port = ports.port_of(self._house.keeper, child, ports.OUTPUT)
+            port = ports.pipe_port(self._house.keeper, child)
             if not any(session.waits for session in port.sessions.values()):
                 port.release()
 

@@ -17,12 +17,12 @@ from lxcd.cgroup import tree
 from lxcd.console.port import require_size
 from lxcd.container import channel, credentials, devices, passwd, plan
 from lxcd.container.join import Join
-from lxcd.container.namespaces import Barrier
+from lxcd.container.namespaces import Barrier, NewKeyring
 from lxcd.container.spec import Spec, Step
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount, process, procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import reports
+from lxcd.supervisor import reports, walking
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.state import State
 from lxcd.supervisor.stop import signal_name
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from lxcd.supervisor.pool import Prepared
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PASSWD_LIMIT_BYTES = 4 << 20
+_PASSWD_LIMIT_BYTES = 1 << 20
 _VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
 _UMASK_LIMIT = 0o777
 _STREAM_NAMES = ("stdin", "stdout", "stderr")
+# How long the way in may take.
+_ENTRY_SECONDS = 30.0
 # How long a killed child is waited for.
 _END_SECONDS = 10.0
 # MAX_ARG_STRLEN of the kernel: 32 pages.
@@ -115,11 +117,24 @@ def _check_length(words: tuple[str, ...]) -> None:
 def require_enterable(container: Container) -> Held:
     """Its init. Raises FailedPrecondition if nothing can be run in it now."""
     init = container.require_running()
-    if container.state is State.FROZEN:
+    if container.state in (State.FREEZING, State.FROZEN):
         raise errors.FailedPrecondition(
-            f"container {container.name} is FROZEN: thaw it first", "CONTAINER_FROZEN"
+            f"container {container.name} is {container.state.value}: thaw it first",
+            "CONTAINER_FROZEN",
         )
     return init
+
+
+def _require_own(container: Container, asked: tuple[str, ...]) -> None:
+    """A command that is to join what the container shares with the host would be the host's."""
+    missing = [name for name in asked if name not in container.record.namespaces]
+    if missing:
+        raise errors.FailedPrecondition(
+            f"{container.name} has no {', '.join(missing)} namespace of its own",
+            "NAMESPACE_NOT_OWN",
+            container=container.name,
+            namespaces=" ".join(missing),
+        )
 
 
 def _ended(container: Container) -> errors.FailedPrecondition:
@@ -128,6 +143,12 @@ def _ended(container: Container) -> errors.FailedPrecondition:
         "CONTAINER_NOT_RUNNING",
         container=container.name,
     )
+
+
+async def trial(house: House, container: Container, command: Command) -> None:
+    """Raise what would be wrong with running it now."""
+    check(command)
+    await Entry(house, container, command, {}).find_user()
 
 
 class Entry:
@@ -151,8 +172,8 @@ class Entry:
         self._waits = waits
         self._namespaces = container.record.namespaces
         if command.namespaces:
-            asked = command.namespaces
-            self._namespaces = tuple(name for name in self._namespaces if name in asked)
+            _require_own(container, command.namespaces)
+            self._namespaces = command.namespaces
         # A program of the host's, in parts of the container: nothing of its confinement is meant.
         self._elevate = Elevation.ALL if command.namespaces else command.elevate
         self.user: passwd.User
@@ -161,14 +182,24 @@ class Entry:
         """Return once the command was exec'ed, or has ended. Raises an LxcdError if the container
         could not be entered; nothing is left then.
         """
-        init = require_enterable(self._container)
-        self.user = await asyncio.to_thread(self._find_user, init.pid)
+        init = await self.find_user()
         with self._house.pool.start():
             prepared = await self._take()
             with prepared.channel:
                 try:
                     self._send(init, prepared)
-                    await self._joined(prepared.child, prepared.channel)
+                    # Whoever is root inside may stop it on its way, or have it wait for a file
+                    # system of his.
+                    async with asyncio.timeout(_ENTRY_SECONDS):
+                        await self._joined(prepared.child, prepared.channel)
+                except TimeoutError:
+                    prepared.channel.close()
+                    await end(self._house, prepared.child)
+                    raise errors.DeadlineExceeded(
+                        f"{self._container.name} could not be entered within {_ENTRY_SECONDS:g} s",
+                        "EXEC_ENTRY_TIMEOUT",
+                        container=self._container.name,
+                    ) from None
                 except BaseException as error:
                     prepared.channel.close()
                     await end(self._house, prepared.child)
@@ -180,6 +211,14 @@ class Entry:
                         raise errors.from_oserror(known, self._doing()) from None
                     raise
         return prepared.child
+
+    async def find_user(self) -> Held:
+        """Learn who it will run as; the container's init. Raises an LxcdError."""
+        init = require_enterable(self._container)
+        self.user = await self._house.lookups.run(
+            self._container.directory, lambda: self._find_user(init.pid)
+        )
+        return init
 
     async def _take(self) -> Prepared:
         try:
@@ -241,6 +280,8 @@ class Entry:
         record = self._container.record
         steps: list[Step] = [self._streams(first_given)]
         running = self._container.running
+        if running is None or not running.config.keyring_disable_session:
+            steps.append(NewKeyring(origin="exec"))
         arch = running.config.arch if running is not None else None
         persona = plan.persona_of(arch, self._house.host.machine) if arch is not None else None
         if arch is not None and persona is not None:
@@ -275,16 +316,16 @@ class Entry:
             return devices.OpenTerminal(
                 origin="exec", rows=rows, columns=columns, uid=self.user.uid
             )
-        whats: dict[str, int] = {}
+        kinds: dict[str, int] = {}
         for name in _STREAM_NAMES:
             if name in self._given:
-                whats[name] = first_given
+                kinds[name] = first_given
                 first_given += 1
             else:
                 piped = name != "stdin" or self._command.stdin
-                whats[name] = devices.PIPE if piped else devices.NULL
+                kinds[name] = devices.PIPE if piped else devices.NULL
         return devices.OpenPipes(
-            origin="exec", uid=self.user.uid, gid=self.user.gid, waits=self._waits, **whats
+            origin="exec", uid=self.user.uid, gid=self.user.gid, waits=self._waits, **kinds
         )
 
     def _environment(self) -> dict[str, str]:
@@ -343,6 +384,7 @@ class Entry:
                 case channel.Reached():
                     if not await keeper.known(child, *streams) and child.exited is None:
                         raise gone()
+                    self._set_limits(child)
                     with contextlib.suppress(ConnectionError):
                         channel.send_go(ours)
                 case channel.Prepared():
@@ -352,6 +394,12 @@ class Entry:
             status = child.exited.status if child.exited is not None else 0
             how = f"killed by {signal_name(status & 0x7F)}" if status & 0x7F else "it has ended"
             raise self._refused(child, channel.Failed(-1, "join", "", 0, how))
+
+    def _set_limits(self, child: Held) -> None:
+        """lxc.prlimit.*, as init has them."""
+        running = self._container.running
+        for limit in running.config.prlimits if running is not None else ():
+            walking.set_limit(child.pid, limit)
 
     def _refused(self, child: Held, report: channel.Failed) -> errors.LxcdError:
         if self._house.keeper.lost(child):

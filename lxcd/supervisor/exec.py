@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.console.session import Reason
 from lxcd.supervisor import entering
-from lxcd.supervisor.ports import OUTPUT, port_of
+from lxcd.supervisor.ports import pipe_port, terminal_port
 from lxcd.supervisor.state import Cause, Exit
 from lxcd.supervisor.stop import signal_name
 
@@ -89,11 +89,11 @@ class Exec:
         self._timer: asyncio.TimerHandle | None = None
         self.record = record
         self.child = child
-        if record.tty:
-            # Of one that is told of by its exit alone, nothing is left to read.
-            child.stream(TERMINAL)
-        # What sessions attach to; it stays when the child's streams go.
-        self.port = port_of(house.keeper, child, TERMINAL if record.tty else OUTPUT)
+        # What sessions attach to; it stays when the child's streams go. By its record: of one that
+        # is told of by its exit alone, nothing else is left.
+        keeper = house.keeper
+        tty = record.tty
+        self.port = terminal_port(keeper, child, TERMINAL) if tty else pipe_port(keeper, child)
         self.port.on_left = self._left
         child.on_exit = self._ended
         if child.exited is not None and record.exit is None:
@@ -118,10 +118,14 @@ class Exec:
     # ---- who is there
 
     def _left(self, session: Session) -> None:
-        if self.port.sessions:
+        if self.port.sessions or self._deleted:
             return
-        if session.detached:
+        if session.detached and self.running:
             # On purpose: it goes on, and waits for nobody.
+            self.record = replace(
+                self.record, lossless=False, kill_on_disconnect=False, delete_on_exit=False
+            )
+            self._changed(self)
             self.port.release()
         self._wait_for_somebody(kill=not session.detached)
 
@@ -178,7 +182,7 @@ class Exec:
             self._house.keeper.forget(self.child)
         self._forgotten(self)
 
-    async def delete(self, *, force: bool) -> None:
+    async def delete(self, *, force: bool, trial: bool = False) -> None:
         """Forget it. Raises FailedPrecondition if it runs, unless it is to be killed."""
         if self.running:
             if not force:
@@ -187,13 +191,16 @@ class Exec:
                     "EXEC_RUNNING",
                     exec=self.id,
                 )
+            if trial:
+                return
             self._sent.add(signal.SIGKILL)
             await entering.end(self._house, self.child)
-        self.forget()
+        if not trial:
+            self.forget()
 
     # ---- asking things of it
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int, *, trial: bool = False) -> None:
         """Send its process a signal. Raises FailedPrecondition."""
         if not 0 < number <= signal.SIGRTMAX:
             raise errors.InvalidArgument(f"no signal {number}", "INVALID_SIGNAL")
@@ -201,6 +208,8 @@ class Exec:
             raise errors.FailedPrecondition(
                 f"exec {self.id} has ended", "EXEC_NOT_RUNNING", exec=self.id
             )
+        if trial:
+            return
         self._sent.add(number)
         try:
             signal.pidfd_send_signal(self.child.pidfd.fileno(), number)

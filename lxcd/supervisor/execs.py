@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 DEFAULT_OUTPUT_BYTES = 16 << 20
+# Both streams have to go into one message.
+OUTPUT_LIMIT_BYTES = 28 << 20
+# How long a command that was killed is waited for: it may be frozen.
+_KILL_SECONDS = 10.0
 # So many that have ended are remembered; the oldest go first.
 _ENDED_LIMIT = 1000
 
@@ -142,8 +146,12 @@ class Execs:
         self._unlink(forgotten.id)
 
     def _prune(self) -> None:
-        ended = [each for each in self._by_id.values() if not (each.running or each.port.sessions)]
-        for each in ended[:-_ENDED_LIMIT]:
+        ended = [
+            (each.record.exit.time_ns, each)
+            for each in self._by_id.values()
+            if each.record.exit is not None and not each.port.sessions
+        ]
+        for _, each in sorted(ended, key=lambda pair: pair[0])[:-_ENDED_LIMIT]:
             each.forget()
 
     def _path(self, id_: str) -> str:
@@ -192,6 +200,11 @@ async def run(
     LxcdError if it could not even be begun.
     """
     check(command)
+    if limit > OUTPUT_LIMIT_BYTES:
+        raise errors.InvalidArgument(
+            f"{limit} bytes of output; {OUTPUT_LIMIT_BYTES} is the most: attach to an exec instead",
+            "INVALID_LIMIT",
+        )
     require_enterable(container)
     loop = asyncio.get_running_loop()
     deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
@@ -233,8 +246,17 @@ class _Run:
             except TimeoutError:
                 timed_out = True
                 child.kill()
-                await child.ended()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_KILL_SECONDS):
+                        await child.ended()
+                if child.exited is None:
+                    out.cancel()
+                    err.cancel()
             feeder.cancel()
+        if child.exited is None:
+            raise errors.DeadlineExceeded(
+                "the command was killed, but does not end", "KILL_TIMEOUT"
+            )
         (stdout, cut_out), (stderr, cut_err) = out.result(), err.result()
         cut = cut_out or cut_err
         sent = {9} if timed_out else set[int]()
@@ -250,11 +272,8 @@ class _Run:
             piece = stream.read(offset)
             parts.append(piece.data)
             offset = piece.offset + len(piece.data)
-            if stream.ring is not None:
-                full = stream.ring.room() <= 0
-                stream.ring.acknowledge(offset)
-                if full:
-                    self._house.keeper.drained(self._child, stream)
+            if stream.ring is not None and stream.ring.acknowledge(offset):
+                self._house.keeper.drained(self._child, stream)
             if offset > self._limit:
                 self._child.kill()
                 return b"".join(parts)[: self._limit], True

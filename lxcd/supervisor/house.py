@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
     from lxcd.supervisor.keeper import Keeper
+    from lxcd.supervisor.lookups import Lookups
     from lxcd.supervisor.pool import Pool
     from lxcd.supervisor.records import Records
 
@@ -35,6 +36,7 @@ class House:
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
+    lookups: Lookups
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

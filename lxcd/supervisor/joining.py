@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.keeper import protocol, trust
+from lxcd.keeper import protocol
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 
@@ -85,7 +85,7 @@ def try_connect(paths: Paths) -> socket.socket | None:
 
 def is_inhabited(paths: Paths) -> bool:
     """There is a keeper, or a trustee that has something for the next one. Raises OSError."""
-    found = [try_connect(paths), _connect(paths, socket.SOCK_DGRAM, trust.SOCKET_NAME)]
+    found = [try_connect(paths), _connect(paths, socket.SOCK_DGRAM, protocol.TRUSTEE_SOCKET_NAME)]
     connections = [connection for connection in found if connection is not None]
     for connection in connections:
         connection.close()

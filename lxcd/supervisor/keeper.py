@@ -475,6 +475,8 @@ class Keeper:
         self._unwatch(child)
         child.pidfd.close()
         self.children.pop(child.id, None)
+        for port in child.ports.values():
+            port.close()
         for stream in child.streams.values():
             stream.close()
         child.streams.clear()

@@ -54,15 +54,32 @@ def names_of(child: Held, asked: str) -> list[str]:
 
 
 def port_of(keeper: Keeper, child: Held, asked: str) -> Port:
-    """The one port of that name: `output`, or a terminal. Raises NotFound."""
+    """Where a session attaches that asks for a terminal, or for `output`. Raises NotFound."""
+    if asked in PIPES:
+        raise errors.NotFound(f"attach to {OUTPUT}: all pipes together", "STREAM_NOT_FOUND")
     names = names_of(child, asked)
-    terminal = bool(names) and names[0] not in PIPES
-    name = names[0] if terminal else OUTPUT
-    port = child.ports.get(name)
-    if port is None:
-        outputs = tuple(child.stream(each) for each in names)
-        typed = outputs[0] if terminal else child.streams.get(STDIN)
-        port = Port(_Ends(keeper, child), outputs, typed, terminal=terminal)
-        port.over = child.exited is not None
-        child.ports[name] = port
-    return port
+    if names and names[0] not in PIPES:
+        return terminal_port(keeper, child, names[0])
+    return pipe_port(keeper, child)
+
+
+def terminal_port(keeper: Keeper, child: Held, name: str) -> Port:
+    """The one port of a terminal, which may be gone."""
+    if name not in child.ports:
+        stream = child.stream(name)
+        _add(child, name, Port(_Ends(keeper, child), (stream,), stream, terminal=True))
+    return child.ports[name]
+
+
+def pipe_port(keeper: Keeper, child: Held) -> Port:
+    """The one port of all of its pipes; it may have none."""
+    if OUTPUT not in child.ports:
+        outputs = tuple(child.stream(name) for name in PIPES if name in child.streams)
+        typed = child.streams.get(STDIN)
+        _add(child, OUTPUT, Port(_Ends(keeper, child), outputs, typed, terminal=False))
+    return child.ports[OUTPUT]
+
+
+def _add(child: Held, name: str, port: Port) -> None:
+    port.over = child.exited is not None
+    child.ports[name] = port

@@ -155,7 +155,7 @@ class Walk:
             if barrier == plan.LIMITS:
                 for limit in self._config.prlimits:
                     origin = limit.origin
-                    _set_limit(self._child.pid, limit)
+                    set_limit(self._child.pid, limit)
                 for setting in self._config.procs:
                     origin = setting.origin
                     path = f"/proc/{self._child.pid}/{setting.name}"
@@ -226,7 +226,7 @@ def host_root(idmap: tuple[IdMapping, ...]) -> tuple[int, int]:
     return found["u"], found["g"]
 
 
-def _set_limit(pid: int, limit: ResourceLimit) -> None:
+def set_limit(pid: int, limit: ResourceLimit) -> None:
     """prlimit(2), from outside: what the child may not raise itself."""
     number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
     if number is None:

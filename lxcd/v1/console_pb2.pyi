@@ -460,19 +460,25 @@ class EndConsoleSessionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LXCPATH_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     session_id: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         lxcpath: _builtins.str = ...,
         session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lxcpath", b"lxcpath", "name", b"name", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "session_id", b"session_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -321,6 +321,7 @@ class AttachExecStart(_message.Message):
     LIVE_ONLY_FIELD_NUMBER: _builtins.int
     WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    LOSSLESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     role: _stream_pb2.SessionRole.ValueType
     """VIEWER if unset."""
@@ -332,6 +333,8 @@ class AttachExecStart(_message.Message):
     """How much may be under way of each stream beyond the client's credit; 256 KiB if unset."""
     label: _builtins.str
     """What this client calls itself."""
+    lossless: _builtins.bool
+    """For pipes of a lossless exec: the command waits for this session instead of overwriting what it has not read."""
     @_builtins.property
     def offsets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Where to begin in each stream, by name; with the oldest byte that is left if it is not named."""
@@ -346,10 +349,11 @@ class AttachExecStart(_message.Message):
         live_only: _builtins.bool = ...,
         window_bytes: _builtins.int | None = ...,
         label: _builtins.str = ...,
+        lossless: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "window_bytes", b"window_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "id", b"id", "label", b"label", "live_only", b"live_only", "offsets", b"offsets", "role", b"role", "steal", b"steal", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "id", b"id", "label", b"label", "live_only", b"live_only", "lossless", b"lossless", "offsets", b"offsets", "role", b"role", "steal", b"steal", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__window_bytes: _TypeAlias = _typing.Literal["window_bytes"]  # noqa: Y015
     _WhichOneofArgType__window_bytes: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes"]  # noqa: Y015
@@ -477,6 +481,8 @@ class RunExecRequest(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
     ELEVATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     container: _builtins.str
     lxcpath: _builtins.str
     user: _builtins.str
@@ -486,6 +492,10 @@ class RunExecRequest(_message.Message):
     max_output_bytes: _builtins.int
     """Output that is kept, each of stdout and stderr; 16 MiB if 0. A command that writes more is killed."""
     umask: _builtins.int
+    request_id: _builtins.str
+    """A retry with the same id gets the first run's answer."""
+    validate_only: _builtins.bool
+    """Only say whether it could be done."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """These are as in CreateExecRequest."""
@@ -518,10 +528,12 @@ class RunExecRequest(_message.Message):
         groups: _abc.Iterable[_builtins.str] | None = ...,
         namespaces: _abc.Iterable[_builtins.str] | None = ...,
         elevate: _abc.Iterable[Global___Privilege.ValueType] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "timeout", b"timeout", "umask", b"umask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "command", b"command", "container", b"container", "cwd", b"cwd", "elevate", b"elevate", "env", b"env", "groups", b"groups", "lxcpath", b"lxcpath", "max_output_bytes", b"max_output_bytes", "namespaces", b"namespaces", "stdin", b"stdin", "timeout", b"timeout", "umask", b"umask", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "command", b"command", "container", b"container", "cwd", b"cwd", "elevate", b"elevate", "env", b"env", "groups", b"groups", "lxcpath", b"lxcpath", "max_output_bytes", b"max_output_bytes", "namespaces", b"namespaces", "request_id", b"request_id", "stdin", b"stdin", "timeout", b"timeout", "umask", b"umask", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__umask: _TypeAlias = _typing.Literal["umask"]  # noqa: Y015
     _WhichOneofArgType__umask: _TypeAlias = _typing.Literal["_umask", b"_umask"]  # noqa: Y015
@@ -670,17 +682,23 @@ class SignalExecRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     signal: _builtins.int
+    request_id: _builtins.str
+    validate_only: _builtins.bool
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         signal: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id", "signal", b"signal", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,7 +725,11 @@ class ResizeExecRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
     @_builtins.property
     def size(self) -> _stream_pb2.TerminalSize: ...
     def __init__(
@@ -715,10 +737,12 @@ class ResizeExecRequest(_message.Message):
         *,
         id: _builtins.str = ...,
         size: _stream_pb2.TerminalSize | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id", "size", b"size", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -745,17 +769,24 @@ class DeleteExecRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     force: _builtins.bool
+    """Kill it first if it runs."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

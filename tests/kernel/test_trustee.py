@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcd.keeper import protocol, trust
+from lxcd.keeper import protocol
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import procfs
 from tests.kernel.keeper import (
@@ -335,5 +335,5 @@ def settle(pid: int) -> None:
 def address_of(keeper: Entrusted) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel_fd.Fd(os.open(keeper.private, os.O_PATH)) as directory:
-        made.connect(f"/proc/self/fd/{directory.fileno()}/{trust.SOCKET_NAME}")
+        made.connect(f"/proc/self/fd/{directory.fileno()}/{protocol.TRUSTEE_SOCKET_NAME}")
     return made

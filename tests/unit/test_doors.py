@@ -96,6 +96,12 @@ def test_every_part_of_the_keeper_is_small(path: Path) -> None:
     assert not {"lxcd.config", "lxcd.container.plan"} & loaded
 
 
+def test_the_trustee_is_smaller() -> None:
+    """It stays as long as a container runs, beside the keeper."""
+    ours = _imports("lxcd.keeper.trustee") - _imports("os", "select", "_socket", "time")
+    assert ours == {"__future__", "lxcd", "lxcd.keeper", "lxcd.keeper.trustee"}
+
+
 def _lxcctl(*arguments: str) -> tuple[int, set[str]]:
     # As an installed lxcctl: site-packages are there, so that nothing is left out only because it cannot be found.
     return _run(
