@@ -47,7 +47,7 @@ class Attachment:
         self.start = start
         self.offsets: dict[str, int] = {}
         self._credited: dict[str, int] = {}
-        self.on_started: Callable[[Any], None] = lambda _: None
+        self.on_started: Callable[[Any], object] = lambda _: None
         self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
         self.on_gap: Callable[[str, int], None] = lambda _stream, _bytes: None
         self.on_role: Callable[[bool, str], None] = lambda _controls, _by: None
@@ -65,12 +65,21 @@ class Attachment:
         self._live = False
         self._connected = False
         self._leaving = False
+        self._over = False
         self._controls = True  # unless somebody takes that away
 
     # ---- the main thread
 
     def run(self) -> Any:  # noqa: ANN401 - the last frame of either service
         """Serve the session to its end, and return its last frame. Raises CallError."""
+        try:
+            return self._run()
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _run(self) -> Any:  # noqa: ANN401
         patience = Patience()
         first, end = True, None
         while True:
@@ -207,18 +216,24 @@ class Attachment:
             self._end_sent = True
             self._send(input_end=True)
 
-    def type(self, data: bytes) -> None:
+    def type(self, data: bytes) -> int:
         """Send bytes, as fast as they are taken. What is typed ahead of that, or while the daemon
         is away, is kept, up to a limit: then this waits. So detach keys are found behind it.
+
+        Returns:
+            How many of them were still for this session: all, unless it is over.
         """
         for begin in range(0, len(data), _CHUNK):
             piece = data[begin : begin + _CHUNK]
             with self._changed:
-                while len(self._unacked) + len(piece) > _AHEAD_BYTES:
+                while not self._over and len(self._unacked) + len(piece) > _AHEAD_BYTES:
                     self._changed.wait()
+                if self._over:
+                    return begin
                 if self._controls:
                     self._unacked += piece
                     self._pump()
+        return len(data)
 
     def end_input(self) -> None:
         """Nothing more will be typed."""
@@ -232,37 +247,15 @@ class Attachment:
             if self._connected and self._controls:
                 self._send(resize={"rows": rows, "columns": columns})
 
-    def detach(self) -> None:
-        """Leave; what the session is attached to goes on."""
+    def detach(self) -> bool:
+        """Leave; what the session is attached to goes on. False if the session is over."""
         with self._changed:
+            if self._over:
+                return False
             self._leaving = True
             if self._connected:
                 self._send(detach={})
-                return
+                return True
         # Nobody is there to be told.
         self.on_abandoned()
-
-    def feed_from(self, fd: int, keys: Any = None, at_end: bytes | None = None) -> None:  # noqa: ANN401 - keys.DetachKeys
-        """Type what comes from a descriptor, in a thread of its own; `keys` in it leave. At its end
-        input ends, or, at a terminal, `at_end` is typed.
-        """
-
-        def feed() -> None:
-            try:
-                while data := os.read(fd, _CHUNK):
-                    found = False
-                    if keys is not None:
-                        data, found = keys.feed(data)
-                    self.type(data)
-                    if found:
-                        self.detach()
-                        return
-            except OSError:
-                # Closed, or opened for writing only: there is no input.
-                pass
-            if at_end is None:
-                self.end_input()
-            else:
-                self.type(at_end)
-
-        threading.Thread(target=feed, name="input", daemon=True).start()
+        return True

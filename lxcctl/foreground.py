@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lxcctl.attach import Attachment
     from lxcctl.signals import SignalThread
     from lxcctl.terminal import RawTerminal
+    from lxcctl.typist import Typist
 
 _STDIN, _STDOUT = 0, 1
 # So often a person says that a command is to end before we leave without it.
@@ -79,21 +80,29 @@ def _act_as_anybody(number: int) -> None:
         os._exit(128 + number)
 
 
+def typist(keys: bytes, at_end: bytes | None = b"") -> Typist:
+    """Who types what comes on standard input; `keys` leave if that is a terminal, `at_end` is typed
+    behind it (None: then input ends).
+    """
+    from lxcctl.keys import DetachKeys
+    from lxcctl.typist import Typist
+
+    return Typist(_STDIN, DetachKeys(keys) if os.isatty(_STDIN) else None, at_end)
+
+
 @contextlib.contextmanager
 def typing(
     attachment: Attachment,
     taken: SignalThread,
+    types: Typist,
     *,
-    keys: bytes = b"",
-    at_end: bytes = b"",
     on_leaving: Callable[[], None] = lambda: None,
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[None]:
-    """Type what comes on standard input, from the moment the session has begun on; raw if that is a
-    terminal, else with `at_end` behind it. Of the signals that are `taken` SIGWINCH becomes a new
-    size, SIGTSTP suspends us, what would end us lets go first.
+    """Have `types` type into the session, from the moment it has begun on; raw if standard input is
+    a terminal. Of the signals that are `taken` SIGWINCH becomes a new size, SIGTSTP suspends us,
+    what would end us lets go first.
     """
-    from lxcctl.keys import DetachKeys
     from lxcctl.terminal import RawTerminal
 
     with contextlib.ExitStack() as stack:
@@ -123,8 +132,7 @@ def typing(
 
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
-            found = DetachKeys(keys) if terminal is not None else None
-            attachment.feed_from(_STDIN, found, at_end)
+            types.type_into(attachment)
 
         attachment.on_abandoned = abandon
         attachment.on_started = started

@@ -207,7 +207,8 @@ def _on_terminal(
         def hang_up() -> None:
             _signal(session, made.id, 1)
 
-        with foreground.typing(attachment, signals, keys=keys, at_end=_CTRL_D, on_leaving=hang_up):
+        types = foreground.typist(keys, at_end=_CTRL_D)
+        with foreground.typing(attachment, signals, types, on_leaving=hang_up):
             _arm(session, made.id, timeout)
             end = attachment.run()
     return _status(end, made.id)
@@ -217,6 +218,7 @@ def _with_streams(session: Session, request: CreateExecRequest, args: Namespace)
     from lxcctl import foreground
     from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
+    from lxcctl.typist import Typist
 
     known: list[str] = []
     relay = foreground.Relay(lambda number: _signal(session, known[0], number))
@@ -232,7 +234,8 @@ def _with_streams(session: Session, request: CreateExecRequest, args: Namespace)
         if own:
             streams.begin()
         else:
-            attachment.on_started = lambda _: attachment.feed_from(0)
+            types = Typist(0)
+            attachment.on_started = lambda _: types.type_into(attachment)
         _arm(session, made.id, args.timeout)
         try:
             end = attachment.run()
@@ -320,10 +323,8 @@ def _attach(session: Session, args: Namespace) -> int:
     if args.read_only:
         end = attachment.run()
     else:
-        with (
-            foreground.signals() as signals,
-            foreground.typing(attachment, signals, keys=keys),
-        ):
+        types = foreground.typist(keys)
+        with foreground.signals() as signals, foreground.typing(attachment, signals, types):
             end = attachment.run()
     return _status(end, args.id)
 

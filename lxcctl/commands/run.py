@@ -150,6 +150,7 @@ def _with_streams(
     from lxcctl.attach import Attachment
     from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
+    from lxcctl.typist import Typist
     from lxcd.v1 import console_pb2, container_pb2
 
     name: list[str] = []
@@ -178,7 +179,8 @@ def _with_streams(
         if own:
             streams.begin()
         else:
-            attachment.on_started = lambda _: attachment.feed_from(0)
+            typist = Typist(0)
+            attachment.on_started = lambda _: typist.type_into(attachment)
         end = attachment.run()
         if own:
             streams.finish()

@@ -18,6 +18,7 @@ from lxcctl.channel import Patience
 from lxcctl.channel import Session as ClientSession
 from lxcctl.errors import CallError
 from lxcctl.keys import DetachKeys
+from lxcctl.typist import Typist
 from lxcd.v1 import exec_pb2
 from tests.unit.lxcctl.playing import (
     CONTROLLER,
@@ -423,7 +424,8 @@ def test_detach_is_not_stuck_behind_input(daemon: FakeDaemon, attachment: Attach
 
     thread = threading.Thread(target=paste)
     thread.start()
-    attachment.on_started = lambda _: attachment.feed_from(read_end, DetachKeys(b"\x01q"))
+    typist = Typist(read_end, DetachKeys(b"\x01q"))
+    attachment.on_started = lambda _: typist.type_into(attachment)
     assert attachment.run().reason == DETACHED
     thread.join()
     os.close(read_end)
