@@ -324,7 +324,15 @@ def _attach(session: Session, args: Namespace) -> int:
         end = attachment.run()
     else:
         types = foreground.typist(keys)
-        with foreground.signals() as signals, foreground.typing(attachment, signals, types):
+
+        def started(frame: Any) -> None:  # noqa: ANN401
+            # Input that is no terminal's ends, if what it is typed into can end.
+            types.at_end = b"" if frame.exec.tty else None
+
+        with (
+            foreground.signals() as signals,
+            foreground.typing(attachment, signals, types, on_started=started),
+        ):
             end = attachment.run()
     return _status(end, args.id)
 
