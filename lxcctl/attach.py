@@ -31,7 +31,8 @@ _VIEWER = 1  # SESSION_ROLE_VIEWER
 
 class Attachment:
     """One session. `request` and `reply` are the frames' types; `start` fills in the first frame,
-    anew for each connection.
+    anew for each connection. `known`: what it attaches to is there, so that a connection that is
+    lost before the session has begun is made again, too.
     """
 
     def __init__(
@@ -40,14 +41,19 @@ class Attachment:
         method: str,
         types: tuple[Any, Any],
         start: Callable[[Any], None],
+        *,
+        known: bool = False,
     ) -> None:
         self._session = session
+        self._known = known
         self._method = method
         self._request, self._reply = types
         self.start = start
         self.offsets: dict[str, int] = {}
         self._credited: dict[str, int] = {}
         self.on_started: Callable[[Any], object] = lambda _: None
+        # The daemon is away, and nothing has begun yet.
+        self.on_waiting: Callable[[], None] = lambda: None
         self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
         self.on_gap: Callable[[str, int], None] = lambda _stream, _bytes: None
         self.on_role: Callable[[bool, str], None] = lambda _controls, _by: None
@@ -100,7 +106,7 @@ class Attachment:
                 if error.reason == "NOT_THE_CONTROLLER" and not first and self._controls:
                     # Something was under way when control was taken: what comes is ours still.
                     self._has_role(_VIEWER)
-                elif end is None and (first or not error.is_lost_connection or self._leaving):
+                elif end is None and not self._comes_back(error, first=first):
                     raise
             finally:
                 self._hang_up()
@@ -109,6 +115,13 @@ class Attachment:
             end = None
             patience.wait()
             self._session.channel.close()
+
+    def _comes_back(self, error: CallError, *, first: bool) -> bool:
+        if not error.is_lost_connection or self._leaving or (first and not self._known):
+            return False
+        if first:
+            self.on_waiting()
+        return True
 
     def _connection(self) -> Iterator[Any]:
         from queue import SimpleQueue

@@ -136,6 +136,8 @@ def typing(
 
         attachment.on_abandoned = abandon
         attachment.on_started = started
+        # Whoever has to wait for the daemon can at least leave.
+        attachment.on_waiting = lambda: types.type_into(attachment)
         taken.act = act
         stack.callback(setattr, taken, "act", _act_as_anybody)
         yield

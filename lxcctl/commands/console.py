@@ -110,7 +110,11 @@ class Viewer:
 
         frames = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
         attachment = Attachment(
-            self._session, "ConsoleService/AttachConsole", frames, lambda _: None
+            self._session,
+            "ConsoleService/AttachConsole",
+            frames,
+            lambda _: None,
+            known=self._generation > 0,
         )
         attachment.start = lambda message: self._fill(message, resumed=bool(attachment.offsets))
         attachment.on_output = foreground.show

@@ -177,7 +177,7 @@ def _create(session: Session, request: CreateExecRequest) -> Exec:
     return session.channel.call("ExecService/CreateExec", request, Exec)
 
 
-def _attachment(session: Session, id_: str) -> Attachment:
+def _attachment(session: Session, id_: str, *, known: bool) -> Attachment:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
     from lxcd.v1 import exec_pb2
@@ -188,7 +188,7 @@ def _attachment(session: Session, id_: str) -> Attachment:
         foreground.as_controller(message)
 
     types = (exec_pb2.AttachExecRequest, exec_pb2.AttachExecResponse)
-    attachment = Attachment(session, "ExecService/AttachExec", types, start)
+    attachment = Attachment(session, "ExecService/AttachExec", types, start, known=known)
     attachment.on_output = foreground.show
     attachment.on_gap = foreground.show_gap
     attachment.on_role = foreground.show_role
@@ -202,7 +202,7 @@ def _on_terminal(
 
     with foreground.signals() as signals:
         made = _create(session, request)
-        attachment = _attachment(session, made.id)
+        attachment = _attachment(session, made.id, known=True)
 
         def hang_up() -> None:
             _signal(session, made.id, 1)
@@ -230,7 +230,7 @@ def _with_streams(session: Session, request: CreateExecRequest, args: Namespace)
         made = _create(session, request)
         known.append(made.id)
         relay.begun = True
-        attachment = _attachment(session, made.id)
+        attachment = _attachment(session, made.id, known=True)
         if own:
             streams.begin()
         else:
@@ -309,7 +309,7 @@ def _attach(session: Session, args: Namespace) -> int:
     from lxcctl import foreground
 
     keys = foreground.keys_of(args.detach_keys)
-    attachment = _attachment(session, args.id)
+    attachment = _attachment(session, args.id, known=False)
     begin = attachment.start
 
     def start(message: Any) -> None:  # noqa: ANN401

@@ -173,7 +173,7 @@ def _with_streams(
             foreground.as_controller(message)
 
         types = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
-        attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill)
+        attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill, known=True)
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
         if own:
