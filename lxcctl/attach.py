@@ -27,12 +27,13 @@ _CHUNK = 64 * 1024
 _AHEAD_BYTES = 4 << 20
 _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
 _VIEWER = 1  # SESSION_ROLE_VIEWER
+_ROBBED = ("NOT_THE_CONTROLLER", "CONTROL_TAKEN")
 
 
 class Attachment:
     """One session. `request` and `reply` are the frames' types; `start` fills in the first frame,
     anew for each connection. `known`: what it attaches to is there, so that a connection that is
-    lost before the session has begun is made again, too.
+    lost before the session has begun is made again, too. `controls`: it may type.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Attachment:
         start: Callable[[Any], None],
         *,
         known: bool = False,
+        controls: bool = True,
     ) -> None:
         self._session = session
         self._known = known
@@ -72,7 +74,7 @@ class Attachment:
         self._connected = False
         self._leaving = False
         self._over = False
-        self._controls = True  # unless somebody takes that away
+        self._controls = controls  # until somebody takes that away
 
     # ---- the main thread
 
@@ -103,8 +105,9 @@ class Attachment:
                     else:
                         self._take(kind, frame)
             except CallError as error:
-                if error.reason == "NOT_THE_CONTROLLER" and not first and self._controls:
-                    # Something was under way when control was taken: what comes is ours still.
+                if error.reason in _ROBBED and self._controls and not (first or self._leaving):
+                    # Something was under way when control was taken, or the connection was lost:
+                    # what comes is ours still.
                     self._has_role(_VIEWER)
                 elif end is None and not self._comes_back(error, first=first):
                     raise
@@ -183,6 +186,11 @@ class Attachment:
                 self._has_role(frame.role.role, frame.role.by)
             case _:
                 return
+
+    @property
+    def controls(self) -> bool:
+        """Whether nobody has taken control away."""
+        return self._controls
 
     def _has_role(self, role: int, by: str = "") -> None:
         with self._changed:

@@ -109,38 +109,58 @@ def typing(
         terminal: RawTerminal | None = None
         if os.isatty(_STDIN):
             terminal = stack.enter_context(RawTerminal(_STDIN))
-
-        def act(number: int) -> None:
-            if number == signal.SIGWINCH and terminal is not None:
-                attachment.resize(*terminal.size)
-            elif number == signal.SIGTSTP and terminal is not None:
-                terminal.suspend()
-                attachment.resize(*terminal.size)
-            elif number not in (signal.SIGWINCH, signal.SIGTSTP):
-                on_leaving()
-                if terminal is not None:
-                    terminal.end()
-                os._exit(128 + number)
-            else:
-                _act_as_anybody(number)
-
-        def abandon() -> None:
-            if terminal is not None:
-                terminal.end()
-            output.note("left while the daemon is away")
-            os._exit(0)
+        seat = _Seat(attachment, terminal, on_leaving)
 
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
             types.type_into(attachment)
 
-        attachment.on_abandoned = abandon
+        attachment.on_abandoned = seat.abandon
         attachment.on_started = started
         # Whoever has to wait for the daemon can at least leave.
         attachment.on_waiting = lambda: types.type_into(attachment)
-        taken.act = act
+        taken.act = seat
         stack.callback(setattr, taken, "act", _act_as_anybody)
         yield
+
+
+class _Seat:
+    """Where somebody types: what signals do there."""
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        terminal: RawTerminal | None,
+        on_leaving: Callable[[], None],
+    ) -> None:
+        self._attachment = attachment
+        self._terminal = terminal
+        self._on_leaving = on_leaving
+
+    def __call__(self, number: int) -> None:
+        """One has arrived."""
+        terminal = self._terminal
+        if number not in (signal.SIGWINCH, signal.SIGTSTP):
+            self._restore()
+            if self._attachment.controls:
+                self._on_leaving()
+            os._exit(128 + number)
+        elif terminal is None:
+            _act_as_anybody(number)
+        else:
+            if number == signal.SIGTSTP:
+                terminal.suspend()
+            self._attachment.resize(*terminal.size)
+
+    def abandon(self) -> None:
+        """Leave; there is no daemon to be told."""
+        self._restore()
+        output.note("left while the daemon is away")
+        os._exit(0)
+
+    def _restore(self) -> None:
+        if self._terminal is not None:
+            self._terminal.end()
 
 
 def size() -> tuple[int, int]:
@@ -165,16 +185,19 @@ def as_controller(start: Any) -> None:  # noqa: ANN401 - a start of either servi
 
 
 class Relay:
-    """Passes signals on to a command; whoever insists on SIGINT leaves without it."""
+    """Passes signals on to a command; whoever insists on SIGINT leaves without it, and at once he
+    who only watches by now.
+    """
 
     def __init__(self, send: Callable[[int], None]) -> None:
         self._send = send
         self._interrupts = 0
         self.begun = False
+        self.controls: Callable[[], bool] = lambda: True
 
     def __call__(self, number: int) -> None:
         """One has arrived."""
-        if not self.begun:
+        if not self.begun or not self.controls():
             # Leaving cancels the call, and the daemon takes back what it began.
             os._exit(128 + number)
         self._interrupts += number == signal.SIGINT

@@ -81,6 +81,7 @@ class Viewer:
         self._at_end = at_end
         self._read_only = read_only
         self._steal = steal
+        self._controls = True  # until somebody takes that away, for all lives that follow
         self._generation = 0  # the present one
         self._live = False
 
@@ -115,6 +116,7 @@ class Viewer:
             frames,
             lambda _: None,
             known=self._generation > 0,
+            controls=self._controls,
         )
         attachment.start = lambda message: self._fill(message, resumed=bool(attachment.offsets))
         attachment.on_output = foreground.show
@@ -136,7 +138,7 @@ class Viewer:
     def _has_role(self, controls: bool, by: str) -> None:  # noqa: FBT001
         from lxcctl import foreground
 
-        self._read_only = not controls
+        self._controls = controls
         foreground.show_role(controls, by)
 
     def _fill(self, start: Any, *, resumed: bool) -> None:  # noqa: ANN401

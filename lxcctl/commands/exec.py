@@ -231,6 +231,7 @@ def _with_streams(session: Session, request: CreateExecRequest, args: Namespace)
         known.append(made.id)
         relay.begun = True
         attachment = _attachment(session, made.id, known=True)
+        relay.controls = lambda: attachment.controls
         if own:
             streams.begin()
         else:

@@ -176,6 +176,8 @@ def _with_streams(
         attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill, known=True)
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
+        attachment.on_role = foreground.show_role
+        relay.controls = lambda: attachment.controls
         if own:
             streams.begin()
         else:
