@@ -12,12 +12,14 @@ from lxcctl.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
 
     from lxcctl.attach import Attachment
     from lxcctl.signals import SignalThread
     from lxcctl.terminal import RawTerminal
     from lxcctl.typist import Typist
+
+    Made = TypeVar("Made")
 
 _STDIN, _STDOUT = 0, 1
 # So often a person says that a command is to end before we leave without it.
@@ -63,21 +65,50 @@ def show_role(controls: bool, by: str) -> None:  # noqa: FBT001
         output.note(f"{by or 'somebody'} has taken control; you only watch now")
 
 
-def signals() -> SignalThread:
-    """What takes signals for `typing`, from before the first call on: before there is a session,
-    they do what they do to any program.
+def signals(*, at_terminal: bool = True) -> SignalThread:
+    """What takes signals for `begin`, `typing` and `Relay`, from before the first call on: before
+    anything is begun, they do what they do to any program.
     """
     from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
 
-    return SignalThread((*FORWARDED, *OF_A_TERMINAL), _act_as_anybody)
+    return SignalThread((*FORWARDED, *(OF_A_TERMINAL if at_terminal else ())), _act_as_anybody)
 
 
 def _act_as_anybody(number: int) -> None:
     if number == signal.SIGTSTP:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif number != signal.SIGWINCH:
-        # Leaving cancels the call, and the daemon takes back what it began.
         os._exit(128 + number)
+
+
+def begin(taken: SignalThread, start: Callable[[], Made], end: Callable[[Made], None]) -> Made:
+    """Do `start`, which the daemon finishes whether we wait for it or not. If a signal says
+    meanwhile that we should leave, we do so behind it, when what was made has its `end` (which is
+    called in any thread); a second one leaves at once.
+    """
+    early: list[int] = []
+
+    def wait(number: int) -> None:
+        if number in (signal.SIGWINCH, signal.SIGTSTP) or early:
+            _act_as_anybody(number)
+        else:
+            early.append(number)
+            output.note("waiting for it to begin, to end it (once more: leave it running)")
+
+    taken.act = wait
+    made = start()
+
+    def leave(number: int) -> None:
+        if number not in (signal.SIGWINCH, signal.SIGTSTP):
+            end(made)
+        _act_as_anybody(number)
+
+    # Until somebody takes over who knows better.
+    taken.act = leave
+    if early:
+        end(made)
+        raise SystemExit(128 + early[0])
+    return made
 
 
 def typist(keys: bytes, at_end: bytes | None = b"") -> Typist:
@@ -185,20 +216,18 @@ def as_controller(start: Any) -> None:  # noqa: ANN401 - a start of either servi
 
 
 class Relay:
-    """Passes signals on to a command; whoever insists on SIGINT leaves without it, and at once he
-    who only watches by now.
+    """Passes signals on to the command of a session; whoever insists on SIGINT leaves without it,
+    and at once he who only watches by now.
     """
 
-    def __init__(self, send: Callable[[int], None]) -> None:
+    def __init__(self, attachment: Attachment, send: Callable[[int], None]) -> None:
+        self._attachment = attachment
         self._send = send
         self._interrupts = 0
-        self.begun = False
-        self.controls: Callable[[], bool] = lambda: True
 
     def __call__(self, number: int) -> None:
         """One has arrived."""
-        if not self.begun or not self.controls():
-            # Leaving cancels the call, and the daemon takes back what it began.
+        if not self._attachment.controls:
             os._exit(128 + number)
         self._interrupts += number == signal.SIGINT
         if self._interrupts == _PATIENCE - 1:

@@ -27,8 +27,9 @@ class SignalThread:
     """
 
     def __init__(self, numbers: tuple[signal.Signals, ...], act: Callable[[int], None]) -> None:
+        self._lock = threading.Lock()
+        self._act = act
         self._numbers = {n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-        self.act = act
         self._leaving = False
         self._previous: set[int | signal.Signals] = set()
         self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
@@ -52,4 +53,15 @@ class SignalThread:
             number = signal.sigwait(self._numbers)
             if self._leaving:
                 return
-            self.act(number)
+            with self._lock:
+                self._act(number)
+
+    @property
+    def act(self) -> Callable[[int], None]:
+        """Who acts. Once another one has been set, who acted before is done with it."""
+        return self._act
+
+    @act.setter
+    def act(self, act: Callable[[int], None]) -> None:
+        with self._lock:
+            self._act = act

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lxcctl.attach import Attachment
     from lxcctl.channel import Session
     from lxcctl.output import Column
+    from lxcctl.signals import SignalThread
     from lxcd.v1.exec_pb2 import CreateExecRequest, Exec
 
 _USAGE = "usage: lxcctl exec NAME [OPTIONS] [--] CMD..."
@@ -177,6 +178,15 @@ def _create(session: Session, request: CreateExecRequest) -> Exec:
     return session.channel.call("ExecService/CreateExec", request, Exec)
 
 
+def _begin(session: Session, request: CreateExecRequest, signals: SignalThread) -> Exec:
+    """Make it; if a signal asks us to leave meanwhile, do so, but not with it running."""
+    from lxcctl import foreground
+
+    return foreground.begin(
+        signals, lambda: _create(session, request), lambda made: _signal(session, made.id, 9)
+    )
+
+
 def _attachment(session: Session, id_: str, *, known: bool) -> Attachment:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
@@ -201,7 +211,7 @@ def _on_terminal(
     from lxcctl import foreground
 
     with foreground.signals() as signals:
-        made = _create(session, request)
+        made = _begin(session, request, signals)
         attachment = _attachment(session, made.id, known=True)
 
         def hang_up() -> None:
@@ -216,22 +226,17 @@ def _on_terminal(
 
 def _with_streams(session: Session, request: CreateExecRequest, args: Namespace) -> int:
     from lxcctl import foreground
-    from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
     from lxcctl.typist import Typist
 
-    known: list[str] = []
-    relay = foreground.Relay(lambda number: _signal(session, known[0], number))
-    with SignalThread(FORWARDED, relay), OwnStreams() as streams:
+    with foreground.signals(at_terminal=False) as signals, OwnStreams() as streams:
         if not args.streamed:
             request.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(request.descriptors_token)
         request.stdin = not own
-        made = _create(session, request)
-        known.append(made.id)
-        relay.begun = True
+        made = _begin(session, request, signals)
         attachment = _attachment(session, made.id, known=True)
-        relay.controls = lambda: attachment.controls
+        signals.act = foreground.Relay(attachment, lambda number: _signal(session, made.id, number))
         if own:
             streams.begin()
         else:
