@@ -27,11 +27,13 @@ _CHUNK = 64 * 1024
 _AHEAD_BYTES = 4 << 20
 _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
 _VIEWER = 1  # SESSION_ROLE_VIEWER
+_ROBBED = ("NOT_THE_CONTROLLER", "CONTROL_TAKEN")
 
 
 class Attachment:
     """One session. `request` and `reply` are the frames' types; `start` fills in the first frame,
-    anew for each connection.
+    anew for each connection. `known`: what it attaches to is there, so that a connection that is
+    lost before the session has begun is made again, too. `controls`: it may type.
     """
 
     def __init__(
@@ -40,14 +42,20 @@ class Attachment:
         method: str,
         types: tuple[Any, Any],
         start: Callable[[Any], None],
+        *,
+        known: bool = False,
+        controls: bool = True,
     ) -> None:
         self._session = session
+        self._known = known
         self._method = method
         self._request, self._reply = types
         self.start = start
         self.offsets: dict[str, int] = {}
         self._credited: dict[str, int] = {}
-        self.on_started: Callable[[Any], None] = lambda _: None
+        self.on_started: Callable[[Any], object] = lambda _: None
+        # The daemon is away, and nothing has begun yet.
+        self.on_waiting: Callable[[], None] = lambda: None
         self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
         self.on_gap: Callable[[str, int], None] = lambda _stream, _bytes: None
         self.on_role: Callable[[bool, str], None] = lambda _controls, _by: None
@@ -65,12 +73,21 @@ class Attachment:
         self._live = False
         self._connected = False
         self._leaving = False
-        self._controls = True  # unless somebody takes that away
+        self._over = False
+        self._controls = controls  # until somebody takes that away
 
     # ---- the main thread
 
     def run(self) -> Any:  # noqa: ANN401 - the last frame of either service
         """Serve the session to its end, and return its last frame. Raises CallError."""
+        try:
+            return self._run()
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _run(self) -> Any:  # noqa: ANN401
         patience = Patience()
         first, end = True, None
         while True:
@@ -88,10 +105,11 @@ class Attachment:
                     else:
                         self._take(kind, frame)
             except CallError as error:
-                if error.reason == "NOT_THE_CONTROLLER" and not first and self._controls:
-                    # Something was under way when control was taken: what comes is ours still.
+                if error.reason in _ROBBED and self._controls and not (first or self._leaving):
+                    # Something was under way when control was taken, or the connection was lost:
+                    # what comes is ours still.
                     self._has_role(_VIEWER)
-                elif end is None and (first or not error.is_lost_connection or self._leaving):
+                elif end is None and not self._comes_back(error, first=first):
                     raise
             finally:
                 self._hang_up()
@@ -100,6 +118,13 @@ class Attachment:
             end = None
             patience.wait()
             self._session.channel.close()
+
+    def _comes_back(self, error: CallError, *, first: bool) -> bool:
+        if not error.is_lost_connection or self._leaving or (first and not self._known):
+            return False
+        if first:
+            self.on_waiting()
+        return True
 
     def _connection(self) -> Iterator[Any]:
         from queue import SimpleQueue
@@ -162,6 +187,11 @@ class Attachment:
             case _:
                 return
 
+    @property
+    def controls(self) -> bool:
+        """Whether nobody has taken control away."""
+        return self._controls
+
     def _has_role(self, role: int, by: str = "") -> None:
         with self._changed:
             self._controls = role != _VIEWER
@@ -207,18 +237,24 @@ class Attachment:
             self._end_sent = True
             self._send(input_end=True)
 
-    def type(self, data: bytes) -> None:
+    def type(self, data: bytes) -> int:
         """Send bytes, as fast as they are taken. What is typed ahead of that, or while the daemon
         is away, is kept, up to a limit: then this waits. So detach keys are found behind it.
+
+        Returns:
+            How many of them were still for this session: all, unless it is over.
         """
         for begin in range(0, len(data), _CHUNK):
             piece = data[begin : begin + _CHUNK]
             with self._changed:
-                while len(self._unacked) + len(piece) > _AHEAD_BYTES:
+                while not self._over and len(self._unacked) + len(piece) > _AHEAD_BYTES:
                     self._changed.wait()
+                if self._over:
+                    return begin
                 if self._controls:
                     self._unacked += piece
                     self._pump()
+        return len(data)
 
     def end_input(self) -> None:
         """Nothing more will be typed."""
@@ -232,37 +268,15 @@ class Attachment:
             if self._connected and self._controls:
                 self._send(resize={"rows": rows, "columns": columns})
 
-    def detach(self) -> None:
-        """Leave; what the session is attached to goes on."""
+    def detach(self) -> bool:
+        """Leave; what the session is attached to goes on. False if the session is over."""
         with self._changed:
+            if self._over:
+                return False
             self._leaving = True
             if self._connected:
                 self._send(detach={})
-                return
+                return True
         # Nobody is there to be told.
         self.on_abandoned()
-
-    def feed_from(self, fd: int, keys: Any = None, at_end: bytes | None = None) -> None:  # noqa: ANN401 - keys.DetachKeys
-        """Type what comes from a descriptor, in a thread of its own; `keys` in it leave. At its end
-        input ends, or, at a terminal, `at_end` is typed.
-        """
-
-        def feed() -> None:
-            try:
-                while data := os.read(fd, _CHUNK):
-                    found = False
-                    if keys is not None:
-                        data, found = keys.feed(data)
-                    self.type(data)
-                    if found:
-                        self.detach()
-                        return
-            except OSError:
-                # Closed, or opened for writing only: there is no input.
-                pass
-            if at_end is None:
-                self.end_input()
-            else:
-                self.type(at_end)
-
-        threading.Thread(target=feed, name="input", daemon=True).start()
+        return True

@@ -12,11 +12,14 @@ from lxcctl.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any
+    from typing import Any, TypeVar
 
     from lxcctl.attach import Attachment
     from lxcctl.signals import SignalThread
     from lxcctl.terminal import RawTerminal
+    from lxcctl.typist import Typist
+
+    Made = TypeVar("Made")
 
 _STDIN, _STDOUT = 0, 1
 # So often a person says that a command is to end before we leave without it.
@@ -62,75 +65,133 @@ def show_role(controls: bool, by: str) -> None:  # noqa: FBT001
         output.note(f"{by or 'somebody'} has taken control; you only watch now")
 
 
-def signals() -> SignalThread:
-    """What takes signals for `typing`, from before the first call on: before there is a session,
-    they do what they do to any program.
+def signals(*, at_terminal: bool = True) -> SignalThread:
+    """What takes signals for `begin`, `typing` and `Relay`, from before the first call on: before
+    anything is begun, they do what they do to any program.
     """
     from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
 
-    return SignalThread((*FORWARDED, *OF_A_TERMINAL), _act_as_anybody)
+    return SignalThread((*FORWARDED, *(OF_A_TERMINAL if at_terminal else ())), _act_as_anybody)
 
 
 def _act_as_anybody(number: int) -> None:
     if number == signal.SIGTSTP:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif number != signal.SIGWINCH:
-        # Leaving cancels the call, and the daemon takes back what it began.
         os._exit(128 + number)
+
+
+def begin(taken: SignalThread, start: Callable[[], Made], end: Callable[[Made], None]) -> Made:
+    """Do `start`, which the daemon finishes whether we wait for it or not. If a signal says
+    meanwhile that we should leave, we do so behind it, when what was made has its `end` (which is
+    called in any thread); a second one leaves at once.
+    """
+    early: list[int] = []
+
+    def wait(number: int) -> None:
+        if number in (signal.SIGWINCH, signal.SIGTSTP) or early:
+            _act_as_anybody(number)
+        else:
+            early.append(number)
+            output.note("waiting for it to begin, to end it (once more: leave it running)")
+
+    taken.act = wait
+    made = start()
+
+    def leave(number: int) -> None:
+        if number not in (signal.SIGWINCH, signal.SIGTSTP):
+            end(made)
+        _act_as_anybody(number)
+
+    # Until somebody takes over who knows better.
+    taken.act = leave
+    if early:
+        end(made)
+        raise SystemExit(128 + early[0])
+    return made
+
+
+def typist(keys: bytes, at_end: bytes | None = b"") -> Typist:
+    """Who types what comes on standard input; `keys` leave if that is a terminal, `at_end` is typed
+    behind it (None: then input ends).
+    """
+    from lxcctl.keys import DetachKeys
+    from lxcctl.typist import Typist
+
+    return Typist(_STDIN, DetachKeys(keys) if os.isatty(_STDIN) else None, at_end)
 
 
 @contextlib.contextmanager
 def typing(
     attachment: Attachment,
     taken: SignalThread,
+    types: Typist,
     *,
-    keys: bytes = b"",
-    at_end: bytes = b"",
     on_leaving: Callable[[], None] = lambda: None,
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Generator[None]:
-    """Type what comes on standard input, from the moment the session has begun on; raw if that is a
-    terminal, else with `at_end` behind it. Of the signals that are `taken` SIGWINCH becomes a new
-    size, SIGTSTP suspends us, what would end us lets go first.
+    """Have `types` type into the session, from the moment it has begun on; raw if standard input is
+    a terminal. Of the signals that are `taken` SIGWINCH becomes a new size, SIGTSTP suspends us,
+    what would end us lets go first.
     """
-    from lxcctl.keys import DetachKeys
     from lxcctl.terminal import RawTerminal
 
     with contextlib.ExitStack() as stack:
         terminal: RawTerminal | None = None
         if os.isatty(_STDIN):
             terminal = stack.enter_context(RawTerminal(_STDIN))
-
-        def act(number: int) -> None:
-            if number == signal.SIGWINCH and terminal is not None:
-                attachment.resize(*terminal.size)
-            elif number == signal.SIGTSTP and terminal is not None:
-                terminal.suspend()
-                attachment.resize(*terminal.size)
-            elif number not in (signal.SIGWINCH, signal.SIGTSTP):
-                on_leaving()
-                if terminal is not None:
-                    terminal.end()
-                os._exit(128 + number)
-            else:
-                _act_as_anybody(number)
-
-        def abandon() -> None:
-            if terminal is not None:
-                terminal.end()
-            output.note("left while the daemon is away")
-            os._exit(0)
+        seat = _Seat(attachment, terminal, on_leaving)
 
         def started(frame: Any) -> None:  # noqa: ANN401
             on_started(frame)
-            found = DetachKeys(keys) if terminal is not None else None
-            attachment.feed_from(_STDIN, found, at_end)
+            types.type_into(attachment)
 
-        attachment.on_abandoned = abandon
+        attachment.on_abandoned = seat.abandon
         attachment.on_started = started
-        taken.act = act
+        # Whoever has to wait for the daemon can at least leave.
+        attachment.on_waiting = lambda: types.type_into(attachment)
+        taken.act = seat
         stack.callback(setattr, taken, "act", _act_as_anybody)
         yield
+
+
+class _Seat:
+    """Where somebody types: what signals do there."""
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        terminal: RawTerminal | None,
+        on_leaving: Callable[[], None],
+    ) -> None:
+        self._attachment = attachment
+        self._terminal = terminal
+        self._on_leaving = on_leaving
+
+    def __call__(self, number: int) -> None:
+        """One has arrived."""
+        terminal = self._terminal
+        if number not in (signal.SIGWINCH, signal.SIGTSTP):
+            self._restore()
+            if self._attachment.controls:
+                self._on_leaving()
+            os._exit(128 + number)
+        elif terminal is None:
+            _act_as_anybody(number)
+        else:
+            if number == signal.SIGTSTP:
+                terminal.suspend()
+            self._attachment.resize(*terminal.size)
+
+    def abandon(self) -> None:
+        """Leave; there is no daemon to be told."""
+        self._restore()
+        output.note("left while the daemon is away")
+        os._exit(0)
+
+    def _restore(self) -> None:
+        if self._terminal is not None:
+            self._terminal.end()
 
 
 def size() -> tuple[int, int]:
@@ -155,17 +216,18 @@ def as_controller(start: Any) -> None:  # noqa: ANN401 - a start of either servi
 
 
 class Relay:
-    """Passes signals on to a command; whoever insists on SIGINT leaves without it."""
+    """Passes signals on to the command of a session; whoever insists on SIGINT leaves without it,
+    and at once he who only watches by now.
+    """
 
-    def __init__(self, send: Callable[[int], None]) -> None:
+    def __init__(self, attachment: Attachment, send: Callable[[int], None]) -> None:
+        self._attachment = attachment
         self._send = send
         self._interrupts = 0
-        self.begun = False
 
     def __call__(self, number: int) -> None:
         """One has arrived."""
-        if not self.begun:
-            # Leaving cancels the call, and the daemon takes back what it began.
+        if not self._attachment.controls:
             os._exit(128 + number)
         self._interrupts += number == signal.SIGINT
         if self._interrupts == _PATIENCE - 1:

@@ -22,19 +22,22 @@ OF_A_TERMINAL = (signal.SIGWINCH, signal.SIGTSTP)
 
 class SignalThread:
     """Calls `act` with the number of each of `numbers`, between `with`'s begin and end. Who acts
-    may change meanwhile.
+    may change meanwhile. What we were told to ignore (nohup, a job in the background) stays so: the
+    kernel queues a signal that is blocked, ignored or not.
     """
 
     def __init__(self, numbers: tuple[signal.Signals, ...], act: Callable[[int], None]) -> None:
-        self._numbers = set(numbers)
-        self.act = act
+        self._lock = threading.Lock()
+        self._act = act
+        self._numbers = {n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         self._leaving = False
         self._previous: set[int | signal.Signals] = set()
         self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
 
     def __enter__(self) -> Self:
         self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
-        self._thread.start()
+        if self._numbers:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +45,7 @@ class SignalThread:
         if self._thread.ident is not None:
             # To this thread, not to the process: it ends the sigwait and nothing else.
             signal.pthread_kill(self._thread.ident, next(iter(self._numbers)))
-        self._thread.join()
+            self._thread.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _wait(self) -> None:
@@ -50,4 +53,15 @@ class SignalThread:
             number = signal.sigwait(self._numbers)
             if self._leaving:
                 return
-            self.act(number)
+            with self._lock:
+                self._act(number)
+
+    @property
+    def act(self) -> Callable[[int], None]:
+        """Who acts. Once another one has been set, who acted before is done with it."""
+        return self._act
+
+    @act.setter
+    def act(self, act: Callable[[int], None]) -> None:
+        with self._lock:
+            self._act = act

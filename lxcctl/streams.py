@@ -7,14 +7,14 @@ copied here, through a pipe.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import select
 import stat
 import threading
 
 from lxcctl import output
-from lxcctl.errors import CallError
+from lxcctl.errors import CallError, ClientError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _CHUNK = 128 * 1024
 _NULL = os.makedev(1, 3)
 _NAMES = ("stdin", "stdout", "stderr")
+_WORDS = ("standard input", "standard output", "standard error")
+_STDIN = 0
+# The command does not read all of it; it was opened for writing only.
+_NO_INPUT = {errno.EPIPE, errno.EBADF}
 
 
 def _goes_as_it_is(fd: int) -> bool:
@@ -48,8 +52,9 @@ class OwnStreams:
                 continue
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             self._theirs[name] = self._handed[fd] = read_end if fd == 0 else write_end
-            copy = _Copy(0, write_end, closes=True) if fd == 0 else _Copy(read_end, fd)
-            self._copies.append(copy)
+            self._copies.append(
+                _Copy(fd, 0, write_end) if fd == 0 else _Copy(fd, read_end, fd),
+            )
 
     def hand_over(self, address: str) -> str:
         """Give them to the daemon; the token by which a call names them. Empty where there is no
@@ -93,10 +98,13 @@ class OwnStreams:
 
     def finish(self) -> None:
         """The command has ended: what it has written is still copied, what a child of it that
-        lives on may write is not waited for.
+        lives on may write is not waited for. Raises BrokenPipeError if nobody reads that, and
+        ClientError for what could not be written or read.
         """
         for copy in self._copies:
             copy.finish()
+        for copy in self._copies:
+            copy.check()
 
     def _let_go(self) -> None:
         for fd in self._theirs.values():
@@ -105,24 +113,23 @@ class OwnStreams:
 
 
 class _Copy(threading.Thread):
-    """From one descriptor to another, until its end."""
+    """From one descriptor to another, until its end. `ours` is the standard stream among them."""
 
-    def __init__(self, source: int, target: int, *, closes: bool = False) -> None:
+    def __init__(self, ours: int, source: int, target: int) -> None:
         super().__init__(name="copy", daemon=True)
+        self._ours = ours
         self._source = source
         self._target = target
-        self._closes = closes
+        self._error: OSError | None = None
         self._over, self._wake = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> None:
-        # Nobody may read it any more, or nobody can.
-        with contextlib.suppress(OSError):
+        try:
             self._copy()
-        if self._closes:
-            os.close(self._target)
-        else:
-            # Whoever writes there is told that nobody reads.
-            os.close(self._source)
+        except OSError as error:
+            self._error = error
+        # The command is told: that there is no more to read, or that nobody reads what it writes.
+        os.close(self._target if self._ours == _STDIN else self._source)
 
     def _copy(self) -> None:
         poll = select.poll()
@@ -141,5 +148,16 @@ class _Copy(threading.Thread):
     def finish(self) -> None:
         """Copy what is there, and no more; not for what the command reads."""
         os.write(self._wake, b"x")
-        if not self._closes:
+        if self._ours != _STDIN:
             self.join()
+
+    def check(self) -> None:
+        """Raise what went wrong, if anybody has to know."""
+        error = self._error
+        if error is None or (self._ours == _STDIN and error.errno in _NO_INPUT):
+            return
+        if error.errno == errno.EPIPE:
+            raise error
+        # A terminal that has hung up says EIO, even when asked whether it is one; so does a disk.
+        if error.errno != errno.EIO or not stat.S_ISCHR(os.fstat(self._ours).st_mode):
+            raise ClientError(f"{_WORDS[self._ours]}: {error.strerror}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
     from lxcctl.signals import SignalThread
+    from lxcctl.typist import Typist
     from lxcd.v1.types_pb2 import Exit
 
 _STOPPED, _REBOOT, _KICKED, _DETACHED = 1, 2, 3, 5
@@ -80,6 +81,7 @@ class Viewer:
         self._at_end = at_end
         self._read_only = read_only
         self._steal = steal
+        self._controls = True  # until somebody takes that away, for all lives that follow
         self._generation = 0  # the present one
         self._live = False
 
@@ -87,9 +89,12 @@ class Viewer:
         self, keys: bytes, signals: SignalThread, *, generation: int, live: bool = False
     ) -> Exit | None:
         """Until the container stops: how; or None, if the viewer leaves. A reboot is followed."""
+        from lxcctl import foreground
+
         self._generation, self._live = generation, live
+        types = foreground.typist(keys, self._at_end)
         while True:
-            end = self._life(keys, signals)
+            end = self._life(types, signals)
             if end.reason == _KICKED:
                 raise ClientError("somebody has ended this session")
             if end.reason != _REBOOT:
@@ -98,15 +103,20 @@ class Viewer:
             self._await_next()
             self._generation, self._live = end.next_generation, False
 
-    def _life(self, keys: bytes, signals: SignalThread) -> Any:  # noqa: ANN401 - AttachConsoleEnd
+    def _life(self, types: Typist, signals: SignalThread) -> Any:  # noqa: ANN401 - AttachConsoleEnd
         """One session, to its end."""
         from lxcctl import foreground
         from lxcctl.attach import Attachment
         from lxcd.v1 import console_pb2
 
-        types = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
+        frames = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
         attachment = Attachment(
-            self._session, "ConsoleService/AttachConsole", types, lambda _: None
+            self._session,
+            "ConsoleService/AttachConsole",
+            frames,
+            lambda _: None,
+            known=self._generation > 0,
+            controls=self._controls,
         )
 
         def start(message: Any) -> None:  # noqa: ANN401 - an AttachConsoleStart
@@ -119,9 +129,7 @@ class Viewer:
         if self._read_only:
             attachment.on_started = self._has_started
             return attachment.run()
-        with foreground.typing(
-            attachment, signals, keys=keys, at_end=self._at_end, on_started=self._has_started
-        ):
+        with foreground.typing(attachment, signals, types, on_started=self._has_started):
             return attachment.run()
 
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
@@ -134,7 +142,7 @@ class Viewer:
     def _has_role(self, controls: bool, by: str) -> None:  # noqa: FBT001
         from lxcctl import foreground
 
-        self._read_only = not controls
+        self._controls = controls
         foreground.show_role(controls, by)
 
     def _fill(self, start: Any, *, resumed: bool) -> None:  # noqa: ANN401

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lxcctl.attach import Attachment
     from lxcctl.channel import Session
     from lxcctl.output import Column
+    from lxcctl.signals import SignalThread
     from lxcd.v1.exec_pb2 import CreateExecRequest, Exec
 
 _USAGE = "usage: lxcctl exec NAME [OPTIONS] [--] CMD..."
@@ -177,7 +178,16 @@ def _create(session: Session, request: CreateExecRequest) -> Exec:
     return session.channel.call("ExecService/CreateExec", request, Exec)
 
 
-def _attachment(session: Session, id_: str) -> Attachment:
+def _begin(session: Session, request: CreateExecRequest, signals: SignalThread) -> Exec:
+    """Make it; if a signal asks us to leave meanwhile, do so, but not with it running."""
+    from lxcctl import foreground
+
+    return foreground.begin(
+        signals, lambda: _create(session, request), lambda made: _signal(session, made.id, 9)
+    )
+
+
+def _attachment(session: Session, id_: str, *, known: bool) -> Attachment:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
     from lxcd.v1 import exec_pb2
@@ -188,7 +198,7 @@ def _attachment(session: Session, id_: str) -> Attachment:
         foreground.as_controller(message)
 
     types = (exec_pb2.AttachExecRequest, exec_pb2.AttachExecResponse)
-    attachment = Attachment(session, "ExecService/AttachExec", types, start)
+    attachment = Attachment(session, "ExecService/AttachExec", types, start, known=known)
     attachment.on_output = foreground.show
     attachment.on_gap = foreground.show_gap
     attachment.on_role = foreground.show_role
@@ -201,13 +211,14 @@ def _on_terminal(
     from lxcctl import foreground
 
     with foreground.signals() as signals:
-        made = _create(session, request)
-        attachment = _attachment(session, made.id)
+        made = _begin(session, request, signals)
+        attachment = _attachment(session, made.id, known=True)
 
         def hang_up() -> None:
             _signal(session, made.id, 1)
 
-        with foreground.typing(attachment, signals, keys=keys, at_end=_CTRL_D, on_leaving=hang_up):
+        types = foreground.typist(keys, at_end=_CTRL_D)
+        with foreground.typing(attachment, signals, types, on_leaving=hang_up):
             _arm(session, made.id, timeout)
             end = attachment.run()
     return _status(end, made.id)
@@ -215,24 +226,22 @@ def _on_terminal(
 
 def _with_streams(session: Session, request: CreateExecRequest, args: Namespace) -> int:
     from lxcctl import foreground
-    from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
+    from lxcctl.typist import Typist
 
-    known: list[str] = []
-    relay = foreground.Relay(lambda number: _signal(session, known[0], number))
-    with SignalThread(FORWARDED, relay), OwnStreams() as streams:
+    with foreground.signals(at_terminal=False) as signals, OwnStreams() as streams:
         if not args.streamed:
             request.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(request.descriptors_token)
         request.stdin = not own
-        made = _create(session, request)
-        known.append(made.id)
-        relay.begun = True
-        attachment = _attachment(session, made.id)
+        made = _begin(session, request, signals)
+        attachment = _attachment(session, made.id, known=True)
+        signals.act = foreground.Relay(attachment, lambda number: _signal(session, made.id, number))
         if own:
             streams.begin()
         else:
-            attachment.on_started = lambda _: attachment.feed_from(0)
+            types = Typist(0)
+            attachment.on_started = lambda _: types.type_into(attachment)
         _arm(session, made.id, args.timeout)
         try:
             end = attachment.run()
@@ -306,7 +315,7 @@ def _attach(session: Session, args: Namespace) -> int:
     from lxcctl import foreground
 
     keys = foreground.keys_of(args.detach_keys)
-    attachment = _attachment(session, args.id)
+    attachment = _attachment(session, args.id, known=False)
     begin = attachment.start
 
     def start(message: Any) -> None:  # noqa: ANN401
@@ -320,9 +329,15 @@ def _attach(session: Session, args: Namespace) -> int:
     if args.read_only:
         end = attachment.run()
     else:
+        types = foreground.typist(keys)
+
+        def started(frame: Any) -> None:  # noqa: ANN401
+            # Input that is no terminal's ends, if what it is typed into can end.
+            types.at_end = b"" if frame.exec.tty else None
+
         with (
             foreground.signals() as signals,
-            foreground.typing(attachment, signals, keys=keys),
+            foreground.typing(attachment, signals, types, on_started=started),
         ):
             end = attachment.run()
     return _status(end, args.id)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.signals import SignalThread
     from lxcd.v1.container_pb2 import StartContainerRequest
     from lxcd.v1.types_pb2 import Exit
 
@@ -123,6 +124,15 @@ def _start(session: Session, start: StartContainerRequest) -> int:
     return reply.generation
 
 
+def _begin(session: Session, start: StartContainerRequest, signals: SignalThread) -> int:
+    """Start it; if a signal asks us to leave meanwhile, do so, but not with it running."""
+    from lxcctl import foreground
+
+    return foreground.begin(
+        signals, lambda: _start(session, start), lambda _: _send(session, start.name, 9)
+    )
+
+
 def _on_terminal(
     session: Session, define: Callable[[], StartContainerRequest], keys: bytes
 ) -> Exit:
@@ -134,7 +144,7 @@ def _on_terminal(
         term = os.environ.get("TERM", "")
         if term:
             start.define.add(key="lxc.environment", value=f"TERM={term}")
-        generation = _start(session, start)
+        generation = _begin(session, start, signals)
         viewer = Viewer(session, start.name, "console", at_end=b"\x04")
         end = viewer.watch(keys, signals, generation=generation)
     if end is None:
@@ -148,22 +158,18 @@ def _with_streams(
 ) -> Exit:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
-    from lxcctl.signals import FORWARDED, SignalThread
     from lxcctl.streams import OwnStreams
+    from lxcctl.typist import Typist
     from lxcd.v1 import console_pb2, container_pb2
 
-    name: list[str] = []
-    relay = foreground.Relay(lambda number: _send(session, name[0], number))
-    with SignalThread(FORWARDED, relay), OwnStreams() as streams:
+    with foreground.signals(at_terminal=False) as signals, OwnStreams() as streams:
         start = define()
-        name.append(start.name)
         start.stdio = container_pb2.STDIO_PIPES
         if not streamed:
             start.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(start.descriptors_token)
         start.stdin = not own
-        generation = _start(session, start)
-        relay.begun = True
+        generation = _begin(session, start, signals)
 
         def fill(message: Any) -> None:  # noqa: ANN401
             message.name, message.lxcpath = start.name, session.lxcpath
@@ -172,13 +178,18 @@ def _with_streams(
             foreground.as_controller(message)
 
         types = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
-        attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill)
+        attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill, known=True)
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
+        attachment.on_role = foreground.show_role
+        signals.act = foreground.Relay(
+            attachment, lambda number: _send(session, start.name, number)
+        )
         if own:
             streams.begin()
         else:
-            attachment.on_started = lambda _: attachment.feed_from(0)
+            typist = Typist(0)
+            attachment.on_started = lambda _: typist.type_into(attachment)
         end = attachment.run()
         if own:
             streams.finish()

@@ -18,6 +18,7 @@ from lxcctl.channel import Patience
 from lxcctl.channel import Session as ClientSession
 from lxcctl.errors import CallError
 from lxcctl.keys import DetachKeys
+from lxcctl.typist import Typist
 from lxcd.v1 import exec_pb2
 from tests.unit.lxcctl.playing import (
     CONTROLLER,
@@ -423,7 +424,8 @@ def test_detach_is_not_stuck_behind_input(daemon: FakeDaemon, attachment: Attach
 
     thread = threading.Thread(target=paste)
     thread.start()
-    attachment.on_started = lambda _: attachment.feed_from(read_end, DetachKeys(b"\x01q"))
+    typist = Typist(read_end, DetachKeys(b"\x01q"))
+    attachment.on_started = lambda _: typist.type_into(attachment)
     assert attachment.run().reason == DETACHED
     thread.join()
     os.close(read_end)
@@ -514,3 +516,28 @@ def test_kicked(daemon: FakeDaemon, attachment: Attachment) -> None:
     daemon.on["AttachExec"] = play
     assert attachment.run().reason == KICKED
     assert kinds(daemon.asked("AttachExec")) == ["start"]
+
+
+def test_control_that_was_taken_while_the_daemon_was_away(
+    daemon: FakeDaemon, attachment: Attachment, refusal: type[Refusal]
+) -> None:
+    """Whoever comes back too late watches."""
+
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        start = next(heard).start
+        if start.offsets and start.role != VIEWER:
+            raise refusal("FAILED_PRECONDITION", "bob has control", "CONTROL_TAKEN")
+        yield EXEC.started()
+        if not start.offsets:
+            yield EXEC.output(b"abc")
+            raise refusal("UNAVAILABLE", "Socket closed")
+        yield EXEC.output(b"def", 3)
+        yield EXEC.end(code=0)
+
+    daemon.on["AttachExec"] = play
+    kept = Kept(attachment)
+    assert attachment.controls
+    assert attachment.run().exit.code == 0
+    assert kept.pieces == {"stdout": b"abcdef"}
+    assert kept.roles == [(False, "")]
+    assert not attachment.controls

@@ -293,7 +293,9 @@ def test_attach(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
     (start,) = starts(creating, "AttachExec")
     assert start.label
     start.label = ""
-    assert start == exec_pb2.AttachExecStart(id="e1", role=stream_pb2.SESSION_ROLE_CONTROLLER)
+    assert start == exec_pb2.AttachExecStart(
+        id="e1", role=stream_pb2.SESSION_ROLE_CONTROLLER, lossless=True
+    )
 
 
 def test_attach_only_to_watch(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
