@@ -20,7 +20,7 @@ changes.py     waiting for something to be as one wants it
 stopping.py    the stop: ask, wait, kill
 execs.py       commands that join a container, by their ids; and the short way
 exec.py        one of them
-lookups.py     reading what a container may make wait for ever
+errands.py     what somebody else may make wait for ever
 entering.py    how a command gets into a container
 ports.py       where sessions attach to what the keeper holds
 consolelog.py  the session that fills a console's log file

@@ -215,7 +215,7 @@ class Entry:
     async def find_user(self) -> Held:
         """Learn who it will run as; the container's init. Raises an LxcdError."""
         init = require_enterable(self._container)
-        self.user = await self._house.lookups.run(
+        self.user = await self._house.errands.run(
             self._container.directory, lambda: self._find_user(init.pid)
         )
         return init
