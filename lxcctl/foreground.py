@@ -73,7 +73,7 @@ def signals() -> SignalThread:
 
 def _act_as_anybody(number: int) -> None:
     if number == signal.SIGTSTP:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.raise_signal(signal.SIGSTOP)
     elif number != signal.SIGWINCH:
         # Leaving cancels the call, and the daemon takes back what it began.
         os._exit(128 + number)
