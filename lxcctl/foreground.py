@@ -76,7 +76,7 @@ def signals(*, at_terminal: bool = True) -> SignalThread:
 
 def _act_as_anybody(number: int) -> None:
     if number == signal.SIGTSTP:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.raise_signal(signal.SIGSTOP)
     elif number != signal.SIGWINCH:
         os._exit(128 + number)
 

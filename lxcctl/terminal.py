@@ -56,7 +56,8 @@ class RawTerminal:
     def suspend(self) -> None:
         """Stop this process as a shell's user expects it, and go on where it was."""
         self.end()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this thread: it would still run a little before another one stopped it.
+        signal.raise_signal(signal.SIGSTOP)
         self.begin()
 
     @property

@@ -250,7 +250,7 @@ def test_suspended_and_continued(pty: Pty, daemon: FakeDaemon, shown: Shown) -> 
         process.send_signal(signal.SIGTSTP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
-        assert pty.attributes == pty.before
+        suspended = pty.attributes
         pty.size(30, 90)
         process.send_signal(signal.SIGCONT)
         # Others have used the terminal meanwhile: it is told its size.
@@ -259,7 +259,7 @@ def test_suspended_and_continued(pty: Pty, daemon: FakeDaemon, shown: Shown) -> 
         assert pty.is_raw
         pty.type(b"\x01q")
         assert process.wait(DEADLINE) == 0
-    assert pty.attributes == pty.before
+    assert suspended == pty.attributes == pty.before
 
 
 @pytest.mark.slow
