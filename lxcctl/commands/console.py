@@ -135,8 +135,7 @@ class Viewer:
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted
         self._generation = frame.generation
         if self._greeting and sys.stderr.isatty():
-            # The terminal may be raw already.
-            sys.stderr.write(f"lxcctl: {output.harmless(self._greeting)}\r\n")
+            output.note(self._greeting)
         self._greeting = ""
 
     def _has_role(self, controls: bool, by: str) -> None:  # noqa: FBT001
