@@ -16,6 +16,7 @@ reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down
 stopping.py    the stop: ask, wait, kill
+ending.py      the end of a life, and what it leads to
 execs.py       commands that join a container
 processes.py   who belongs to which container
 keeper.py      the asyncio side of the keeper's protocol; another keeper when one is lost

@@ -32,7 +32,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # A daemon that was just started again is there at once, not after gRPC's usual second of back-off.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
+    # How long one attempt may take, whatever the name says: a busy machine needs its time.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
