@@ -18,6 +18,7 @@ stop.py        how to ask which init to shut down
 freezing.py    and letting go on
 changes.py     waiting for something to be as one wants it
 stopping.py    the stop: ask, wait, kill
+ending.py      the end of a life, and what it leads to
 execs.py       commands that join a container, by their ids; and the short way
 exec.py        one of them
 errands.py     what somebody else may make wait for ever

@@ -17,7 +17,7 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import consolelog, making, removal
+from lxcd.supervisor import consolelog, ending, making, removal
 from lxcd.supervisor.held import Held, unseen
 from lxcd.supervisor.records import RUNNING, STOPPED, Deed, Intent, Record
 
@@ -78,12 +78,12 @@ class Recovery:
         if child is not None and child.exited is not None:
             self._house.keeper.acknowledge(child)
             consolelog.finish(self._house, actor, child)
-        actor.conclude()
+        ending.conclude(self._house, actor)
         match actor.record.intent:
             case Intent(deed=Deed.RESTART):
-                self._house.begin(actor.follow_up())
+                self._house.begin(ending.follow_up(actor))
             case Intent(deed=Deed.VANISH):
-                await actor.follow_up()
+                await ending.follow_up(actor)
             case Intent(deed=Deed.RENAME) as intent if not actor.defined:
                 self._renamed(actor, intent)
             case intent if not actor.defined:
