@@ -1,7 +1,8 @@
 """What sessions attach to: a terminal of a container or an exec, or the pipes of one.
 
-A terminal never waits for long: whoever falls behind the fastest session by half a ring is not
-waited for any more, and the keeper waits for nobody longer than a moment (`keeper/child.py`).
+A terminal never waits for long: the keeper waits for its slowest reader a moment at most, then
+skips ahead (`keeper/child.py`). From then on only those are waited for who are close behind the
+writer, or have caught up with them: one who stands still costs one moment, not one for every ring.
 Pipes carry data: there the process waits for every session that wants all of it.
 """
 
@@ -200,20 +201,19 @@ class Port:
             for session in self.sessions.values()
             if session.waits or self.terminal
         ]
-        if self.terminal and consumed:
-            front = max(consumed)
-            consumed = [offset for offset in consumed if front - offset < ring.capacity // 2]
+        if self.terminal:
+            # While the ring holds, whoever is behind what was acknowledged was not waited for.
+            least = ring.acked if ring.hold else ring.head - ring.capacity // 2
+            consumed = [offset for offset in consumed if offset >= least]
         if not consumed:
             if self.terminal and ring.hold:
                 ring.set_hold(hold=False)
                 self._ends.drained(stream)
             return
         self._free = False
-        acked = min(consumed)
-        # A terminal that was lost patience with is waited with again by who has caught up.
-        if not ring.hold and (not self.terminal or ring.head - acked < ring.capacity // 2):
+        if not ring.hold:
             ring.set_hold(hold=True)
-        if ring.acknowledge(acked):
+        if ring.acknowledge(min(consumed)):
             self._ends.drained(stream)
 
     def release(self) -> None:

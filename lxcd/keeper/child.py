@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # A terminal whose ring is full and held waits so long for its readers, then skips ahead: they may
 # slow a program down, not stop it. What they consume earns them as much time again as it would take
 # at this rate, which is the least that a program is ever slowed down to.
-PATIENCE_SECONDS = 0.1
-_PACE_BYTES_A_SECOND = 8 << 20
+PATIENCE_SECONDS = 0.5
+_PACE_BYTES_A_SECOND = 2 << 20
 
 
 @dataclass(slots=True)
@@ -49,6 +49,7 @@ class Stream:
     retry_seconds: float = 0.0  # it says that it takes more, and does not: tried again so late
     patience_seconds: float = PATIENCE_SECONDS
     paused_since: float = 0.0
+    given_up: int = -1  # where those stood who were not waited for any longer
 
     def open_peer(self) -> None:
         """Hold the terminal open: without any slave its master reads EIO and polls as hung up,
@@ -105,9 +106,14 @@ class Stream:
         self.patience_seconds = max(0.0, self.patience_seconds - waited)
 
     def skip_ahead(self) -> None:
-        """Nobody is waited for any more, until somebody wants that again."""
+        """Whoever is behind half a ring is not waited for any more. If nobody at all has read since
+        the last time, nobody is waited for, until somebody wants that again.
+        """
         if self.ring is not None:
-            self.ring.set_hold(hold=False)
+            if self.ring.acked == self.given_up:
+                self.ring.set_hold(hold=False)
+            self.ring.acknowledge(self.ring.head - self.ring.capacity // 2)
+            self.given_up = self.ring.acked
         self.resume()
 
     def feed(self) -> None:

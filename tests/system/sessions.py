@@ -169,6 +169,12 @@ def attach(
     return made
 
 
+def with_console(made: Box) -> list[stream_pb2.Session]:
+    """ListConsoleSessions."""
+    request = console_pb2.ListConsoleSessionsRequest(name=made.name)
+    return list(made.api.console.ListConsoleSessions(request, timeout=DEADLINE).sessions)
+
+
 def create(made: Box, *command: str, **options: Any) -> exec_pb2.Exec:
     """CreateExec; Refused if it is."""
     request = exec_pb2.CreateExecRequest(container=made.name, command=command, **options)
