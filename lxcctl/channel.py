@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
+from lxcctl import output
 from lxcctl.errors import NO_DAEMON, REFUSED, CallError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
     from types import ModuleType
     from typing import Any, TypeVar
 
@@ -135,6 +137,27 @@ class Channel:
         finally:
             call.cancel()
 
+    def duplex(
+        self, method: str, queue: SimpleQueue[Any], request: type[Message], reply: type[Reply]
+    ) -> Iterator[Reply]:
+        """Call a method with a stream each way. What is put into `queue` is sent; None ends that
+        direction.
+        """
+        grpc, channel = self._open()
+        handle = channel.stream_stream(
+            f"/lxcd.v1.{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        call = handle(iter(queue.get, None))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._call_error(error, None) from None
+        finally:
+            queue.put(None)
+            call.cancel()
+
     def close(self) -> None:
         """Hang up; the next call connects again."""
         if self._channel is not None:
@@ -220,7 +243,7 @@ class Patience:
         import time
 
         if self.LONGEST / 2 <= self._delay < self.LONGEST:
-            sys.stderr.write("lxcctl: lost the daemon, waiting for it to come back\n")
+            output.note("lost the daemon, waiting for it to come back")
             sys.stderr.flush()
         time.sleep(self._delay if at_most is None else max(0.0, min(self._delay, at_most)))
         self._delay = min(self._delay * 2, self.LONGEST)

@@ -65,7 +65,20 @@ def line(text: str) -> None:
 def note(text: str) -> None:
     """One line for the person at the terminal; one that begins with a blank continues the last."""
     prefix = "" if text.startswith(" ") else "lxcctl: "
-    sys.stderr.write(f"{prefix}{harmless(text, keep_newlines=True)}\n")
+    shown = f"{prefix}{harmless(text, keep_newlines=True)}\n"
+    # In one piece, whoever else writes there.
+    sys.stderr.write(shown.replace("\n", _line_end()))
+
+
+def _line_end() -> str:
+    """For stderr: a terminal that is raw does not go back to the left by itself."""
+    import termios
+
+    try:
+        flags = termios.tcgetattr(_STDERR)[1]
+    except termios.error:
+        return "\n"
+    return "\n" if flags & termios.OPOST else "\r\n"
 
 
 def harmless(text: str, *, keep_newlines: bool = False) -> str:

@@ -11,7 +11,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "start": (
         "start",
-        "NAME... [--wait running] [-s KEY=VALUE]... [--ephemeral] [--system] [-- CMD...]",
+        "NAME... [--console] [-s KEY=VALUE]... [--ephemeral] [--system] [-- CMD...]",
         "start containers",
     ),
     "stop": (
@@ -32,13 +32,28 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "rename": ("lifecycle", "NAME NEW", "give a stopped container another name"),
     "run": (
         "run",
-        "IMAGE [--name N] [--rm] [-s KEY=VALUE]... [--config FILE] -- CMD...",
+        "IMAGE [--name N] [--rm] [-t|-T] [-s KEY=VALUE]... [--config FILE] -- CMD...",
         "create, start CMD as an application, exit with its status",
     ),
     "exec": (
         "exec",
-        "NAME [--user U] [--cwd D] [--env K=V]... [--timeout S] [--] CMD...",
+        "NAME [--user U] [--cwd D] [--env K=V]... [-t|-T] [--detach] [--] CMD...",
         "run a command in a running container",
+    ),
+    "attach": (
+        "exec",
+        "ID [--read-only] [--steal] [--no-replay] [--detach-keys K]",
+        "join a command that was left running",
+    ),
+    "execs": (
+        "exec",
+        "[NAME] [--delete ID]... [--kill ID]...",
+        "list commands that were left running",
+    ),
+    "console": (
+        "console",
+        "NAME [--tty N] [--read-only] [--steal] [--no-replay] [--detach-keys K]",
+        "look at a container's terminal, and type into it",
     ),
     "list": ("look", "[--state S]... [-1]", "list containers"),
     "info": ("look", "NAME...", "show all about containers"),
@@ -49,7 +64,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "logs": (
         "logs",
-        "NAME [--follow] [--tail N | --bytes N] [--stream S]",
+        "NAME [--follow] [--since T | --tail N | --bytes N] [--stream S]",
         "show what a container wrote",
     ),
     "events": (

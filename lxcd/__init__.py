@@ -3,7 +3,7 @@
 
     rpc          front door: messages in, messages out; the only room that knows gRPC
     supervisor   one actor per container; state, policy, undo; what happened
-    console      readers of terminals and pipes: cursors into the keeper's rings
+    console      sessions with terminals and pipes: cursors into the keeper's rings
     images       what a new container is made of
     cgroup       directories in the cgroup trees, their delegation, freezing
     keeper       a small process of its own that forks, reaps, and holds terminals; survives lxcd

@@ -22,13 +22,16 @@ from lxcd.rpc.execs import Execs
 from lxcd.rpc.hosts import Hosts
 from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
-from lxcd.supervisor import host, launch, service
+from lxcd.rpc.side import Side
+from lxcd.supervisor import execs, host, launch, service
+from lxcd.supervisor.errands import Errands
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
 from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
+from lxcd.supervisor.recovery import Recovery
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.shutdown import stop_all
 
@@ -83,6 +86,7 @@ async def _serve(
             trees=trees,
             host=host.facts(trees),
             tasks=tasks,
+            errands=Errands(),
         )
         registry = Registry(house)
 
@@ -97,20 +101,23 @@ async def _serve(
             return result
 
         replays = Replays(house.begin)
+        side = Side(_side_socket(settings, paths))
+        known = execs.Execs(house)
         server = Server(
-            Containers(house, registry, replays),
-            Execs(house, registry),
-            Consoles(house, registry),
+            Containers(house, registry, replays, side),
+            Execs(house, registry, known, replays, side),
+            Consoles(house, registry, replays),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
         )
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
         await asyncio.to_thread(pool.recover)
-        await registry.recover()
+        await Recovery(house, registry).run(known.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
+        side.listen()
         events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
         _log.info("lxcd %s serves %s", __version__, paths.socket)
         staying = tasks.create_task(keeper.stay())
@@ -119,11 +126,22 @@ async def _serve(
             await drain(True)
         await leave.wait()
         service.tell("STOPPING=1")
+        side.close()
+        keeper.part()
         await server.stop(_GRACE_SECONDS)
         staying.cancel()
         house.end()
+        known.close()
         registry.close()
         await pool.close()
+
+
+def _side_socket(settings: Settings, paths: Paths) -> str:
+    """Beside the first socket of the API, where clients look for it."""
+    if not settings.listen:
+        return paths.side_socket
+    own = settings.listen[0].removeprefix("unix:")
+    return os.path.join(os.path.dirname(own), os.path.basename(paths.side_socket))
 
 
 def _lost(house: House, why: str) -> None:
@@ -151,6 +169,8 @@ def _make_directories(paths: Paths) -> None:
             (paths.runtime_dir, 0o711),
             (paths.private, 0o700),
             (paths.records, 0o700),
+            (paths.execs, 0o700),
+            (paths.logs, 0o700),
             (paths.state_dir, 0o700),
         ):
             os.makedirs(path, mode=mode, exist_ok=True)

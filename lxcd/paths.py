@@ -48,6 +48,21 @@ class Paths:
         return os.path.join(self.private, "containers")
 
     @property
+    def execs(self) -> str:
+        """One file for each exec that can be asked about."""
+        return os.path.join(self.private, "execs")
+
+    @property
+    def logs(self) -> str:
+        """How far the log files of consoles are: one file for each."""
+        return os.path.join(self.private, "logs")
+
+    @property
+    def side_socket(self) -> str:
+        """Where callers prove who they are, and hand over descriptors."""
+        return os.path.join(self.runtime_dir, "side.sock")
+
+    @property
     def slots(self) -> str:
         """The cgroups of prepared children."""
         return os.path.join(self.private, "slots")

@@ -57,11 +57,14 @@ class Commands:
         """Absolute path of a program; empty if there is none."""
         return shutil.which(name, path=self.environment["PATH"]) or ""
 
-    def run(self, *argv: str, check: bool = True) -> Finished:
-        """Run it to its end. BenchError if that is not 0, or does not come."""
+    def run(self, *argv: str, check: bool = True, silent: bool = False) -> Finished:
+        """Run it to its end. BenchError if that is not 0, or does not come. `silent`: its output
+        goes to the null device.
+        """
         if not argv[0]:
             raise BenchError(f"a program is not there that would do: {' '.join(argv[1:])}")
-        log = str(self._log)
+        self._log.write_bytes(b"")
+        log = os.devnull if silent else str(self._log)
         begin = time.perf_counter_ns()
         pid = self.spawn(argv, log, truncate=True)
         status = _wait(pid, argv)
@@ -77,6 +80,11 @@ class Commands:
         return self._spawn(
             argv, [(os.POSIX_SPAWN_OPEN, 1, log, flags, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
         )
+
+    def spawn_on(self, terminal: str, *argv: str) -> int:
+        """Start it on a terminal, which becomes its controlling one."""
+        actions = [(os.POSIX_SPAWN_OPEN, number, terminal, os.O_RDWR, 0) for number in range(3)]
+        return self._spawn(argv, [*actions])
 
     def converse(self, *argv: str) -> Conversation:
         """Start it with pipes to its standard input and from its standard output."""

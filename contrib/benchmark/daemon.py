@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,7 +16,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from contrib.benchmark import processes
 from contrib.benchmark.commands import DEADLINE_SECONDS, BenchError, Commands, await_end
 from contrib.benchmark.containers import define
-from lxcd.v1 import container_pb2, container_pb2_grpc, host_pb2, host_pb2_grpc, types_pb2
+from lxcd.v1 import (
+    console_pb2_grpc,
+    container_pb2,
+    container_pb2_grpc,
+    exec_pb2,
+    exec_pb2_grpc,
+    host_pb2,
+    host_pb2_grpc,
+    types_pb2,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A daemon that was just started again is there at once, not after gRPC's usual second of back-off.
 _CHANNEL = [
@@ -38,6 +50,8 @@ class Client:
         # The generated stubs are typed for grpc.aio alone; they work with either kind of channel.
         channel = cast("Any", self._channel)
         self._container: Any = container_pb2_grpc.ContainerServiceStub(channel)
+        self._exec: Any = exec_pb2_grpc.ExecServiceStub(channel)
+        self._console: Any = console_pb2_grpc.ConsoleServiceStub(channel)
         self._host: Any = host_pb2_grpc.HostServiceStub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)
 
@@ -78,6 +92,15 @@ class Client:
             request, timeout=DEADLINE_SECONDS
         )
         return reply.exit
+
+    def exec(self, request: exec_pb2.RunExecRequest) -> exec_pb2.RunExecResponse:
+        """Run a command in a container."""
+        reply: exec_pb2.RunExecResponse = self._exec.RunExec(request, timeout=DEADLINE_SECONDS)
+        return reply
+
+    def attach_console(self, frames: Iterator[Any]) -> Any:  # noqa: ANN401  a call of gRPC's
+        """Begin a session."""
+        return self._console.AttachConsole(frames, timeout=DEADLINE_SECONDS)
 
     def kill(self, name: str) -> None:
         """Stop a container the short way."""
@@ -159,10 +182,11 @@ class Daemon:
         """The end of what lxcd wrote."""
         return self._log.read_text(errors="replace")[-_TAIL_CHARACTERS:]
 
-    def lxcctl(self, *arguments: str) -> int:
+    def lxcctl(self, *arguments: str, silent: bool = False) -> int:
         """Run `lxcctl` as a user does, against this lxcd; nanoseconds."""
         program = str(Path(sys.executable).with_name("lxcctl"))
-        return self._commands.run(program, "--address", self.address, *arguments).nanoseconds
+        argv = (program, "--address", self.address, *arguments)
+        return self._commands.run(*argv, silent=silent).nanoseconds
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -56,6 +56,7 @@ class Target:
     base: str
     limit: float
     unit: str = ""
+    enough: float = 0.0  # whatever the base is: at most this is good
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,16 @@ class Report:
     failure: str = ""  # why it ended early
 
 
+# 64 MiB at 100 MB/s.
+FLOOD_ENOUGH_MS = (64 << 20) / 100e3
 TARGETS = (
     Target("start", LXCD, STOCK, 0.4),
     Target("start", LXCD, FLOOR, 3.0),
     Target("burst", LXCD, STOCK, 0.6),
     Target("burst", LXCD, FLOOR, 3.0),
+    Target("exec", LXCD, STOCK, 0.4),
+    Target("stream", f"{LXCCTL} exec", STOCK, 1 / 0.9),
+    Target("flood", LXCD, STOCK, 1 / 3, enough=FLOOD_ENOUGH_MS),
     Target("memory", LXCD_GROWTH, "", 0.1, MEGABYTES),
     Target("memory", PID1_ON_TOP, "", 0.2, MEGABYTES),
     Target("restart", LISTED, "", 1000.0, MILLISECONDS),
@@ -131,7 +137,10 @@ def ratio(figures: tuple[Figure, ...], target: Target, config: str) -> float | N
     if not target.base:
         return subject.median
     base = find(figures, target.stage, config, target.base)
-    return None if base is None else subject.median / base.median
+    if base is None:
+        return None
+    found = subject.median / base.median
+    return min(found, target.limit) if subject.median <= target.enough else found
 
 
 def judge(

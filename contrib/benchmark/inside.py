@@ -15,7 +15,17 @@ from pathlib import Path
 
 import grpc
 
-from contrib.benchmark import containers, facts, memory, options, report, restart, runs, starts
+from contrib.benchmark import (
+    containers,
+    execs,
+    facts,
+    memory,
+    options,
+    report,
+    restart,
+    runs,
+    starts,
+)
 from contrib.benchmark.commands import BenchError, Commands
 from contrib.benchmark.daemon import Daemon
 from contrib.benchmark.figures import Figure, Report
@@ -90,6 +100,9 @@ def _stages(run: _Run) -> None:
     if "run" in wanted:
         with run.daemon("runs") as daemon:
             _runs(run, daemon)
+    if {"exec", "stream", "flood"} & set(wanted):
+        with run.daemon("execs") as daemon:
+            _execs(run, daemon)
     if "memory" in wanted or "restart" in wanted:
         _long_lived(run)
 
@@ -142,6 +155,45 @@ def _runs(run: _Run, daemon: Daemon) -> None:
     )
     for made in nspawn:
         made.remove()
+
+
+def _execs(run: _Run, daemon: Daemon) -> None:
+    """In two containers that are alike, one of lxcd's and one of stock LXC's."""
+    wanted, kind = run.wanted, run.kinds[0]
+    trigger = execs.make_files(kind, wanted.stream_bytes, wanted.flood_bytes)
+    name = f"{run.token}-joined"
+    config = kind.config(execs.FLOOD)
+    daemon.define(name, config)
+    daemon.client.start(name)
+    if run.stock.here:
+        run.stock.define(name, config)
+        run.stock.start(name)
+    big = ("cat", execs.BIG)
+    flood = (trigger, wanted.flood_bytes)
+    stages: dict[str, list[execs.Contestant]] = {
+        "exec": [execs.LxcdExec(daemon, name), execs.LxcctlExec(daemon, name, containers.TRUE)],
+        "stream": [execs.LxcctlExec(daemon, name, *big)],
+        "flood": [execs.LxcdFlood(daemon, name, *flood)],
+    }
+    if run.stock.here:
+        stages["exec"].append(execs.StockExec(run.stock, name, containers.TRUE))
+        stages["stream"].append(execs.StockExec(run.stock, name, *big))
+    rounds = {"exec": wanted.rounds, "stream": 3, "flood": 3}
+    for stage, contestants in stages.items():
+        if stage not in wanted.stages:
+            continue
+        _say(f"{stage}: {rounds[stage]} rounds, taking turns")
+        figures = execs.taking_turns(
+            stage, kind.name, contestants, rounds[stage], wanted.pause_seconds
+        )
+        run.add(figures)
+    daemon.client.kill(name)
+    if "flood" in wanted.stages and run.stock.here:
+        # Alone: the other would hear the same trigger.
+        stock = execs.StockFlood(run.stock, name, *flood)
+        run.add(execs.taking_turns("flood", kind.name, [stock], 3, wanted.pause_seconds))
+    if run.stock.here:
+        run.stock.stop(name)
 
 
 def _long_lived(run: _Run) -> None:

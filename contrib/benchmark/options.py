@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass, replace
 
-STAGES = ("start", "burst", "run", "memory", "restart")
+STAGES = ("start", "burst", "run", "exec", "stream", "flood", "memory", "restart")
 
 _DESCRIPTION = """\
 Measure lxcd beside stock LXC, other programs that start containers, and a floor: the same work done
@@ -18,6 +18,9 @@ stages:
   start    starts, the contestants taking turns, with a pause before each
   burst    starts back to back, without any pause
   run      start `true` as an application and wait for its exit
+  exec     run `true` in a running container
+  stream   read a large file out of a running container, to /dev/null
+  flood    a console that writes as fast as it can, seen by one viewer
   memory   what a running container costs in its supervisor; what a reaping PID 1 costs on top
   restart  SIGKILL lxcd with containers running; until a new one lists them all
 """
@@ -31,6 +34,8 @@ class Options:
     rounds: int = 30
     burst: int = 45
     runs: int = 20
+    stream_bytes: int = 16 << 30
+    flood_bytes: int = 64 << 20
     containers: int = 200
     stock_containers: int = 100
     applications: int = 50
@@ -38,7 +43,15 @@ class Options:
 
 
 QUICK = Options(
-    rounds=3, burst=6, runs=3, containers=10, stock_containers=5, applications=5, pause_seconds=0.05
+    rounds=3,
+    burst=6,
+    runs=3,
+    stream_bytes=64 << 20,
+    flood_bytes=1 << 20,
+    containers=10,
+    stock_containers=5,
+    applications=5,
+    pause_seconds=0.05,
 )
 
 

@@ -21,11 +21,14 @@ _TITLES = {
     "start": "start, taking turns with a pause before each",
     "burst": "start, back to back",
     "run": "run `true` as an application, until its exit is known",
+    "exec": "run `true` in a running container, until its exit is known",
+    "stream": "read a large file out of a running container",
+    "flood": "64 MiB of a console, until one viewer has them",
     "memory": "memory of the supervisor",
     "restart": "SIGKILL of lxcd with containers running, and started again",
 }
 # What the column of ratios compares with.
-_OURS = {"start": LXCD, "burst": LXCD, "run": LXCD, "memory": LXCD_GROWTH}
+_OURS = {"start": LXCD, "burst": LXCD, "run": LXCD, "exec": LXCD, "memory": LXCD_GROWTH}
 _WIDTH = 46
 
 

@@ -41,6 +41,16 @@ class Stock:
         rcfile = str(self._lxcpath / name / "config")
         return self._named("lxc-execute", name, "-f", rcfile, "--", *command).nanoseconds
 
+    def attach(self, name: str, *command: str) -> int:
+        """`lxc-attach` of a command, to its end, its output to the null device; nanoseconds."""
+        argv = (self._commands.find("lxc-attach"), "-P", str(self._lxcpath), "-n", name)
+        return self._commands.run(*argv, "--", *command, silent=True).nanoseconds
+
+    def console(self, name: str, terminal: str) -> int:
+        """`lxc-console` of /dev/console, on this terminal; its pid."""
+        argv = (self._commands.find("lxc-console"), "-P", str(self._lxcpath), "-n", name, "-t", "0")
+        return self._commands.spawn_on(terminal, *argv)
+
     def stop(self, name: str) -> None:
         """Kill it, and wait until its monitor is gone too."""
         monitor = self.monitor(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lxcctl import arguments, output
 from lxcctl.channel import LOOK_SECONDS
+from lxcctl.errors import UsageError
+from lxcctl.wire import moment, set_timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def _logs_options(parser: Parser) -> None:
     parser.add_argument("--follow", action="store_true", help="go on until the container stops")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tail", metavar="N", type=arguments.count, help="only the last N lines")
+    size.add_argument("--since", metavar="T", help="so long ago (10m), or a time (RFC 3339)")
     size.add_argument("--bytes", metavar="N", type=arguments.count, help="only the last N bytes")
     parser.add_argument(
         "--stream",
@@ -40,6 +43,8 @@ def _logs(session: Session, args: Namespace) -> int:
         request.tail_lines = args.tail
     elif args.bytes is not None:
         request.tail_bytes = args.bytes
+    elif args.since is not None:
+        set_timestamp(request.since, _moment(args.since))
     if args.follow:
         # Which life is followed, in case the daemon goes away before the first byte; and a daemon
         # that is not there at all is told at once rather than waited for.
@@ -50,6 +55,15 @@ def _logs(session: Session, args: Namespace) -> int:
         request.generation = container.generation
     read_log(session, request, _show)
     return 0
+
+
+def _moment(text: str) -> int:
+    import time
+
+    try:
+        return moment(text, time.time_ns())
+    except ValueError:
+        raise UsageError(f"logs: not a time: {text!r} (try 10m, or 2026-01-31T12:00:00)") from None
 
 
 def _show(message: ReadConsoleLogResponse) -> None:

@@ -6,20 +6,23 @@ import os
 
 from lxcctl import arguments, output
 from lxcctl.channel import GRACE_SECONDS, Channel
-from lxcctl.errors import CallError, UsageError
+from lxcctl.errors import CallError, ClientError, UsageError
+from lxcctl.keys import DEFAULT
 from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from argparse import Namespace
-    from typing import Self
+    from collections.abc import Callable
+    from typing import Any
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
-    from lxcd.v1.console_pb2 import ReadConsoleLogResponse
+    from lxcctl.signals import SignalThread
+    from lxcd.v1.container_pb2 import StartContainerRequest
     from lxcd.v1.types_pb2 import Exit
 
+_STOPPED = 1  # SESSION_END_STOPPED
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 # A host name, and a directory beside others; LXC itself allows more.
 _NAME_LENGTH = 40
@@ -30,6 +33,22 @@ def _run_options(parser: Parser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="root file system; `host` is the host's own")
     parser.add_argument("--name", metavar="N", default="", help="default: IMAGE-xxxxxx")
     parser.add_argument("--rm", action="store_true", help="leave nothing behind")
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument(
+        *("-t", "--tty"),
+        action="store_true",
+        default=None,
+        help="with a terminal (default: if stdin and stdout are one)",
+    )
+    terminal.add_argument(
+        *("-T", "--no-tty"), dest="tty", action="store_false", help="without a terminal"
+    )
+    parser.add_argument(
+        "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave it ({DEFAULT})"
+    )
+    parser.add_argument(
+        "--streamed", action="store_true", help="send bytes through the daemon, as from afar"
+    )
     arguments.add_define(parser)
     parser.add_argument(
         "--config", metavar="FILE", default="", help="text of the configuration; - is stdin"
@@ -37,8 +56,11 @@ def _run_options(parser: Parser) -> None:
 
 
 def _run(session: Session, args: Namespace) -> int:
+    from lxcctl import foreground
+
     if not args.command:
         raise UsageError("run: which command?", "usage: lxcctl run IMAGE [OPTIONS] -- CMD...")
+    keys = foreground.keys_of(args.detach_keys)
     text, origin = arguments.read_text(args.config)
     name = args.name or random_name(args.image)
     if not args.name and not args.rm:
@@ -47,76 +69,153 @@ def _run(session: Session, args: Namespace) -> int:
         # On stderr, which is the command's: only where a person is looking.
         if sys.stderr.isatty():
             output.note(f"container {name}")
-    with SignalRelay(session, name) as relay:
-        generation = _begin(session, args, name, text, origin)
-        relay.has_started()
-        end = _follow(session, name, generation)
+
+    def define() -> StartContainerRequest:
+        return _request(session, args, name, text, origin)
+
+    if foreground.wants_terminal(args.tty):
+        end = _on_terminal(session, define, keys)
+    else:
+        end = _with_streams(session, define, streamed=args.streamed)
     return exit_status(end)
 
 
-def _begin(session: Session, args: Namespace, name: str, text: str, origin: str) -> int:
-    from lxcctl.commands import create, several
-    from lxcd.v1 import container_pb2
+def _request(
+    session: Session, args: Namespace, name: str, text: str, origin: str
+) -> StartContainerRequest:
+    from lxcd.v1.container_pb2 import StartContainerRequest
 
-    start = container_pb2.StartContainerRequest(
+    start = StartContainerRequest(name=name, lxcpath=session.lxcpath, command=args.command)
+    if args.rm:
+        start.ephemeral = True
+        start.image, start.config_text, start.config_origin = args.image, text, origin
+        for key, value in args.define:
+            start.define.add(key=key, value=value)
+        return start
+    from lxcctl.commands import create
+    from lxcd.v1.container_pb2 import CreateContainerRequest
+
+    request = CreateContainerRequest(
         name=name,
         lxcpath=session.lxcpath,
-        command=args.command,
-        stdio=container_pb2.STDIO_PIPES,
+        image=args.image,
+        config_text=text,
+        config_origin=origin,
     )
-    if args.rm:
-        what: container_pb2.StartContainerRequest | container_pb2.CreateContainerRequest = start
-        start.ephemeral = True
-    else:
-        what = container_pb2.CreateContainerRequest(name=name, lxcpath=session.lxcpath)
-    what.image = args.image
-    what.config_text = text
-    what.config_origin = origin
     for key, value in args.define:
-        what.define.add(key=key, value=value)
-    if isinstance(what, container_pb2.CreateContainerRequest):
-        create.define(session, what)
+        request.define.add(key=key, value=value)
+    create.define(session, request)
+    return start
+
+
+def _start(session: Session, start: StartContainerRequest) -> int:
+    """Its generation."""
+    from lxcctl.commands import several
+    from lxcd.v1.container_pb2 import StartContainerResponse
+
     try:
         reply = session.channel.call(
-            "ContainerService/StartContainer", start, container_pb2.StartContainerResponse
+            "ContainerService/StartContainer", start, StartContainerResponse
         )
     except CallError as error:
-        several.report(error, name)
+        several.report(error, start.name)
         raise SystemExit(error.status) from None
-    several.note_problems(reply.problems, name)
+    several.note_problems(reply.problems, start.name)
     return reply.generation
 
 
-def _follow(session: Session, name: str, generation: int) -> Exit:
-    from lxcctl.commands.follow import read_log
-    from lxcctl.commands.wait import until
-    from lxcd.v1.console_pb2 import ReadConsoleLogRequest
-    from lxcd.v1.container_pb2 import WaitContainerRequest
+def _begin(session: Session, start: StartContainerRequest, signals: SignalThread) -> int:
+    """Start it; if a signal asks us to leave meanwhile, do so, but not with it running."""
+    from lxcctl import foreground
 
-    request = ReadConsoleLogRequest(
-        name=name,
-        lxcpath=session.lxcpath,
-        stream="output",
-        offset=0,
-        lossless=True,
-        follow=True,
-        generation=generation,
+    return foreground.begin(
+        signals, lambda: _start(session, start), lambda _: _send(session, start.name, 9)
     )
-    end = read_log(session, request, _show)
+
+
+def _on_terminal(
+    session: Session, define: Callable[[], StartContainerRequest], keys: bytes
+) -> Exit:
+    from lxcctl import foreground
+    from lxcctl.commands.console import Viewer
+
+    with foreground.signals() as signals:
+        start = define()
+        term = os.environ.get("TERM", "")
+        if term:
+            start.define.add(key="lxc.environment", value=f"TERM={term}")
+        generation = _begin(session, start, signals)
+        viewer = Viewer(session, start.name, "console", at_end=b"\x04")
+        end = viewer.watch(keys, signals, generation=generation)
     if end is None:
-        # The stream may end before the container does: a command can close its output and go on.
-        wait = WaitContainerRequest(name=name, lxcpath=session.lxcpath, generation=generation)
-        end = until(session, wait, None).exit
+        output.note(f"left {start.name} running; back with: lxcctl console {start.name}")
+        raise SystemExit(0)
     return end
 
 
-def _show(message: ReadConsoleLogResponse) -> None:
-    if message.gap_bytes:
-        output.note(f"{message.gap_bytes} bytes of output are lost")
-    if message.stream == "stderr":
-        output.write_stderr(message.data)
-    else:
-        output.write_stdout(message.data)
+def _with_streams(
+    session: Session, define: Callable[[], StartContainerRequest], *, streamed: bool
+) -> Exit:
+    from lxcctl import foreground
+    from lxcctl.attach import Attachment
+    from lxcctl.streams import OwnStreams
+    from lxcctl.typist import Typist
+    from lxcd.v1 import console_pb2, container_pb2
+
+    with foreground.signals(at_terminal=False) as signals, OwnStreams() as streams:
+        start = define()
+        start.stdio = container_pb2.STDIO_PIPES
+        if not streamed:
+            start.descriptors_token = streams.hand_over(session.channel.address)
+        own = bool(start.descriptors_token)
+        start.stdin = not own
+        generation = _begin(session, start, signals)
+
+        def fill(message: Any) -> None:  # noqa: ANN401
+            message.name, message.lxcpath = start.name, session.lxcpath
+            message.terminal, message.generation = "output", generation
+            message.lossless = True
+            foreground.as_controller(message)
+
+        types = (console_pb2.AttachConsoleRequest, console_pb2.AttachConsoleResponse)
+        attachment = Attachment(session, "ConsoleService/AttachConsole", types, fill, known=True)
+        attachment.on_output = foreground.show
+        attachment.on_gap = foreground.show_gap
+        attachment.on_role = foreground.show_role
+        signals.act = foreground.Relay(
+            attachment, lambda number: _send(session, start.name, number)
+        )
+        if own:
+            streams.begin()
+        else:
+            typist = Typist(0)
+            attachment.on_started = lambda _: typist.type_into(attachment)
+        end = attachment.run()
+        if own:
+            streams.finish()
+    if end.reason != _STOPPED:
+        raise ClientError("somebody has ended this session; the container goes on")
+    exit_: Exit = end.exit
+    return exit_
+
+
+def _send(session: Session, name: str, number: int) -> None:
+    """A signal, over a connection of its own: another thread may be about to make a new one."""
+    from lxcd.v1.container_pb2 import SignalContainerRequest, SignalContainerResponse
+
+    channel = Channel(session.channel.address)
+    request = SignalContainerRequest(name=name, lxcpath=session.lxcpath, signal=number)
+    try:
+        channel.call(
+            "ContainerService/SignalContainer", request, SignalContainerResponse, GRACE_SECONDS
+        )
+    except CallError as error:
+        if error.is_lost_connection:
+            output.note(f"{error.text}; {name} goes on without us")
+            os._exit(128 + number)
+        # It ended meanwhile; the main thread is about to learn that, too.
+    finally:
+        channel.close()
 
 
 def random_name(image: str) -> str:
@@ -126,94 +225,6 @@ def random_name(image: str) -> str:
     # 252 is the largest multiple of 36 below 256, so that every letter is as likely.
     letters = [_LETTERS[b % 36] for b in os.urandom(64) if b < 252]  # noqa: PLR2004 - see above
     return f"{kept}-{''.join(letters[:6])}"
-
-
-class SignalRelay:
-    """Passes SIGINT and SIGTERM on to the container; the second SIGINT kills it.
-
-    A thread takes the signals by sigwait. A handler would run in the main thread, in the middle of
-    a call of gRPC's whose locks it must not take again, and only when that call comes up for air.
-    The signals are blocked before gRPC makes its threads, which inherit that.
-    """
-
-    def __init__(self, session: Session, name: str) -> None:
-        import threading
-
-        # A channel of its own: the main thread replaces its channel when the daemon goes away.
-        self._channel = Channel(session.channel.address)
-        self._lxcpath = session.lxcpath
-        self._name = name
-        self._started = False
-        self._interrupts = 0
-        self._leaving = False
-        self._previous: set[int | signal.Signals] = set()
-        self._thread = threading.Thread(target=self._pass_on, name="signals", daemon=True)
-
-    def __enter__(self) -> Self:
-        import signal
-
-        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import signal
-
-        self._leaving = True
-        if self._thread.ident is not None:
-            # To this thread, not to the process: it ends the sigwait and nothing else.
-            signal.pthread_kill(self._thread.ident, signal.SIGTERM)
-        self._thread.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
-        self._channel.close()
-
-    def has_started(self) -> None:
-        """From now on there is somebody to pass signals to."""
-        self._started = True
-
-    def _pass_on(self) -> None:
-        import signal
-
-        while True:
-            number = signal.sigwait(_signals())
-            if self._leaving:
-                return
-            if not self._started:
-                # Leaving cancels the call, and the daemon takes back what it began.
-                os._exit(128 + number)
-            self._send(number)
-
-    def _send(self, number: int) -> None:
-        import signal
-
-        from lxcd.v1.container_pb2 import SignalContainerRequest, SignalContainerResponse
-
-        to_send = number
-        if number == signal.SIGINT:
-            self._interrupts += 1
-            if self._interrupts > 1:
-                to_send = signal.SIGKILL
-        request = SignalContainerRequest(
-            name=self._name, lxcpath=self._lxcpath, signal=int(to_send)
-        )
-        try:
-            self._channel.call(
-                "ContainerService/SignalContainer",
-                request,
-                SignalContainerResponse,
-                GRACE_SECONDS,
-            )
-        except CallError as error:
-            if error.is_lost_connection:
-                output.note(f"{error.text}; {self._name} goes on without us")
-                os._exit(128 + number)
-            # It ended meanwhile; the main thread is about to learn that, too.
-
-
-def _signals() -> set[signal.Signals]:
-    import signal
-
-    return {signal.SIGINT, signal.SIGTERM}
 
 
 VERBS = {"run": (_run_options, _run)}

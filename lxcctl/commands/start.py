@@ -6,6 +6,8 @@ import argparse
 
 from lxcctl import arguments
 from lxcctl.commands.several import each, note_problems, show_replies
+from lxcctl.errors import UsageError
+from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.signals import SignalThread
     from lxcd.v1.container_pb2 import StartContainerResponse
 
 
@@ -27,6 +30,7 @@ def _start_options(parser: Parser) -> None:
         default="running",
         help="until it is `running`: init has been exec'ed (the default, and all there is)",
     )
+    parser.add_argument("--console", action="store_true", help="stay at its console until it stops")
     arguments.add_define(parser)
     parser.add_argument("--ephemeral", action="store_true", help="delete it when it stops")
     parser.add_argument(
@@ -68,9 +72,29 @@ def _start(session: Session, args: Namespace) -> int:
         note_problems(reply.problems, name)
         replies.append((name, reply))
 
-    status = each(args.names, begin, done)
-    show_replies(session, args.names, replies)
-    return status
+    if not args.console:
+        status = each(args.names, begin, done)
+        show_replies(session, args.names, replies)
+        return status
+    if len(args.names) != 1:
+        raise UsageError("start: --console is for one container")
+    from lxcctl import foreground
+
+    with foreground.signals() as signals:
+        status = each(args.names, begin, done)
+        return _watch(session, args.names[0], replies[0][1], signals) if replies else status
+
+
+def _watch(
+    session: Session, name: str, started: StartContainerResponse, signals: SignalThread
+) -> int:
+    """Be at its console from the first byte on; its exit status is ours."""
+    from lxcctl.commands.console import Viewer
+    from lxcctl.keys import DEFAULT, parse
+
+    viewer = Viewer(session, name, "console")
+    end = viewer.watch(parse(DEFAULT), signals, generation=started.generation)
+    return 0 if end is None else exit_status(end)
 
 
 VERBS = {"start": (_start_options, _start)}

@@ -33,7 +33,7 @@ class Settings:
     default_config: str = "/etc/lxc/default.conf"
     listen: tuple[str, ...] = ()  # empty: the socket in runtime_dir
     shutdown_timeout_seconds: float = 60.0
-    prepared_max: int = 8  # children that wait to become a container; 0: each is made when wanted
+    prepared_max: int = 16  # children that wait to become a container; 0: each is made when wanted
     keeper: str = "own"  # `service`: a service manager runs the keeper, lxcd only waits for it
 
 

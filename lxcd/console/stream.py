@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 * 1024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
-    """Owned by the keeper's client. `ring` appears with the first output; `closed`: no more
-    comes.
+    """Owned by the keeper's client. `ring` appears with the first output, `input` with the first
+    byte that is typed; `closed`: no more comes, or goes. It is in `awaited` while somebody waits
+    for it.
     """
 
     name: str
-    fd: Fd | None = None  # a copy of the master or read end
+    awaited: set[Stream] = field(default_factory=set["Stream"])
+    fd: Fd | None = None  # a copy of the master, or of our end of a pipe
     ring: Ring | None = None
+    input: Ring | None = None
     closed: bool = False
-    lossless_readers: int = 0  # for whom the writer waits
     _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
 
     @property
@@ -45,14 +47,10 @@ class Stream:
     def wake(self) -> None:
         """Somebody has written, or the stream has ended."""
         waiters, self._waiters = self._waiters, []
+        self.awaited.discard(self)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    @property
-    def awaited(self) -> bool:
-        """Somebody waits for it to grow."""
-        return bool(self._waiters)
 
     async def grown(self, offset: int) -> bool:
         """Wait until there is something behind `offset` (True), or nothing will come (False)."""
@@ -70,11 +68,14 @@ class Stream:
     def add_waiter(self, waiter: asyncio.Future[None]) -> None:
         """Have `waiter` resolved at the next `wake`."""
         self._waiters.append(waiter)
+        self.awaited.add(self)
 
     def remove_waiter(self, waiter: asyncio.Future[None]) -> None:
         """It waits no longer."""
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
+        if not self._waiters:
+            self.awaited.discard(self)
 
     def read(self, offset: int, limit: int = CHUNK_BYTES) -> Piece:
         """At most `limit` bytes from `offset` on; nothing if there is nothing."""
@@ -82,14 +83,27 @@ class Stream:
             return Piece(0, b"", 0)
         return self.ring.read(offset, limit)
 
+    def since(self, time_ns: int) -> int:
+        """Offset from which on all stands that was written from this time on, to a second."""
+        return self.ring.since(time_ns) if self.ring is not None else 0
+
+    def end(self) -> None:
+        """The other side is closed: nothing more comes, or goes."""
+        self.closed = True
+        if self.fd is not None:
+            # A copy of a write end would keep its reader waiting.
+            self.fd.close()
+        self.wake()
+
     def close(self) -> None:
         """Let go of the descriptors; the keeper has its own."""
         self.closed = True
         if self.fd is not None:
             self.fd.close()
-        if self.ring is not None:
-            self.ring.close()
-            self.ring = None
+        for ring in (self.ring, self.input):
+            if ring is not None:
+                ring.close()
+        self.ring = self.input = None
         self.wake()
 
 

@@ -8,7 +8,7 @@ gone it reads EOF and ends, so a start never goes on half decided.
                                 where it is (`step_of`)
                     FDS         how many descriptors there are and which of them are missing, and
                                 as many as fit (scm(7): at most 253); more follow with MORE
-                    GO          walk on behind the barrier
+                    GO          walk on behind the barrier: the answer to REACHED, or ahead of it
     child → lxcd    PREPARED    sits in its namespaces and cgroups, and waits for SPEC
                     REACHED     stands at a barrier
                     FAILED      a step failed: index, step, system call, errno, text
@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxcd.kernel import fd as kernel_fd
-
-if TYPE_CHECKING:
-    import socket
 
 MESSAGE_LIMIT = 64 * 1024
 SPEC_LIMIT = 64 << 20
@@ -153,8 +151,9 @@ class ChildEnd:
             os.pwrite(self._progress, (index + 1).to_bytes(4, "little"), 0)
 
     def wait_at(self, barrier: str) -> None:
-        """Report the barrier and wait for GO."""
-        self.say(Reached(barrier))
+        """Report the barrier and wait for GO, unless that is here already."""
+        if not self._has_message():
+            self.say(Reached(barrier))
         words, _ = self._receive()
         if words[0] != "GO":
             os._exit(1)
@@ -165,6 +164,12 @@ class ChildEnd:
             kernel_fd.send(self._channel, encode(report))
         except OSError:
             os._exit(1)
+
+    def _has_message(self) -> bool:
+        try:
+            return bool(self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def _receive(self) -> tuple[list[Any], list[int]]:
         try:

@@ -146,6 +146,7 @@ class OpenTerminals(Step):
     console: bool
     ttys: int
     directory: str
+    history_bytes: int = 0  # of what each shows, that is kept in memory; 0: what the keeper thinks
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class OpenTerminals(Step):
                 os.close(slave)
         if numbers:
             walk.environment["container_ttys"] = " ".join(numbers)
-        walk.hand_streams(streams)
+        walk.hand_streams(streams, self.history_bytes)
 
 
 def _place(walk: Walk, slave: int, name: str, directory: str) -> None:
@@ -206,37 +207,98 @@ def _place(walk: Walk, slave: int, name: str, directory: str) -> None:
             os.close(bound)
 
 
+# In place of the number of a descriptor.
+NULL, PIPE = -1, -2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPipes(Step):
-    """Standard output and error become pipes that the keeper drains; standard input is `stdin`, or
-    /dev/null.
+    """Standard streams that are no terminal. Each is a descriptor that somebody has given,
+    /dev/null (NULL), or a pipe whose other end the keeper holds (PIPE).
+
+    The pipes become `uid`'s, who may then open /dev/stdout again; without it they stay root's.
     """
 
-    stdin: int = -1
+    stdin: int = NULL
+    stdout: int = PIPE
+    stderr: int = PIPE
+    uid: int = -1
+    gid: int = -1
+    waits: bool = True  # what is written waits for its readers
 
     @property
     def streams(self) -> tuple[str, ...]:
         """See Step."""
-        return ("stdout", "stderr")
+        return tuple(name for name, what in self._named() if what == PIPE)
+
+    def _named(self) -> tuple[tuple[str, int], ...]:
+        return ("stdin", self.stdin), ("stdout", self.stdout), ("stderr", self.stderr)
 
     def describe(self) -> str:
         """See Step."""
-        given = "a pipe" if self.stdin >= 0 else "/dev/null"
-        return f"standard input from {given}, standard output and error to pipes"
+        known = {NULL: "/dev/null", PIPE: "a pipe"}
+        words = (f"{name} is {known.get(what, 'given')}" for name, what in self._named())
+        return f"standard streams: {', '.join(words)}"
 
     def apply(self, walk: Walk) -> None:
         """See Step."""
-        out, out_end = os.pipe2(os.O_CLOEXEC)
-        err, err_end = os.pipe2(os.O_CLOEXEC)
-        given = (
-            walk.fds[self.stdin]
-            if self.stdin >= 0
-            else os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        )
-        # The container's own user may open /dev/stdout again; a pipe belongs to who made it.
-        walk.stdio = [given, out_end, err_end]
+        ours: dict[str, int] = {}
+        walk.stdio = []
         walk.controlling = False
-        walk.hand_streams({"stdout": out, "stderr": err})
+        for name, what in self._named():
+            if what == PIPE:
+                ends = os.pipe2(os.O_CLOEXEC)
+                theirs, ours[name] = ends if name == "stdin" else reversed(ends)
+                if self.uid >= 0:
+                    os.fchown(theirs, self.uid, self.gid)
+            elif what == NULL:
+                theirs = walk.null()
+            else:
+                theirs = walk.fds[what]
+            walk.stdio.append(theirs)
+        if ours:
+            walk.hand_streams(ours, waits=self.waits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTerminal(Step):
+    """A terminal for a command that has joined a container: a pty of the container's own devpts, so
+    that ttyname(3) and `ps` inside know it.
+
+    /dev/pts is whatever the container has made of it: nothing but a ptmx is opened there.
+    """
+
+    rows: int
+    columns: int
+    uid: int
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """See Step."""
+        return ("terminal",)
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"a terminal of {self.rows} rows and {self.columns} columns from /dev/pts"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            devpts = os.open("/dev/pts", directory)
+        except OSError as error:
+            raise libc.oserror(error.errno or errno.EIO, "open", "/dev/pts") from None
+        try:
+            master = tty.open_master(devpts)
+        finally:
+            os.close(devpts)
+        tty.set_window_size(master, self.rows, self.columns)
+        slave = tty.open_peer(master)
+        os.fchown(slave, self.uid, -1)
+        os.fchmod(slave, 0o620)
+        walk.stdio = [slave]
+        walk.controlling = True
+        walk.hand_streams({"terminal": master})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,5 +311,5 @@ class NoTerminal(Step):
 
     def apply(self, walk: Walk) -> None:
         """See Step."""
-        walk.stdio = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
+        walk.stdio = [walk.null()]
         walk.controlling = False

@@ -36,6 +36,8 @@ class Life:
     command: tuple[str, ...] = ()
     application: bool = False  # `command` (or lxc.execute.cmd) runs under the reaping PID 1
     pipes: bool = False  # standard streams are pipes instead of the console
+    stdin: bool = False  # so is standard input, which else is /dev/null
+    given: frozenset[str] = frozenset()  # those that the caller's own descriptors become
     # Nothing to run unless lxc.init.cmd says so: the reaping PID 1 alone (the image `host`).
     idle: bool = False
 

@@ -7,34 +7,33 @@ call, errno, text) and ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
-from lxcd.container.channel import ChildEnd, Failed, Prepared
+from lxcd.container import credentials, devices, join, mounts, namespaces, pid1, rootfs, spec
+from lxcd.container.channel import ChildEnd, Failed, Prepared, send_go
 from lxcd.container.walk import Walk
-from lxcd.kernel import libc
-
-if TYPE_CHECKING:
-    import socket
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import libc, mount, process
 
 # Importing them makes their steps known to `spec.decode`.
 STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, credentials)
 
 _FAILED = 125
-_REHEARSAL = spec.Spec(
-    "",
-    tuple(
-        mounts.MountBeneath(origin=f"{number}", source=f"/{number}", target=f"/{number}")
-        for number in range(40)
-    ),
-).encode()
+_REHEARSAL = spec.every_step()
+_REHEARSED = (
+    devices.MakeDev(origin="", size_bytes=500000, bind=False),
+    devices.OpenTerminals(origin="", console=True, ttys=0, directory=""),
+    namespaces.Barrier(origin="", barrier="", why=""),
+)
 
 
-def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> NoReturn:
-    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are cgroup.procs
-    files to move into.
+def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flags: int) -> NoReturn:
+    """Be the child. `channel` leads to lxcd, `keeper` to the keeper; `cgroups` are files of
+    version 1 cgroups to move into; `flags` are those of the clone.
     """
     end = ChildEnd(channel)
     # A module that were imported from now on would come out of the container's tree.
@@ -43,13 +42,21 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
     index, name = -1, "enter_cgroups"
     try:
         for procs in cgroups:
-            # 0 is the writer itself: cgroups(7). Done here, not in the keeper: on v1 it may wait
-            # for an RCU grace period.
-            _write(procs, b"0")
+            # 0 is the writer itself: cgroups(7). Only a thread that moves itself need not wait for
+            # an RCU grace period.
+            kernel_fd.write(procs, b"0")
             os.close(procs)
         name = "receive_spec"
-        # Once for nothing: pages that are written to are copied now, and not while somebody waits.
+        # What can be done before somebody waits. What is done for nothing has pages copied that are
+        # written to; what fails here fails again at its step, which is told.
         spec.decode(_REHEARSAL)
+        if flags & process.CLONE_NEWNS:
+            _rehearse()
+            own = [0, 1, 2, channel.fileno(), keeper.fileno(), *pid1.descriptors()]
+            kernel_fd.close_all_but(own)
+        if flags & process.CLONE_NEWNET:
+            with contextlib.suppress(OSError):
+                namespaces.set_loopback_up()
         end.say(Prepared())
         text = end.receive_spec()
         name = "decode_spec"
@@ -72,8 +79,16 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int]) -> N
     os._exit(_FAILED)
 
 
-def _write(fd: int, data: bytes) -> None:
-    try:
-        os.write(fd, data)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "write", os.readlink(f"/proc/self/fd/{fd}")) from None
+def _rehearse() -> None:
+    """Walk the longest steps on mounts that hang nowhere and go with their descriptors. How far
+    that comes is all the same (in a user namespace it is not far).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with ours, theirs, contextlib.suppress(OSError):
+        send_go(theirs)
+        walk = Walk(ChildEnd(ours), ours, [])
+        walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
+        walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
+        for rehearsed in _REHEARSED:
+            with contextlib.suppress(OSError):
+                rehearsed.apply(walk)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ class Join(Step):
 
     fd: int
     namespaces: tuple[str, ...]
+    # Its cgroups: files of version 1 to be written to, a directory of version 2 to be born in.
+    cgroups: tuple[int, ...] = ()
+    cgroup: int = -1
+    # Where `mnt` is not joined: lxcd's mount namespace, and behind it its root.
+    host_mounts: int = -1
 
     def describe(self) -> str:
         """See Step."""
@@ -32,13 +38,27 @@ class Join(Step):
     def apply(self, walk: Walk) -> None:
         """See Step."""
         walk.joined = True
+        for number in self.cgroups:
+            # 0 is the writer itself: cgroups(7).
+            kernel_fd.write(walk.fds[number], b"0")
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
-        process.setns(walk.fds[self.fd], flags)
-        walk.fork(0)
+        if self.host_mounts >= 0:
+            # Out of the keeper's own small tree: the program is the host's.
+            process.setns(walk.fds[self.host_mounts], process.CLONE_NEWNS)
+            os.fchdir(walk.fds[self.host_mounts + 1])
+            os.chroot(".")
+        if flags:
+            process.setns(walk.fds[self.fd], flags)
+        # setns(2) into a time namespace is for who shares its memory with nobody, and what is born
+        # there maps the vDSO's page of it.
+        has_time = "time" in self.namespaces
+        walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
+            # A change of ids may have made it dumpable again (fs.suid_dumpable).
+            process.prctl(process.PR_SET_DUMPABLE, 0)
         if "mnt" in self.namespaces:
             # setns(2) left it at the container's root; a relative path must not start elsewhere.
             os.chdir("/")

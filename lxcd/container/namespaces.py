@@ -43,13 +43,14 @@ class Fork(Step):
     """Go on as a child of the prepared process: PID 1 of a new pid namespace, born in the
     container's cgroup of version 2.
 
-    Whoever is moved into a cgroup waits for an RCU grace period (cgroup_threadgroup_rwsem), a child
-    that is born there does not: clone3(2), CLONE_INTO_CGROUP. In version 1 it sits where the
-    prepared process sits. `fd`: that cgroup, -1 without version 2.
+    Whoever is moved into a cgroup of version 2 waits for an RCU grace period
+    (cgroup_threadgroup_rwsem), a child that is born there does not: clone3(2), CLONE_INTO_CGROUP.
+    In version 1 it sits where the prepared process sits. `fd`: that cgroup, -1 without version 2.
     """
 
     fd: int
     pid_namespace: bool
+    own_memory: bool = False
 
     def describe(self) -> str:
         """See Step."""
@@ -58,7 +59,8 @@ class Fork(Step):
     def apply(self, walk: Walk) -> None:
         """See Step."""
         cgroup = walk.fds[self.fd] if self.fd >= 0 else -1
-        walk.fork(process.CLONE_NEWPID if self.pid_namespace else 0, cgroup)
+        flags = process.CLONE_NEWPID if self.pid_namespace else 0
+        walk.fork(flags, cgroup, own_memory=self.own_memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,13 +182,18 @@ class LoopbackUp(Step):
 
     def apply(self, walk: Walk) -> None:  # noqa: ARG002
         """See Step."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-            request = struct.pack("16sH22x", b"lo", 0)
-            try:
-                answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
-                (flags,) = struct.unpack_from("H", answer, 16)
-                fcntl.ioctl(
-                    any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP)
-                )
-            except OSError as error:
-                raise libc.oserror(error.errno or 0, "ioctl SIOCSIFFLAGS", "lo") from None
+        set_loopback_up()
+
+
+def set_loopback_up() -> None:
+    """Set `lo` up unless it is. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = struct.pack("16sH22x", b"lo", 0)
+        try:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+            (flags,) = struct.unpack_from("H", answer, 16)
+            if flags & _IFF_UP:
+                return
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+        except OSError as error:
+            raise libc.oserror(error.errno or 0, "ioctl SIOCSIFFLAGS", "lo") from None

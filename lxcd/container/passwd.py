@@ -4,10 +4,17 @@ hostile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # (uid_t) -1 means "no change" to setresuid(2).
 _MAXIMUM_ID = 2**32 - 2
+_GROUPS_LIMIT = 65536  # NGROUPS_MAX
+# NGROUPS_MAX of the kernel, with the primary one.
+_MAXIMUM_GROUPS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +38,17 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
     who, colon, group_name = wanted.partition(":")
     if colon and not group_name:
         raise ValueError(f"no group behind the colon in {wanted!r}")
-    entries = _entries(passwd, 7)
-    groups = _entries(group, 4)
     if not who and wanted:
         raise ValueError(f"no user in front of the colon in {wanted!r}")
     who = who or "0"
     number = _number(who)
     found = next(
-        (e for e in entries if (e[0] == who if number is None else _number(e[2]) == number)), None
+        (
+            entry
+            for entry in _entries(passwd, 7)
+            if (entry[0] == who if number is None else _number(entry[2]) == number)
+        ),
+        None,
     )
     if found is None and number is None:
         raise ValueError(f"the container has no user {who!r}")
@@ -53,17 +63,33 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
             raise ValueError(f"the container's entry for {who!r} has no proper ids")
         home = found[5] if found[5].startswith("/") else "/"
         user = User(
-            found[0], uid_, gid_, _memberships(found[0], gid_, groups), home, found[6] or "/bin/sh"
+            found[0], uid_, gid_, _memberships(found[0], gid_, group), home, found[6] or "/bin/sh"
         )
     if not colon:
         return user
-    gid = _number(group_name)
+    return replace(user, gid=_group(group_name, group), groups=())
+
+
+def find_groups(wanted: tuple[str, ...], group: bytes) -> tuple[int, ...]:
+    """Ids of groups that are given by name or number. ValueError says what is wrong."""
+    if len(wanted) >= _MAXIMUM_GROUPS:
+        raise ValueError(f"{len(wanted)} groups; the kernel knows {_MAXIMUM_GROUPS}")
+    return tuple(_group(name, group) for name in wanted)
+
+
+def with_groups(user: User, groups: tuple[int, ...]) -> User:
+    """The same user in these groups besides the primary one."""
+    return replace(user, groups=tuple(dict.fromkeys((user.gid, *groups))))
+
+
+def _group(name: str, group: bytes) -> int:
+    gid = _number(name)
     if gid is None:
-        match = next((e for e in groups if e[0] == group_name), None)
+        match = next((entry for entry in _entries(group, 4) if entry[0] == name), None)
         gid = _number(match[2]) if match is not None else None
     if gid is None:
-        raise ValueError(f"the container has no group {group_name!r}")
-    return User(user.name, user.uid, gid, (), user.home, user.shell)
+        raise ValueError(f"the container has no group {name!r}")
+    return gid
 
 
 def _number(text: str) -> int | None:
@@ -75,23 +101,23 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-def _entries(data: bytes, fields: int) -> list[list[str]]:
-    found: list[list[str]] = []
+def _entries(data: bytes, fields: int) -> Iterator[list[str]]:
     for line in data.split(b"\n"):
         words = line.decode(errors="surrogateescape").split(":")
-        if len(words) == fields and words[0] and "\0" not in line.decode(errors="replace"):
+        if len(words) == fields and words[0] and b"\0" not in line:
             try:
                 _number(words[2])
             except ValueError:
                 continue
-            found.append(words)
-    return found
+            yield words
 
 
-def _memberships(name: str, gid: int, groups: list[list[str]]) -> tuple[int, ...]:
-    found = [gid]
-    for entry in groups:
+def _memberships(name: str, gid: int, group: bytes) -> tuple[int, ...]:
+    found = {gid: None}
+    for entry in _entries(group, 4):
         number = _number(entry[2])
-        if number is not None and name in entry[3].split(",") and number not in found:
-            found.append(number)
-    return tuple(found[:65536])
+        if number is not None and name in entry[3].split(","):
+            found[number] = None
+            if len(found) == _GROUPS_LIMIT:
+                break
+    return tuple(found)

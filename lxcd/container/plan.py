@@ -210,7 +210,9 @@ class _Compiler:
 
     def _fork(self, fd: int) -> namespaces.Fork:
         has_pid = "pid" in self.draft.namespaces
-        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid)
+        # setns(2) into a time namespace is for who shares its memory with nobody.
+        own_memory = "time" in self.draft.namespaces
+        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid, own_memory=own_memory)
 
     def _names(self) -> None:
         config = self.draft.config
@@ -254,12 +256,32 @@ class _Compiler:
                     console=console,
                     ttys=config.tty_max,
                     directory=config.tty_dir,
+                    history_bytes=config.console_buffer_size_bytes,
                 )
             )
         if not console:
             self.draft.add(devices.NoTerminal(origin=self.draft.origin("lxc.console.path")))
         if self.draft.life.pipes:
-            self.draft.add(devices.OpenPipes(origin=DEFAULT))
+            self._pipes()
+
+    def _pipes(self) -> None:
+        life = self.draft.life
+        kinds: dict[str, int] = {}
+        for name in ("stdin", "stdout", "stderr"):
+            if name in life.given:
+                given = resources.Given(step=devices.OpenPipes.name, origin=DEFAULT, stream=name)
+                kinds[name] = self.draft.take(given)
+            else:
+                piped = name != "stdin" or life.stdin
+                kinds[name] = devices.PIPE if piped else devices.NULL
+        self.draft.add(
+            devices.OpenPipes(
+                origin=DEFAULT,
+                stdin=kinds["stdin"],
+                stdout=kinds["stdout"],
+                stderr=kinds["stderr"],
+            )
+        )
 
     # ---- rights and the program
 

@@ -1,10 +1,15 @@
-"""The life of PID 1 of an application container: the forked keeper's image, with nothing left to do
-but this.
+"""The life of PID 1 of an application container, as the forked keeper's image with nothing left to
+do but this. Only where `pid1/`, which is and does the same in 750 bytes, cannot be exec'ed.
 
 It holds no descriptor and no file of the container, forwards the signals that come from outside its
 pid namespace, reaps whatever is orphaned inside, and ends when no child is left, so that a command
 which puts itself into the background keeps the container up. Its status is the command's; 128 + n
 if signal n killed that one, as a shell says it.
+
+From before the command is forked every signal is blocked, and none is lost then, by an exec
+neither: what is blocked waits even if it is ignored (sig_ignored() in the kernel). Only one that
+finds another of its number still waiting, which somebody inside has sent, is taken for that one:
+signal(7).
 
 Runs as root of the container's namespaces; cannot be traced from inside (it is not dumpable, the
 keeper never was).
@@ -12,24 +17,27 @@ keeper never was).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import NoReturn
 
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
 # Where ps finds the command line; read in the keeper, which its children are copies of.
 _ARGUMENTS = process.own_arguments()
 
 
-def reap(command: int, argv: tuple[str, ...]) -> NoReturn:
-    """Be PID 1 above the process `command`, which runs `argv`; 0: there is none, stay until asked
+def reap(command: int, title: tuple[str, ...]) -> NoReturn:
+    """Be PID 1 above the process `command`, as `title` for ps; 0: there is none, stay until asked
     to end.
 
     All signals are blocked already.
     """
     process.set_name("lxc-init")
-    process.set_arguments(_ARGUMENTS, ("lxc-init", "--", *argv) if argv else ("lxc-init",))
+    process.set_arguments(_ARGUMENTS, title)
+    kernel_fd.close_range(0)
     every = signal.valid_signals()
     status = 0
     idle = command == 0
@@ -59,14 +67,15 @@ def _from_outside(arrived: signal.struct_siginfo) -> bool:
 def _forward(command: int, number: int) -> None:
     """To the command; to everybody once that has ended. Never to all processes of a host whose pid
     namespace the container keeps.
+
+    Nobody may be left to hear it, or be another user's in a container without CAP_KILL: that is no
+    failure of PID 1, whose end would be that of all.
     """
-    try:
+    with contextlib.suppress(OSError):
         if command:
             os.kill(command, number)
         elif os.getpid() == 1:
             os.kill(-1, number)
-    except ProcessLookupError:
-        return
 
 
 def _collect(command: int) -> int | None:

@@ -85,6 +85,12 @@ def decode(text: bytes) -> Spec:
     return Spec(container=data["container"], steps=tuple(steps), fault=fault)
 
 
+def every_step() -> bytes:
+    """The text of a Spec with one step of every kind, which can be read but not walked."""
+    steps = [[name, dict.fromkeys(_fields(kind))] for name, kind in _STEPS.items()]
+    return json.dumps({"container": "", "steps": steps}).encode()
+
+
 def _fields(kind: type[Step]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 

@@ -1,15 +1,16 @@
 """lxcd-keeper: the small separate process that forks, reaps, and holds what must outlive lxcd.
 
 It is the parent of every init and every exec. It holds their pidfds, the masters of their terminals
-and the read ends of their pipes, drains those into rings in shared memory, and journals how each
-child ended until lxcd has taken note. It decides nothing.
+and its ends of their pipes, drains those into rings in shared memory, writes to them what lxcd puts
+into others, and journals how each child ended until lxcd has taken note. It decides nothing.
 
     launcher.py   makes the keeper's minimal mount tree, and has the keeper exec'ed in it
     __main__.py   entry: a new keeper, a candidate, or one that takes over
     loop.py       the keeper, put together
     epoll.py      the one thing that it waits in
     link.py       its end of the connection to lxcd
-    children.py   all children: made, heard, drained, reaped, adopted
+    children.py   all children: made, heard, reaped, adopted
+    streams.py    what they write and what is typed to them
     child.py      one child and its streams
     spawn.py      the fork
     ending.py     how one ended, from whoever can tell

@@ -4,18 +4,32 @@ number in argv.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import os
 import signal
 import socket
 import sys
+from typing import TextIO, cast
 
+from lxcd.container import pid1
 from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
+
+
+class _Log(io.TextIOBase):
+    """What the keeper has to say. Where that finds no room it is lost, and nothing else is."""
+
+    def write(self, text: str) -> int:
+        """To standard error, at once."""
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
+        return len(text)
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +43,7 @@ def main(arguments: list[str]) -> int:
     --candidate FD                             one that might take its place
     --state FD                                 one that does
     """
+    sys.stderr = cast("TextIO", _Log())
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if "--namespace" in options:
         # The trustee has started us with the root of our tree, but it lives in another.
@@ -63,6 +78,8 @@ def _prepare(*, managed: bool) -> None:
     os.setgroups(())
     identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
+        print(f"keeper: {missing}", file=sys.stderr)
+    if missing := pid1.load():
         print(f"keeper: {missing}", file=sys.stderr)
 
 
@@ -121,6 +138,8 @@ def _go_on(memfd: int, build: str) -> Keeper:
     os.close(memfd)
     if "back" in state:
         os.close(state["back"]["namespace"])
+    # What the old image has drained in its last turn, lxcd was not told of.
+    keeper.link.grown = True
     if "failed" in state:
         keeper.link.tell(protocol.NotUpgraded(state["failed"]))
     else:

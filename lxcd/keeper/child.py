@@ -7,10 +7,11 @@ import errno
 import os
 import select
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lxcd.keeper.ring import CHUNK_BYTES, Ring
+from lxcd.keeper.ring import CAPACITY_BYTES, CHUNK_BYTES, Ring
 from lxcd.kernel import tty
 
 if TYPE_CHECKING:
@@ -19,19 +20,35 @@ if TYPE_CHECKING:
     from lxcd.keeper.protocol import Exited
 
 
+# A terminal whose ring is full and held waits so long for its readers, then skips ahead: they may
+# slow a program down, not stop it. What they consume earns them as much time again as it would take
+# at this rate, which is the least that a program is ever slowed down to.
+PATIENCE_SECONDS = 0.1
+_PACE_BYTES_A_SECOND = 8 << 20
+
+
 @dataclass(slots=True)
 class Stream:
-    """A terminal's master or a pipe's read end, and the ring that it is drained into."""
+    """A terminal's master, or one end of a pipe, and the rings: what comes out of it is drained
+    into one, what is put into the other is written to it.
+    """
 
     child: Child
     name: str
     fd: int  # -1 once it has ended
+    capacity: int = CAPACITY_BYTES  # of its ring
     ring: Ring | None = None  # made on first output
     peer: int = -1  # of a terminal: a slave of our own, so that the master never hangs up
     is_tty: bool = False
+    is_input: bool = False  # the write end of a pipe: nothing comes out of it
+    input: Ring | None = None  # what is to be written to it; lxcd's, made with the first of it
     held: bool = False  # a new ring of it waits for its reader
     at_end: bool = False  # the other side has closed it for good
     paused: bool = False  # the ring is full and held: not read until lxcd says so
+    full: bool = False  # the other side takes nothing more for now
+    retry_seconds: float = 0.0  # it says that it takes more, and does not: tried again so late
+    patience_seconds: float = PATIENCE_SECONDS
+    paused_since: float = 0.0
 
     def open_peer(self) -> None:
         """Hold the terminal open: without any slave its master reads EIO and polls as hung up,
@@ -52,7 +69,8 @@ class Stream:
         if self.ring is not None or not self._events() & select.POLLIN:
             return False
         try:
-            self.ring = Ring.create(f"lxcd-ring-{self.name}", hold=self.held)
+            name = f"lxcd-ring-{self.name}"
+            self.ring = Ring.create(name, hold=self.held, capacity=self.capacity)
         except OSError as error:
             # No memory or descriptors: the bytes are lost, the container goes on.
             print(f"keeper: no ring for {self.child.id}: {error}", file=sys.stderr)
@@ -60,26 +78,64 @@ class Stream:
                 os.read(self.fd, CHUNK_BYTES)
         return self.ring is not None
 
-    def drain(self) -> bool:
-        """Read once. True: something came, there may be more. False: nothing more for now, or
-        `paused`, or `at_end`.
-        """
+    def drain(self) -> int:
+        """Read once; how much came. 0: nothing more for now, or `paused`, or `at_end`."""
         if self.ring is None:
             if self._events() & ~select.POLLIN:
                 self._hung_up()
-            return False
+            return 0
         if self.ring.room() <= 0:
             self.paused = True
-            return False
+            self.paused_since = time.monotonic()
+            return 0
         try:
-            count = self.ring.read_from(self.fd)
+            count = self._read(self.ring)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             self._hung_up(for_good=error.errno != errno.EIO)
-            return False
+            return 0
         self.at_end = count == 0
-        return count > 0
+        return count
+
+    def resume(self) -> None:
+        """Its ring has room again."""
+        self.paused = False
+        waited = time.monotonic() - self.paused_since
+        self.patience_seconds = max(0.0, self.patience_seconds - waited)
+
+    def skip_ahead(self) -> None:
+        """Nobody is waited for any more, until somebody wants that again."""
+        if self.ring is not None:
+            self.ring.set_hold(hold=False)
+        self.resume()
+
+    def feed(self) -> None:
+        """Write once what waits in the input ring. It is `full` if the other side takes no more
+        now, and `at_end` if it takes nothing more or there is nothing more.
+        """
+        if self.input is None or self.fd < 0:
+            return
+        try:
+            self.input.write_to(self.fd)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # Nobody will ever read it. A terminal is there all the same.
+            self.input.acknowledge(self.input.head)
+            self.at_end = self.is_input
+        self.full = self.input.head > self.input.acked
+        if self.is_input and self.input.closed and not self.full:
+            self.at_end = True
+
+    def _read(self, ring: Ring) -> int:
+        head = ring.head
+        count = ring.read_from(self.fd, splices=not self.is_tty)
+        if count:
+            ring.stamp(head, time.time_ns())
+            earned = self.patience_seconds + count / _PACE_BYTES_A_SECOND
+            self.patience_seconds = min(PATIENCE_SECONDS, earned)
+        return count
 
     def _events(self) -> int:
         poll = select.poll()
@@ -106,6 +162,14 @@ class Stream:
         if self.ring is not None:
             self.ring.finish()
 
+    def close(self) -> None:
+        """Let go of every descriptor."""
+        if self.fd >= 0:
+            self.end()
+        for ring in (self.ring, self.input):
+            if ring is not None:
+                ring.close()
+
 
 @dataclass(slots=True)
 class Child:
@@ -131,10 +195,7 @@ class Child:
     def forget(self) -> None:
         """Let go of every descriptor."""
         for stream in self.streams.values():
-            if stream.fd >= 0:
-                stream.end()
-            if stream.ring is not None:
-                stream.ring.close()
+            stream.close()
         self.streams.clear()
         if self.control is not None:
             self.control.close()

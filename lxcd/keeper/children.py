@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING
 
 from lxcd.keeper import ending, protocol, spawn
-from lxcd.keeper.child import Child, Stream
+from lxcd.keeper.child import Child
 from lxcd.keeper.protocol import ProtocolError
-from lxcd.keeper.ring import Ring
 from lxcd.keeper.store import Kept
+from lxcd.keeper.streams import Streams
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lxcd.keeper.link import Link
     from lxcd.keeper.store import Store
 
-# At the end of a child so many reads are made of what it wrote; others wait meanwhile.
-_DRAIN_TURNS = 64
 # How an adopted child ended is known once whoever inherited it has reaped it.
 _ASK_AGAIN_SECONDS = 0.01
 _ASK_TIMES = 500
@@ -40,6 +38,7 @@ class Children:
         self._link = link
         self._journal = journal
         self._store = store
+        self._streams = Streams(epoll, link, store)
         self.by_id: dict[str, Child] = {}
         self._awaited: dict[str, int] = {}  # adopted, and so many streams of it have yet to come
         signals = [signal.SIGCHLD]
@@ -58,6 +57,8 @@ class Children:
         | protocol.Adopt
         | protocol.AdoptStream
         | protocol.Drained
+        | protocol.TakeInput
+        | protocol.Feed
         | protocol.Forget,
         fds: list[int],
     ) -> None:
@@ -69,15 +70,37 @@ class Children:
                 self.adopt(request, fds)
             case protocol.AdoptStream():
                 self.adopt_stream(request, fds)
-            case protocol.Drained():
-                self.resume(request)
+            case protocol.Drained() | protocol.TakeInput() | protocol.Feed():
+                self._serve(request, fds)
             case protocol.Forget():
                 self.forget(request.id)
+
+    def _serve(
+        self, request: protocol.Drained | protocol.TakeInput | protocol.Feed, fds: list[int]
+    ) -> None:
+        """What lxcd wants of a stream, which may be gone by now."""
+        if len(fds) != isinstance(request, protocol.TakeInput):
+            raise ProtocolError("TAKE_INPUT brings a ring")
+        child = self.by_id.get(request.id)
+        stream = child.streams.get(request.stream) if child is not None else None
+        if stream is None:
+            kernel_fd.close_all(fds)
+            return
+        match request:
+            case protocol.Drained():
+                self._streams.resume(stream)
+            case protocol.TakeInput():
+                self._streams.take_input(stream, fds[0])
+            case protocol.Feed():
+                self._streams.feed(stream)
 
     def tell_all(self) -> None:
         """To an lxcd that has just come."""
         for child in self.by_id.values():
             self._tell_all_of(child)
+            for stream in list(child.streams.values()):
+                # The last one may have died before it could say that there is room.
+                self._streams.resume(stream)
         for exited in self._journal.pending.values():
             # Of an earlier keeper's children only this may be left.
             if exited.id not in self.by_id:
@@ -88,13 +111,8 @@ class Children:
         self._link.tell(protocol.Child(child.id, child.kind, child.pid), pidfds)
         if child.forked and pidfds:
             self._link.tell(protocol.Forked(child.id, child.pid), pidfds)
-        for stream in child.streams.values():
-            if stream.fd >= 0:
-                self._link.tell(protocol.Streams(child.id, (stream.name,)), [stream.fd])
-            if stream.ring is not None:
-                self._link.tell(protocol.RingMade(child.id, stream.name), [stream.ring.memfd])
-            if stream.fd < 0:
-                self._link.tell(protocol.Closed(child.id, stream.name))
+        for answer, fds in self._streams.all_of(child):
+            self._link.tell(answer, fds)
         if child.exited is not None:
             self._link.tell(child.exited)
 
@@ -106,12 +124,8 @@ class Children:
             self._look_at(id_)
         for child in self.by_id.values():
             for stream in child.streams.values():
-                if child.kind != "init":
-                    continue
-                stream.held = False
-                if stream.ring is not None and stream.ring.hold:
-                    stream.ring.set_hold(hold=False)
-                    self.resume(protocol.Drained(child.id, stream.name))
+                if child.kind == "init":
+                    self._streams.release(stream)
 
     # ---- how they come
 
@@ -144,7 +158,7 @@ class Children:
         if child.control is not None:
             self._epoll.watch(child.control.fileno(), lambda: self._hear(child))
         for stream in child.streams.values():
-            self._take_stream(stream)
+            self._streams.take(stream)
         self._keep(child)
 
     def keep_all(self) -> None:
@@ -156,20 +170,7 @@ class Children:
         if child.pidfd >= 0:
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
         for stream in child.streams.values():
-            self._keep_stream(stream)
-
-    def _keep_stream(self, stream: Stream) -> None:
-        child = stream.child
-        if stream.fd >= 0:
-            self._store.keep(child.id, child.kind, "open", stream.name, stream.fd)
-        if stream.ring is not None:
-            self._store.keep(child.id, child.kind, "ring", stream.name, stream.ring.memfd)
-
-    def _take_stream(self, stream: Stream) -> None:
-        if stream.fd >= 0:
-            # Those that wait for their reader are looked at again, too: once is enough.
-            stream.paused = False
-            self._epoll.watch(stream.fd, lambda: self._drain(stream))
+            self._streams.keep(stream)
 
     def adopt(self, request: protocol.Adopt, fds: list[int]) -> None:
         """Take what lxcd has of a child that an earlier keeper has forked."""
@@ -197,7 +198,7 @@ class Children:
 
     def adopt_stream(self, request: protocol.AdoptStream, fds: list[int]) -> None:
         """The same for a stream of it."""
-        if len(fds) != request.open + request.has_ring:
+        if len(fds) != request.open + request.has_ring + request.has_input:
             raise ProtocolError("ADOPT_STREAM does not fit its descriptors")
         _require_names(request.id, request.name)
         child = self.by_id.get(request.id)
@@ -206,15 +207,17 @@ class Children:
         else:
             if request.open and not self._epoll.takes(fds[0]):
                 raise ProtocolError("what cannot be waited for is no stream")
-            self.restore_stream(
+            rings = iter(fds[request.open :])
+            self._streams.restore(
                 child,
                 request.name,
                 fds[0] if request.open else -1,
-                fds[-1] if request.has_ring else -1,
+                next(rings) if request.has_ring else -1,
+                next(rings) if request.has_input else -1,
             )
             stream = child.streams[request.name]
             if child.ended and stream.fd >= 0 and not stream.paused:
-                self._finish(stream)
+                self._streams.finish(stream)
         if request.id in self._awaited:
             self._awaited[request.id] -= 1
             if not self._awaited[request.id]:
@@ -232,7 +235,7 @@ class Children:
         """
         streams: dict[tuple[str, str, str], dict[str, int]] = {}
         for kept, number in stored.items():
-            if kept.what in ("open", "ring"):
+            if kept.what in ("open", "ring", "input"):
                 streams.setdefault((kept.id, kept.kind, kept.detail), {})[kept.what] = number
                 continue
             try:
@@ -240,22 +243,32 @@ class Children:
             except (ProtocolError, OSError, ValueError) as error:
                 self._reject(kept, number, error)
         for (id_, kind, name), numbers in streams.items():
-            is_open, ring = numbers.get("open", -1), numbers.get("ring", -1)
-            try:
-                _require_names(id_, kind, name)
-                if is_open >= 0 and not self._epoll.takes(is_open):
-                    raise ProtocolError("what cannot be waited for is no stream")  # noqa: TRY301
-                if id_ not in self.by_id:
-                    # Only its output is left of it: lxcd has been told how it ended.
-                    self.take(self._ended_before(id_, kind, 0))
-                self.restore_stream(self.by_id[id_], name, is_open, ring)
-            except (ProtocolError, OSError) as error:
-                for what, number in numbers.items():
-                    self._reject(Kept(id_, kind, what, name), number, error)
-                continue
-            stream = self.by_id[id_].streams[name]
-            if stream.child.ended and stream.fd >= 0 and not stream.paused:
-                self._finish(stream)
+            self._restore_stream(id_, kind, name, numbers)
+
+    def _restore_stream(self, id_: str, kind: str, name: str, numbers: dict[str, int]) -> None:
+        is_open, ring, typed = (numbers.get(what, -1) for what in ("open", "ring", "input"))
+        try:
+            _require_names(id_, kind, name)
+            if is_open >= 0 and not self._epoll.takes(is_open):
+                raise ProtocolError("what cannot be waited for is no stream")  # noqa: TRY301
+        except (ProtocolError, OSError) as error:
+            for what, number in numbers.items():
+                self._reject(Kept(id_, kind, what, name), number, error)
+            return
+        if id_ not in self.by_id:
+            # Only its output is left of it: lxcd has been told how it ended.
+            self.take(self._ended_before(id_, kind, 0))
+        child = self.by_id[id_]
+        try:
+            self._streams.restore(child, name, is_open, ring, typed)
+        except (ProtocolError, OSError) as error:
+            for what in numbers:
+                # It has closed them.
+                self._reject(Kept(id_, kind, what, name), -1, error)
+            return
+        stream = child.streams[name]
+        if child.ended and stream.fd >= 0 and not stream.paused:
+            self._streams.finish(stream)
 
     def _restore_child(self, kept: Kept, number: int) -> None:
         _require_names(kept.id, kept.kind)
@@ -281,32 +294,8 @@ class Children:
     def _reject(self, kept: Kept, number: int, error: Exception) -> None:
         print(f"keeper: fd store: {kept.id} {kept.what} {kept.detail}: {error}", file=sys.stderr)
         self._store.drop(kept.id, kept.what, "" if kept.what == "pidfd" else kept.detail)
-        kernel_fd.close_all([number])
-
-    def restore_stream(self, child: Child, name: str, number: int, ring: int) -> None:
-        """A stream from its descriptors, which are ours from here on; -1 for what there is not."""
-        stream = Stream(child, name, number)
-        if ring >= 0:
-            try:
-                stream.ring = Ring(ring)
-                stream.ring.catch_up()
-            except ValueError as error:
-                kernel_fd.close_all([number] if number >= 0 else [])
-                raise ProtocolError(str(error)) from None
         if number >= 0:
-            self._open_stream(stream)
-        child.streams[name] = stream
-        self._take_stream(stream)
-        self._keep_stream(stream)
-
-    def _open_stream(self, stream: Stream) -> None:
-        stream.is_tty = os.isatty(stream.fd)
-        # What an application writes waits for whoever started it, if somebody is there.
-        waits = not stream.is_tty and self._link.peer is not None
-        stream.held = stream.child.kind == "exec" or waits
-        os.set_blocking(stream.fd, False)
-        if stream.is_tty:
-            stream.open_peer()
+            os.close(number)
 
     def _hear(self, child: Child) -> bool:
         """A child hands over streams, or the process that it has forked in its place; EOF when it
@@ -325,12 +314,14 @@ class Children:
             return False
         kind, value = json.loads(data)
         if kind == "STREAMS":
-            self._add_streams(child, value, fds)
+            self._streams.add(child, fds, **value)
         elif kind == "FORKED":
             self._epoll.unwatch(child.pidfd)
+            # Else the first half sleeps until the other one has exec'ed. Reaped with the orphans.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.close(child.pidfd)
-            # The first half ends by itself; as it is known no more, it is reaped with the orphans.
-            child.pid, child.pidfd, child.forked = self._pid_of(fds[0], value), fds[0], True
+            child.pid, child.pidfd, child.forked = self._pid_of(fds[0], child.pid), fds[0], True
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))
@@ -345,61 +336,11 @@ class Children:
             child.control = None
 
     @staticmethod
-    def _pid_of(pidfd: int, told: int) -> int:
+    def _pid_of(pidfd: int, before: int) -> int:
         try:
             return process.pidfd_pid(pidfd)
         except OSError:
-            return told  # it has ended already; the number is for people only
-
-    def _add_streams(self, child: Child, names: list[str], fds: list[int]) -> None:
-        for name, number in zip(names, fds, strict=True):
-            stream = Stream(child, name, number)
-            self._open_stream(stream)
-            child.streams[name] = stream
-            self._take_stream(stream)
-            self._keep_stream(stream)
-        self._link.tell(protocol.Streams(child.id, tuple(names)), fds)
-
-    # ---- what they write
-
-    def _drain(self, stream: Stream, *, to_the_end: bool = False) -> None:
-        for _ in range(_DRAIN_TURNS if to_the_end else 1):
-            if stream.make_ring() and stream.ring is not None:
-                self._keep_stream(stream)
-                made = protocol.RingMade(stream.child.id, stream.name)
-                self._link.tell(made, [stream.ring.memfd])
-            if not stream.drain():
-                break
-        self._link.grown = True
-        if stream.at_end:
-            self._end(stream)
-        elif stream.paused:
-            self._epoll.unwatch(stream.fd)
-
-    def _end(self, stream: Stream) -> None:
-        self._epoll.unwatch(stream.fd)
-        self._store.drop(stream.child.id, "open", stream.name)
-        stream.end()
-        self._link.tell(protocol.Closed(stream.child.id, stream.name))
-
-    def resume(self, request: protocol.Drained) -> None:
-        """A held ring has room again."""
-        child = self.by_id.get(request.id)
-        stream = child.streams.get(request.stream) if child is not None else None
-        if child is None or stream is None or not stream.paused or stream.fd < 0:
-            return
-        stream.paused = False
-        self._epoll.watch(stream.fd, lambda: self._drain(stream))
-        if child.ended:
-            self._finish(stream)
-
-    def _finish(self, stream: Stream) -> None:
-        """All that was written before the end goes into the ring; what a background child writes
-        later does not.
-        """
-        self._drain(stream, to_the_end=True)
-        if stream.fd >= 0 and not stream.paused:
-            self._end(stream)
+            return before  # it was reaped already; the number is for people only
 
     # ---- how they end
 
@@ -430,7 +371,7 @@ class Children:
         )
         for stream in list(child.streams.values()):
             if stream.fd >= 0 and not stream.paused:
-                self._finish(stream)
+                self._streams.finish(stream)
         if self._link.peer is None and not child.forked and not child.streams:
             # It was prepared for an lxcd that is gone, and never became anything.
             self.forget(child.id)
@@ -452,8 +393,7 @@ class Children:
         if child is None or not child.ended:
             return
         for stream in child.streams.values():
-            if stream.fd >= 0:
-                self._epoll.unwatch(stream.fd)
+            self._streams.let_go(stream)
         self._part(child)
         child.forget()
         self._store.forget(id_)

@@ -35,11 +35,20 @@ class Epoll:
         handler: Callable[[], object],
         *,
         failed: Callable[[], object] | None = None,
+        read: bool = True,
+        write: bool = False,
     ) -> None:
-        """Call `handler` whenever `number` is readable, or hung up. Raises OSError."""
+        """Call `handler` whenever `number` is readable, or has room for a `write`, or is hung up;
+        in place of what it was watched for before. Raises OSError.
+        """
+        known = number in self._handlers
         self._handlers[number] = (handler, failed)
+        mask = (READ if read else 0) | (select.EPOLLOUT if write else 0)
+        if known:
+            self._epoll.modify(number, mask)
+            return
         try:
-            self._epoll.register(number, READ)
+            self._epoll.register(number, mask)
         except OSError:
             del self._handlers[number]
             raise
@@ -78,7 +87,9 @@ class Epoll:
             if number in self._handlers and number not in self._stale:
                 handler, failed = self._handlers[number]
                 self._call(handler, failed or (lambda number=number: self.unwatch(number)))  # type: ignore[misc]
-        while self._timers and self._timers[0][0] <= time.monotonic():
+        # Those that were due by now: one that begins anew each time must not keep us here.
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
             _, _, act = heapq.heappop(self._timers)
             self._call(act, None)
 

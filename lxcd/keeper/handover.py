@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from lxcd.keeper import protocol
 from lxcd.keeper.child import Child, Stream
 from lxcd.keeper.link import Peer, Unsent
-from lxcd.keeper.ring import Ring
+from lxcd.keeper.ring import CAPACITY_BYTES, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lxcd.keeper.loop import Keeper
 
-STATE = 1  # of this text; a newer image reads older ones
+STATE = 2  # of this text; a newer image reads older ones
 LIMIT_BYTES = 256 << 20
 
 
@@ -64,8 +64,11 @@ def _child(child: Child) -> dict[str, Any]:
             {
                 "name": stream.name,
                 "fd": stream.fd,
+                "capacity": stream.capacity,
                 "peer": stream.peer,
                 "ring": -1 if stream.ring is None else stream.ring.memfd,
+                "input": -1 if stream.input is None else stream.input.memfd,
+                "is_input": stream.is_input,
                 "is_tty": stream.is_tty,
                 "held": stream.held,
             }
@@ -87,7 +90,8 @@ def descriptors(state: dict[str, Any]) -> Iterator[int]:
     for child in state["children"]:
         yield from (child["pidfd"], child["control"])
         for stream in child["streams"]:
-            yield from (stream["fd"], stream["peer"], stream["ring"])
+            # The first state knew of no input.
+            yield from (stream["fd"], stream["peer"], stream["ring"], stream.get("input", -1))
 
 
 def decode(text: bytes) -> dict[str, Any]:
@@ -118,9 +122,10 @@ def check_open(state: dict[str, Any]) -> None:
             os.fstat(number)
     for child in state["children"]:
         for stream in child["streams"]:
-            if stream["ring"] >= 0:
-                ring = Ring(os.dup(stream["ring"]))
-                ring.close()
+            for number in (stream["ring"], stream.get("input", -1)):
+                if number >= 0:
+                    ring = Ring(os.dup(number))
+                    ring.close()
 
 
 def close_on_exec(state: dict[str, Any], wanted: bool) -> None:  # noqa: FBT001
@@ -165,9 +170,12 @@ def children_of(state: dict[str, Any]) -> Iterator[Child]:
                 child,
                 words["name"],
                 words["fd"],
+                words.get("capacity", CAPACITY_BYTES),
                 ring=None if words["ring"] < 0 else Ring(words["ring"]),
                 peer=words["peer"],
                 is_tty=words["is_tty"],
+                is_input=words.get("is_input", False),
+                input=None if words.get("input", -1) < 0 else Ring(words["input"]),
                 held=words["held"],
             )
         yield child

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 # How long a keeper without lxcd, children and unacknowledged exits stays.
 IDLE_SECONDS = 10.0
 _WITH_DESCRIPTORS = (
-    protocol.Hello | protocol.Prepare | protocol.Adopt | protocol.AdoptStream | protocol.Upgrade
+    protocol.Hello
+    | protocol.Prepare
+    | protocol.TakeInput
+    | protocol.Adopt
+    | protocol.AdoptStream
+    | protocol.Upgrade
 )
 
 

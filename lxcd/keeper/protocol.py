@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 if TYPE_CHECKING:
     import types
 
-VERSION = 2
+VERSION = 3
 MESSAGE_LIMIT = 192 * 1024
 STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
 CHILD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -50,7 +50,7 @@ class Prepare:
     """The first half of a spawn: fork a child that waits for its Spec on its own channel.
 
     Descriptors: the child's end of the channel; with `into_cgroup` a cgroup v2 directory; then
-    `cgroups` cgroup.procs files for the child to move into.
+    `cgroups` files of version 1 cgroups for the child to move itself into.
     """
 
     id: str
@@ -64,6 +64,24 @@ class Prepare:
 @dataclass(frozen=True, slots=True)
 class Drained:
     """A held ring was read: go on reading what fills it."""
+
+    id: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeInput:
+    """What stands in a ring is to be written to a stream. Descriptors: the ring's memfd."""
+
+    id: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Something was put into a stream's input ring; or it was closed, and so is the stream behind
+    the last byte.
+    """
 
     id: str
     stream: str
@@ -112,14 +130,15 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class AdoptStream:
-    """Take a stream of a child, unless there is one of that name. Descriptors: its master or read
-    end if it is `open`, then its ring if it `has_ring`.
+    """Take a stream of a child, unless there is one of that name. Descriptors: its master or its
+    end of a pipe if it is `open`, then its ring if it `has_ring`, then its input ring.
     """
 
     id: str
     name: str
     open: bool
     has_ring: bool
+    has_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +195,7 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Terminals and pipes of a child. Descriptors: the masters and read ends, in order."""
+    """Terminals and pipes of a child. Descriptors: the masters and our ends, in order."""
 
     id: str
     names: tuple[str, ...]
@@ -185,6 +204,14 @@ class Streams:
 @dataclass(frozen=True, slots=True)
 class RingMade:
     """The first output of a stream arrived. Descriptors: the ring's memfd."""
+
+    id: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputMade:
+    """A stream has an input ring: told at HELLO. Descriptors: the ring's memfd."""
 
     id: str
     stream: str
@@ -224,7 +251,19 @@ class NotUpgraded:
     why: str
 
 
-Request = Hello | Prepare | Drained | Acknowledge | Forget | Leave | Adopt | AdoptStream | Upgrade
+Request = (
+    Hello
+    | Prepare
+    | Drained
+    | TakeInput
+    | Feed
+    | Acknowledge
+    | Forget
+    | Leave
+    | Adopt
+    | AdoptStream
+    | Upgrade
+)
 Answer = (
     Welcome
     | Synced
@@ -233,6 +272,7 @@ Answer = (
     | Forked
     | Streams
     | RingMade
+    | InputMade
     | Closed
     | Exited
     | Upgraded

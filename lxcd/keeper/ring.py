@@ -1,5 +1,5 @@
-"""One stream's history: a ring in a memfd, written by the keeper, read by lxcd, addressed by
-absolute offsets.
+"""One direction of a stream: a ring in a memfd, addressed by absolute offsets. What a container
+writes is put in by the keeper and read by lxcd; what is typed, the other way round.
 
 An offset counts bytes since the stream began and never wraps. The writer moves `tail` past what it
 is about to overwrite, then writes, then moves `head`; a reader copies and looks at `tail` again:
@@ -13,15 +13,16 @@ that and moving `head` loses nothing: the next one catches up. (With a terminal 
 a pipe in between: one read may be lost there.)
 
 With `hold` set the writer does not overwrite what the reader has not acknowledged: then it stops
-reading its pipe and the process behind it waits. That is for data (an exec without a terminal); a
-terminal always skips ahead.
+reading its pipe and the process behind it waits. That is for data (an exec without a terminal), and
+for all that is typed; a terminal waits a moment at most, then skips ahead (see `child.py`).
+
+The header also says when what was written: one stamp for each second in which something was.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import stat
 from dataclasses import dataclass
 
 HEADER_BYTES = 4096
@@ -32,6 +33,8 @@ CHUNK_BYTES = 64 * 1024
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 
 _MAGIC = int.from_bytes(b"LXCDRNG1", "little")
+# What is typed waits here for a program to read it.
+INPUT_CAPACITY_BYTES = 64 * 1024
 # Words of the header.
 _WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _WORD_CLOSED = (
     0,
@@ -42,6 +45,22 @@ _WORD_MAGIC, _WORD_CAPACITY, _WORD_HEAD, _WORD_TAIL, _WORD_ACKED, _WORD_HOLD, _W
     11,
     12,
 )
+# Stamps: how many there ever were, and the last ones, a ring themselves: time, then offset.
+_WORD_STAMPS, _WORD_STAMP = 13, 16
+_STAMPS = (HEADER_BYTES // 8 - _WORD_STAMP) // 2
+_STAMP_NS = 1_000_000_000
+
+
+# The least and the most that may be asked for; pages of it are taken as they are written.
+_LEAST_BYTES, _MOST_BYTES = 2 * CHUNK_BYTES, 64 << 20
+
+
+def capacity_of(history_bytes: int) -> int:
+    """The capacity of a ring that keeps so much, in whole pages; 0: as much as is usual."""
+    if not history_bytes:
+        return CAPACITY_BYTES
+    pages = -(-history_bytes // HEADER_BYTES) * HEADER_BYTES
+    return min(max(pages, _LEAST_BYTES), _MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,8 @@ class Ring:
             os.close(memfd)
             raise ValueError("not a ring: too small")
         self._map = mmap.mmap(memfd, size)
+        # A child of the keeper has no business with it, and each mapping makes its fork dearer.
+        self._map.madvise(mmap.MADV_DONTFORK)
         self._view = memoryview(self._map)
         self._words = self._view[:HEADER_BYTES].cast("Q")
         self.capacity = size - HEADER_BYTES
@@ -108,6 +129,11 @@ class Ring:
         return self._words[_WORD_TAIL]
 
     @property
+    def acked(self) -> int:
+        """Offset up to which the reader has consumed."""
+        return self._words[_WORD_ACKED]
+
+    @property
     def closed(self) -> bool:
         """Nothing will be added any more."""
         return bool(self._words[_WORD_CLOSED])
@@ -122,9 +148,15 @@ class Ring:
         self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], self.tail)
         self._words[_WORD_HOLD] = int(hold)
 
-    def acknowledge(self, offset: int) -> None:
-        """Reader's side: all before `offset` was consumed and may be overwritten."""
-        self._words[_WORD_ACKED] = max(self._words[_WORD_ACKED], min(offset, self.head))
+    def acknowledge(self, offset: int) -> bool:
+        """Reader's side: all before `offset` was consumed and may be overwritten. Whether the
+        writer may wait for that: it is to be told. Looked at behind the deed, or one that fills the
+        ring in between would wait for ever.
+        """
+        before = self.acked
+        now = max(before, min(offset, self.head))
+        self._words[_WORD_ACKED] = now
+        return now > before and self.head - before >= self.capacity
 
     def room(self) -> int:
         """How much may be written now; 0: the writer has to wait for the reader."""
@@ -132,8 +164,9 @@ class Ring:
             return min(CHUNK_BYTES, self.capacity)
         return min(CHUNK_BYTES, self.capacity - (self.head - self._words[_WORD_ACKED]))
 
-    def read_from(self, fd: int) -> int:
+    def read_from(self, fd: int, *, splices: bool = True) -> int:
         """Writer's side: read once from `fd` into the ring, at most `room()` bytes; how many came.
+        A pipe `splices`, a terminal does not.
 
         Raises OSError as read(2) does: BlockingIOError when there is nothing, EIO from a terminal
         without a peer.
@@ -141,7 +174,7 @@ class Ring:
         head = self.head
         room = self.room()
         self._words[_WORD_TAIL] = max(self.tail, head + room - self.capacity)
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        if splices:
             at = head % self.capacity
             os.lseek(self.memfd, HEADER_BYTES + at, os.SEEK_SET)
             count = os.splice(fd, self.memfd, min(room, self.capacity - at), flags=_NONBLOCK)
@@ -158,6 +191,54 @@ class Ring:
         place = os.lseek(self.memfd, 0, os.SEEK_CUR) - HEADER_BYTES
         if place >= 0:
             self._words[_WORD_HEAD] += (place - self.head) % self.capacity
+
+    def write_to(self, fd: int) -> int:
+        """Reader's side: write once to `fd` what waits, and have it consumed; how much that was.
+
+        Raises OSError as write(2) does: BlockingIOError when nothing goes in now.
+        """
+        acked = self.acked
+        first, second = self._slices(acked, self.head - acked)
+        if not first:
+            return 0
+        count = os.writev(fd, [first, second] if second else [first])
+        self._words[_WORD_ACKED] = acked + count
+        return count
+
+    def stamp(self, offset: int, time_ns: int) -> None:
+        """Writer's side: what is behind `offset` was written from now on. At most one a second is
+        kept.
+        """
+        count = self._words[_WORD_STAMPS]
+        if count and 0 <= time_ns - self._stamp(count - 1)[0] < _STAMP_NS:
+            return
+        place = _WORD_STAMP + count % _STAMPS * 2
+        self._words[place], self._words[place + 1] = time_ns, offset
+        self._words[_WORD_STAMPS] = count + 1
+
+    def since(self, time_ns: int) -> int:
+        """Offset behind which all that was written from this time on stands, to a second."""
+        count = self._words[_WORD_STAMPS]
+        offset = self.head
+        for number in range(count - 1, max(0, count - _STAMPS) - 1, -1):
+            time, start = self._stamp(number)
+            if time + _STAMP_NS <= time_ns:
+                return offset
+            offset = start
+        return max(offset, self.tail)
+
+    def _stamp(self, number: int) -> tuple[int, int]:
+        place = _WORD_STAMP + number % _STAMPS * 2
+        return self._words[place], self._words[place + 1]
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Writer's side: add bytes that were read already; at most `room()` of them."""
+        head = self.head
+        self._words[_WORD_TAIL] = max(self.tail, head + len(data) - self.capacity)
+        first, second = self._slices(head, len(data))
+        first[:] = data[: len(first)]
+        second[:] = data[len(first) :]
+        self._words[_WORD_HEAD] = head + len(data)
 
     def finish(self) -> None:
         """Writer's side: nothing will be added any more."""

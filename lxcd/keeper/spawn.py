@@ -9,7 +9,7 @@ import resource
 import socket
 from typing import NoReturn
 
-from lxcd.container import init
+from lxcd.container import init, pid1
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
@@ -40,7 +40,7 @@ def prepare(
     try:
         pid, pidfd = process.clone3(flags, cgroup)
         if pid == 0:
-            _child(channel, theirs.detach(), cgroups)
+            _child(channel, theirs.detach(), cgroups, flags)
         _reset_oom_score(pid)
     except BaseException:
         ours.close()
@@ -51,16 +51,17 @@ def prepare(
     return pid, pidfd, ours
 
 
-def _child(channel: int, control: int, cgroups: list[int]) -> NoReturn:
+def _child(channel: int, control: int, cgroups: list[int], flags: int) -> NoReturn:
     """The child's first acts, in the keeper's image: nothing of the keeper's or of another
     container stays open.
     """
     try:
         gc.disable()
-        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups])
+        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups, *pid1.descriptors()])
         # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
         resource.setrlimit(resource.RLIMIT_NOFILE, _inherited["nofile"])
-        init.live(socket.socket(fileno=channel), socket.socket(fileno=control), cgroups)
+        ours, keeper = socket.socket(fileno=channel), socket.socket(fileno=control)
+        init.live(ours, keeper, cgroups, flags)
     finally:
         os._exit(125)
 

@@ -36,8 +36,8 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one stored descriptor is: of which child, `pidfd`, `open` or `ring`, and its pid or
-    stream.
+    """What one stored descriptor is: of which child, `pidfd`, `open`, `ring` or `input`, and its
+    pid or stream.
     """
 
     id: str

@@ -5,6 +5,7 @@ nothing.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -25,6 +26,11 @@ MAX_FDS = 253
 
 F_ADD_SEALS = 1033
 F_SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
+_F_SEAL_EXEC = 0x20
+_MFD_EXEC = 0x10
+
+# The last id that there is: no user's, and in no sane map of ids.
+_NOBODY_AT_ALL = 0xFFFFFFFE
 
 
 class Fd:
@@ -136,14 +142,46 @@ def sealed_memfd(name: str, data: bytes) -> int:
     """
     number = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(number, view) :]
+        _fill(number, data)
         fcntl.fcntl(number, F_ADD_SEALS, F_SEAL_ALL)
     except OSError:
         os.close(number)
         raise
     return number
+
+
+def sealed_program(name: str, data: bytes) -> int:
+    """The same with a program that everybody may execute, and nobody read or change. The caller
+    owns the descriptor.
+
+    Raises OSError: EACCES where vm.memfd_noexec is 2.
+    """
+    flags, seals = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING, F_SEAL_ALL
+    try:
+        number = os.memfd_create(name, flags | _MFD_EXEC)
+        seals |= _F_SEAL_EXEC
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Before Linux 6.3: every memfd can be executed, and chmod cannot be forbidden.
+        number = os.memfd_create(name, flags)
+    try:
+        _fill(number, data)
+        os.fchmod(number, 0o111)
+        # A file is its owner's, and his who is root over the owner: of a user namespace, too.
+        with contextlib.suppress(OSError):
+            os.fchown(number, _NOBODY_AT_ALL, _NOBODY_AT_ALL)
+        fcntl.fcntl(number, F_ADD_SEALS, seals)
+    except OSError:
+        os.close(number)
+        raise
+    return number
+
+
+def _fill(number: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]
 
 
 def read_all(number: int, limit: int) -> bytes:
@@ -152,8 +190,10 @@ def read_all(number: int, limit: int) -> bytes:
     """
     parts: list[bytes] = []
     offset = 0
+    # As much as there is, and one more: the whole megabyte would be mapped and unmapped each time.
+    size = max(4096, min(os.fstat(number).st_size, 1 << 20) + 1)
     while True:
-        part = os.pread(number, min(1 << 20, limit + 1 - offset), offset)
+        part = os.pread(number, min(size, limit + 1 - offset), offset)
         if not part:
             return b"".join(parts)
         parts.append(part)
@@ -178,6 +218,20 @@ def write_once(dirfd: int, name: str, data: bytes) -> None:
         raise libc.oserror(error.errno or 0, "write", name) from None
     finally:
         os.close(number)
+
+
+def write(number: int, data: bytes) -> None:
+    """write(2), once; its error names the file."""
+    try:
+        os.write(number, data)
+    except OSError as error:
+        where = os.readlink(f"/proc/self/fd/{number}")
+        raise libc.oserror(error.errno or 0, "write", where) from None
+
+
+def only_writes(number: int) -> bool:
+    """Whether nothing can be read from it: fcntl(2) F_GETFL."""
+    return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def ioctl_buffer(number: int, request: int, buffer: ctypes.Array[ctypes.c_char], name: str) -> int:

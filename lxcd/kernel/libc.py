@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 
 _X86_64 = os.uname().machine == "x86_64"
 
 SYS_PIVOT_ROOT = 155 if _X86_64 else 41
 SYS_KEYCTL = 250 if _X86_64 else 219
+SYS_FSTATFS = 138 if _X86_64 else 44
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_FSOPEN = 430
@@ -53,6 +54,13 @@ personality = _libc.personality
 personality.argtypes = (c_ulong,)
 ioctl = _libc.ioctl
 ioctl.argtypes = (c_int, c_ulong, c_void_p)
+mmap = _libc.mmap
+mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+mmap.restype = c_void_p
+mprotect = _libc.mprotect
+mprotect.argtypes = (c_void_p, c_size_t, c_int)
+munmap = _libc.munmap
+munmap.argtypes = (c_void_p, c_size_t)
 signalfd = _libc.signalfd
 signalfd.argtypes = (c_int, c_void_p, c_int)
 

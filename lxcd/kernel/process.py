@@ -84,13 +84,8 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     not then.
     """
     pidfd = ctypes.c_int(-1)
-    arguments = _CloneArgs(
-        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0),
-        pidfd=ctypes.addressof(pidfd),
-        # With CLONE_PARENT the parent's own exit signal is used, and the kernel wants zero here.
-        exit_signal=0 if flags & CLONE_PARENT else int(signal.SIGCHLD),
-        cgroup=max(cgroup_fd, 0),
-    )
+    arguments = clone_arguments(flags | CLONE_PIDFD, cgroup_fd)
+    arguments.pidfd = ctypes.addressof(pidfd)
     pid = libc.syscall_with_gil(
         libc.SYS_CLONE3, ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
     )
@@ -98,6 +93,16 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
         return 0, -1
     libc.check(pid, "clone3")
     return pid, pidfd.value
+
+
+def clone_arguments(flags: int, cgroup_fd: int = -1) -> _CloneArgs:
+    """What clone3(2) is called with for these flags and this cgroup, which may be -1."""
+    return _CloneArgs(
+        flags=flags | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0),
+        # With CLONE_PARENT the parent's own exit signal is used, and the kernel wants zero here.
+        exit_signal=0 if flags & CLONE_PARENT else int(signal.SIGCHLD),
+        cgroup=max(cgroup_fd, 0),
+    )
 
 
 def setns(fd: int, flags: int) -> None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
+# From include/linux/sched.h.
+_PF_EXITING = 0x4
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The lines of /proc/PID/status that somebody needs."""
@@ -79,6 +83,17 @@ def exit_status(pid: int | str) -> int | None:
     """Wait status of a zombie, field 52 of /proc/PID/stat; None of what still lives."""
     fields = read(pid, "stat").rpartition(b")")[2].split()
     return int(fields[49]) if fields[0] == b"Z" else None
+
+
+def is_exiting(pid: int | str) -> bool:
+    """Whether it is on its way out (PF_EXITING of field 9 of /proc/PID/stat), or gone. A PID 1 is
+    that for as long as others of its namespace are: nothing can join or be forked there any more.
+    """
+    try:
+        fields = read(pid, "stat").rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 def command(pid: int | str) -> list[str]:

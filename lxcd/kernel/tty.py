@@ -8,8 +8,10 @@ import os
 import struct
 import termios
 
-from lxcd.kernel import libc
+from lxcd.kernel import libc, mount
 
+# linux/magic.h
+_DEVPTS_SUPER_MAGIC = 0x1CD1
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
@@ -19,10 +21,15 @@ def open_master(devpts_fd: int) -> int:
     """A new pty in the devpts that `devpts_fd` is the root of: its master, unlocked, owned by the
     caller.
 
-    Raises OSError ENOSPC when the instance's `max=` or kernel.pty.max is reached.
+    The directory need not be trusted: if it is no devpts, where nobody can put anything, that is
+    ENODEV; and nothing that is mounted over its ptmx is opened. Raises OSError: ENOSPC when the
+    instance's `max=` or kernel.pty.max is reached.
     """
+    resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
     try:
-        master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=devpts_fd)
+        if mount.filesystem_type(devpts_fd) != _DEVPTS_SUPER_MAGIC:
+            raise libc.oserror(errno.ENODEV, "open", "ptmx")
+        master = mount.openat2(devpts_fd, "ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
     except OSError as error:
         raise libc.oserror(error.errno or errno.EIO, "open", "ptmx") from None
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
@@ -47,6 +54,12 @@ def pty_number(master: int) -> int:
 def set_window_size(fd: int, rows: int, columns: int) -> None:
     """TIOCSWINSZ; the foreground process group gets SIGWINCH."""
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def window_size(fd: int) -> tuple[int, int]:
+    """TIOCGWINSZ: rows and columns."""
+    rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8))
+    return rows, columns
 
 
 def set_controlling(fd: int) -> None:

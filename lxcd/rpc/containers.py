@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.config import writer
-from lxcd.rpc import convert, requests
+from lxcd.rpc import convert, requests, starting
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import processes
+from lxcd.supervisor import freezing, processes
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from lxcd.rpc.replay import Replays
+    from lxcd.rpc.side import Side
     from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
 
@@ -33,10 +34,11 @@ _LARGEST_PAGE = 1000
 class Containers(container_pb2_grpc.ContainerServiceServicer):
     """The life cycle."""
 
-    def __init__(self, house: House, registry: Registry, replays: Replays) -> None:
+    def __init__(self, house: House, registry: Registry, replays: Replays, side: Side) -> None:
         self._house = house
         self._registry = registry
         self._replays = replays
+        self._side = side
 
     # ---- what there is
 
@@ -265,54 +267,8 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.StartContainerResponse:
         """See container.proto."""
         del context
-        return await self._replays.once(request, lambda: self._start(request))
-
-    async def _start(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
-        defines = convert.defines(request.define)
-        wanted = Request(
-            command=requests.command(request.command),
-            application=bool(request.command) and not request.system,
-            pipes=request.stdio == pb.STDIO_PIPES,
-            ephemeral=request.ephemeral,
-            defines=defines,
-        )
-        if request.config_text or request.image:
-            return await self._start_undefined(request, wanted)
-        actor = self._registry.get(request.lxcpath, request.name)
-        async with actor.lock:
-            definition = actor.definition()
-            if defines:
-                definition = read_text(definition.text, definition.origin, defines)
-            if request.validate_only:
-                actor.require_stopped()
-                actor.compile(definition, wanted)
-                return pb.StartContainerResponse()
-            started = await actor.start(definition, wanted)
-        return convert.started(definition, started)
-
-    async def _start_undefined(
-        self, request: pb.StartContainerRequest, wanted: Request
-    ) -> pb.StartContainerResponse:
-        actor, definition, transient = await self._registry.undefined(
-            request.lxcpath,
-            request.name,
-            requests.text(request.config_text),
-            request.config_origin,
-            wanted.defines,
-            request.image,
-            validate_only=request.validate_only,
-        )
-        try:
-            async with actor.lock:
-                if request.validate_only:
-                    actor.compile(definition, wanted)
-                    await self._registry.discard(actor, transient)
-                    return pb.StartContainerResponse()
-                started = await actor.start(definition, wanted, transient_dir=transient)
-        except BaseException:
-            await self._registry.discard(actor, transient)
-            raise
-        return convert.started(definition, started)
+        start = starting.Starting(self._registry, self._side)
+        return await self._replays.once(request, lambda: start.start(request))
 
     @unary
     async def StopContainer(
@@ -379,7 +335,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.FreezeContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.require_running, Container.freeze)
+        await self._locked(request, Container.require_running, freezing.freeze)
         return pb.FreezeContainerResponse()
 
     @unary
@@ -388,7 +344,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.ThawContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.require_frozen, Container.thaw)
+        await self._locked(request, Container.require_frozen, freezing.thaw)
         return pb.ThawContainerResponse()
 
     async def _locked(

@@ -9,12 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lxcd import errors
 from lxcd.supervisor.state import Exit, State
-from lxcd.v1 import container_pb2, event_pb2, types_pb2
+from lxcd.v1 import container_pb2, event_pb2, stream_pb2, types_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lxcd.config.model import Line, Problem
+    from lxcd.console.stream import Stream
     from lxcd.container.plan import Plan
     from lxcd.supervisor import events, processes
     from lxcd.supervisor.container import Container
@@ -78,6 +79,16 @@ def exit_(value: Exit) -> types_pb2.Exit:
     else:
         message.code = value.code
     return message
+
+
+def stream_state(stream: Stream) -> stream_pb2.StreamState:
+    """What is there of a stream."""
+    return stream_pb2.StreamState(
+        name=stream.name,
+        tail_offset=stream.tail,
+        head_offset=stream.head,
+        closed=stream.closed,
+    )
 
 
 def problem(value: Problem) -> types_pb2.Problem:

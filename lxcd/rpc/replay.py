@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _KEPT = 10_000
 _SECONDS = 24 * 3600.0
+_LARGE_SECONDS = 60.0
 _MAXIMUM_LENGTH = 128
 
 Answer = TypeVar("Answer")
@@ -75,6 +76,10 @@ class Replays:
 
         self._begin(run())
         return future
+
+    def forget_soon(self, request_id: str) -> None:
+        """An answer that is too large to be kept for long."""
+        asyncio.get_running_loop().call_later(_LARGE_SECONDS, self._answers.pop, request_id, None)
 
     def _expire(self) -> None:
         oldest = time.monotonic() - _SECONDS

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
 from lxcd.supervisor.definition import CONFIG_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from google.protobuf.duration_pb2 import Duration
+
+Answer = TypeVar("Answer")
 
 
 def text(value: str) -> bytes:
@@ -45,6 +48,15 @@ def seconds(
     if found < 0:
         raise errors.InvalidArgument(f"{field} is negative", "INVALID_TIMEOUT")
     return found
+
+
+async def in_time(work: Awaitable[Answer], limit: float | None) -> Answer:
+    """What somebody waits for, if it comes in time. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(limit):
+            return await work
+    except TimeoutError:
+        raise errors.DeadlineExceeded(f"not so within {limit:g} s", "WAIT_TIMEOUT") from None
 
 
 def read_token(token: str) -> str:

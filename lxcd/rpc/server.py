@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lxcd import errors
+from lxcd.rpc.status import Readers
 from lxcd.v1 import (
     console_pb2,
     console_pb2_grpc,
@@ -61,11 +62,12 @@ class Server:
         hosts: Hosts,
     ) -> None:
         self._server = grpc.aio.server(
+            interceptors=[Readers()],
             options=[
                 ("grpc.max_receive_message_length", _MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         container_pb2_grpc.add_ContainerServiceServicer_to_server(containers, self._server)
         exec_pb2_grpc.add_ExecServiceServicer_to_server(execs, self._server)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
@@ -20,8 +21,51 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 DOMAIN = "lxcd"
+# A status travels as metadata, of which a client takes 8 KiB in all: text, percent-encoded, and
+# details, which hold it again.
+_TEXT_BYTES = 2048
+_VALUE_BYTES = 512
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Malformed:
+    """In place of a request that is none: bytes that protobuf refuses, text that is not UTF-8."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def refusal(self) -> errors.InvalidArgument:
+        """What its caller is told."""
+        return errors.InvalidArgument(f"not a request: {self._error}", "MALFORMED_REQUEST")
+
+
+class Readers(grpc.aio.ServerInterceptor):
+    """Reads requests in gRPC's place, which would tell the caller nothing of what is wrong."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401, D102
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        return handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+
+
+def _tolerant(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def tolerant(data: bytes) -> object:
+        try:
+            return read(data)
+        except DecodeError as error:
+            return Malformed(error)
+
+    return tolerant
+
+
+def readable(request: Any) -> Any:  # noqa: ANN401 - any message
+    """A request that is one. Raises InvalidArgument."""
+    if isinstance(request, Malformed):
+        raise request.refusal()
+    return request
+
 
 CODES: dict[type[errors.LxcdError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -44,11 +88,21 @@ def status_of(error: errors.LxcdError) -> status_pb2.Status:
     code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
-        info.metadata[key] = text_of(value)
+        info.metadata[key] = _clipped(value, _VALUE_BYTES)
     detail = any_pb2.Any()
     detail.Pack(info)
     number = code.value[0]
-    return status_pb2.Status(code=number, message=text_of(error.text), details=[detail])
+    return status_pb2.Status(
+        code=number, message=_clipped(error.text, _TEXT_BYTES), details=[detail]
+    )
+
+
+def _clipped(text: str, limit: int) -> str:
+    """As text for the wire, with `...` in place of what is too much."""
+    data = text_of(text).encode()
+    if len(data) <= limit:
+        return data.decode()
+    return data[:limit].decode(errors="ignore") + "..."
 
 
 async def abort(context: Context, error: BaseException) -> None:
@@ -70,7 +124,7 @@ def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
     @functools.wraps(method)
     async def guarded(self: object, request: object, context: Context) -> object:
         try:
-            return await method(self, request, context)
+            return await method(self, readable(request), context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:
@@ -86,8 +140,24 @@ def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIter
     @functools.wraps(method)
     async def guarded(self: object, request: object, context: Context) -> AsyncIterator[object]:
         try:
-            async for answer in method(self, request, context):
+            async for answer in method(self, readable(request), context):
                 yield answer
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            await abort(context, error)
+
+    return guarded
+
+
+def duplex(method: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    """The same for a method that reads and writes frames on its own."""
+
+    @functools.wraps(method)
+    async def guarded(self: object, requests: object, context: Context) -> None:
+        del requests
+        try:
+            await method(self, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:  # noqa: BLE001

@@ -1,7 +1,7 @@
 """One actor per container. Its operations come one after the other; its end may come at any time.
 
 `lock` is held by whoever changes the container on request. The end of a life is handled beside it,
-by `_finish`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
+by `ending`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import removal, start, stopping
+from lxcd.supervisor import consolelog, ending, ports, removal, start, stopping
+from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
-from lxcd.supervisor.records import STOPPED, Record, Request
-from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
-from lxcd.supervisor.stop import signal_name
+from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
+from lxcd.supervisor.state import TRANSITIONS, Exit, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
@@ -32,16 +32,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # How long an application's pipes wait for a reader who wants every byte.
 _HOLD_SECONDS = 5.0
-# reboot(2) over and over must not keep the host busy.
-_REBOOT_PAUSE_SECONDS = 0.2
 
 
-class Container:
+class Container(Changes):
     """A container that is defined, or runs, or both."""
 
     def __init__(
         self, house: House, lxcpath: str, name: str, gone: Callable[[Container], None]
     ) -> None:
+        super().__init__()
         self._house = house
         self._gone = gone
         self.lxcpath = lxcpath
@@ -58,7 +57,6 @@ class Container:
         self.rebooting = False  # between the end of one life and the start of the next
         self.stop_requested = False
         self.hurried = False  # a stop that waits for a clean shutdown is to kill now
-        self._changed: list[asyncio.Future[None]] = []
 
     # ---- what it is
 
@@ -109,24 +107,6 @@ class Container:
         self.state_reason = reason
         self.tell("container.state", state=state, message=reason)
         self.wake()
-
-    def wake(self) -> None:
-        """Something about it has changed."""
-        changed, self._changed = self._changed, []
-        for future in changed:
-            if not future.done():
-                future.set_result(None)
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds` is true of it."""
-        while not holds():
-            future = asyncio.get_running_loop().create_future()
-            self._changed.append(future)
-            try:
-                await future
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._changed.remove(future)
 
     async def settled(self) -> None:
         """Wait until an end that is under way is over."""
@@ -189,8 +169,12 @@ class Container:
 
     # ---- start
 
-    def compile(self, definition: Definition, request: Request) -> plan.Plan:
-        """The plan of a start with this configuration and request."""
+    def compile(
+        self, definition: Definition, request: Request, given: Mapping[str, int] | None = None
+    ) -> plan.Plan:
+        """The plan of a start with this configuration and request, and the caller's descriptors
+        for some of its standard streams.
+        """
         definition.require_sound()
         life = plan.Life(
             name=self.name,
@@ -198,21 +182,28 @@ class Container:
             command=request.command,
             application=request.application,
             pipes=request.pipes,
+            stdin=request.stdin,
+            given=frozenset(given or ()),
             idle=self._image() == host_image.NAME,
         )
         return plan.compile_plan(definition.config, self._house.host, life)
 
     async def start(
-        self, definition: Definition, request: Request, *, transient_dir: str = ""
+        self,
+        definition: Definition,
+        request: Request,
+        *,
+        transient_dir: str = "",
+        given: Mapping[str, int] | None = None,
     ) -> start.Started:
-        """Start it. The caller holds the lock.
+        """Start it. The caller holds the lock, and keeps the descriptors that it gives.
 
         Raises StartFailed; the container is STOPPED then, and the reason stays to be seen.
         """
         await self.settled()
         self.require_stopped()
         log.container.set(self.name)
-        compiled = self.compile(definition, request)
+        compiled = self.compile(definition, request, given)
         self.forget_output()
         text = None
         if not self.defined:
@@ -225,13 +216,16 @@ class Container:
             config_origin=definition.origin if text is not None else "",
             transient_dir=transient_dir,
             exit=before.exit,
+            intent=None,
         )
         self.record = record
         self.stop_requested = False
         self.running = definition
         self.set_state(State.STARTING)
         try:
-            started = await start.start(self._house, definition.config, compiled, record)
+            started = await start.start(
+                self._house, definition.config, compiled, record, given or {}
+            )
         except BaseException as error:
             self._not_started(before, error)
             raise
@@ -241,9 +235,10 @@ class Container:
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
+        consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
-            loop.call_later(_HOLD_SECONDS, self._release_unread, started.child)
+            loop.call_later(_HOLD_SECONDS, ports.release_unread, self._house.keeper, started.child)
         if started.child.exited is not None:
             self._on_exit(started.child)
         return started
@@ -257,7 +252,7 @@ class Container:
         self.set_state(State.ABORTING, reason)
         self.tell("container.start_failed", message=reason, details=metadata)
         # The number was used: output and events of the attempt carry it.
-        self.record = before.but(generation=self.record.generation, phase=STOPPED)
+        self.record = before.but(generation=self.record.generation, phase=STOPPED, intent=None)
         self.write_record()
         self.set_state(State.STOPPED, reason)
 
@@ -270,20 +265,23 @@ class Container:
             return False
         return True
 
+    def intend(self, deed: Deed, *, new_name: str = "", kept: tuple[str, ...] = ()) -> None:
+        """Write down what is done next. A full disk does not keep anybody from it."""
+        intent = Intent(deed, self._house.events.last, new_name, kept)
+        self.record = self.record.but(intent=intent)
+        self.write_record()
+
+    def intend_nothing(self) -> None:
+        """It was not done."""
+        self.record = self.record.but(intent=None)
+        self.write_record()
+
     def forget_output(self) -> None:
         """Its last life's output is not wanted any more."""
         if self.child is not None:
             with contextlib.suppress(errors.Unavailable):
                 self._house.keeper.forget(self.child)
             self.child = None
-
-    def _release_unread(self, child: Held) -> None:
-        """Nobody reads its pipes without loss: then they do not hold it up."""
-        for stream in child.streams.values():
-            if not stream.lossless_readers and stream.ring is not None and stream.ring.hold:
-                stream.ring.set_hold(hold=False)
-                with contextlib.suppress(errors.Unavailable):
-                    self._house.keeper.drained(child, stream)
 
     # ---- the end of a life
 
@@ -298,6 +296,7 @@ class Container:
                 self.state = State.FROZEN
         with contextlib.suppress(errors.LxcdError):
             self.running = self.definition()
+            consolelog.keep(self._house, self, child, self.running.config)
         child.on_exit = self._on_exit
         if child.exited is not None:
             self._on_exit(child)
@@ -305,104 +304,7 @@ class Container:
     def _on_exit(self, child: Held) -> None:
         if self.child is child and self.state.alive:
             child.on_exit = None
-            self._house.begin(self._finish(child))
-
-    async def _finish(self, child: Held) -> None:
-        log.container.set(self.name)
-        try:
-            config = self.running.config if self.running is not None else None
-            ephemeral = self.record.request.ephemeral or (config is not None and config.ephemeral)
-            ended = await self._clean_up(child)
-        except Exception:  # noqa: BLE001 - see below
-            # One container's mess must not end the supervision of all the others.
-            _log.exception("cleaning up after %s", self.name)
-            if self.state is State.STOPPING:
-                self.set_state(State.STOPPED, "cleaning up failed: see the log of lxcd")
-            return
-        if ended.cause is Cause.REBOOT:
-            await self._start_again()
-        elif ephemeral or not self.defined:
-            await self._vanish()
-
-    async def _clean_up(self, child: Held) -> Exit:
-        exited = child.exited
-        if exited is None:
-            raise errors.Internal("an end without an exit")
-        oom = await asyncio.to_thread(tree.oom_kills, self.payload) > 0
-        how = exit_of(
-            exited.status,
-            time_ns=exited.time_ns,
-            generation=self.record.generation,
-            requested=self.stop_requested,
-            oom=oom,
-            pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
-            application=self.record.request.application,
-        )
-        if not exited.known:
-            how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
-        if self.state is not State.STOPPING:
-            self.set_state(State.STOPPING)
-        left = await asyncio.to_thread(tree.remove, self.payload)
-        if left:
-            _log.error("cgroups could not be removed: %s", " ".join(left))
-        self.record = self.record.but(
-            phase=STOPPED, exit=how, pid=0, cgroups={}, cgroups_made=(), stop_requested=False
-        )
-        if self.write_record():
-            with contextlib.suppress(errors.Unavailable):
-                self._house.keeper.acknowledge(child)
-        self.running = None
-        self.set_state(State.STOPPED)
-        self._tell_exit(how)
-        self.wake()
-        return how
-
-    def _tell_exit(self, how: Exit) -> None:
-        text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
-        self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
-
-    def conclude(self) -> None:
-        """It was found stopped when this lxcd came: if the last one had no time to tell, tell
-        now.
-        """
-        how = self.record.exit
-        if how is None or how.generation != self.record.generation:
-            return
-        last = self._house.events.last_of(self.lxcpath, self.name)
-        if last is not None and last.state is State.STOPPING:
-            self.tell("container.state", state=State.STOPPED)
-            self._tell_exit(how)
-        elif last is not None and last.type == "container.state" and last.state is State.STOPPED:
-            self._tell_exit(how)
-
-    async def _start_again(self) -> None:
-        """reboot(2) from inside: a new generation, with the configuration as it is now."""
-        self.rebooting = True
-        await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
-        async with self.lock:
-            if self.state is not State.STOPPED or self.deleted or not self.rebooting:
-                return
-            self.rebooting = False
-            try:
-                request = self.record.request
-                if self.defined:
-                    definition = self.definition()
-                    if request.defines:
-                        definition = read_text(definition.text, definition.origin, request.defines)
-                else:
-                    definition = self.definition()
-                await self.start(definition, request, transient_dir=self.record.transient_dir)
-            except errors.LxcdError as error:
-                _log.error("%s did not come up again: %s", self.name, error)
-
-    async def _vanish(self) -> None:
-        async with self.lock:
-            if self.state is State.STOPPED and not self.deleted:
-                try:
-                    await self.delete()
-                except errors.LxcdError as error:
-                    _log.error("%s could not be deleted: %s", self.name, error)
-                    self.state_reason = error.text
+            self._house.begin(ending.finish(self._house, self, child))
 
     async def delete(self) -> str:
         """Delete what is its own. The caller holds the lock, and it is STOPPED.
@@ -413,9 +315,14 @@ class Container:
         directory = self.directory if self.defined else ""
         transient = self.record.transient_dir
         owner = self._house.paths.runtime_dir
-        await asyncio.to_thread(
-            lambda: removal.remove(directory, transient, owner=owner, keep=kept)
-        )
+        self.intend(Deed.DELETE, kept=tuple(kept))
+        try:
+            await asyncio.to_thread(
+                lambda: removal.remove(directory, transient, owner=owner, keep=kept)
+            )
+        except errors.LxcdError:
+            self.intend_nothing()
+            raise
         self.forget()
         return ":".join(kept)
 
@@ -427,11 +334,12 @@ class Container:
             return []
         return removal.kept_paths(root, [self.directory, self.record.transient_dir])
 
-    def forget(self) -> None:
-        """It is no more."""
+    def forget(self, *, told: bool = False) -> None:
+        """It is no more; `told`: everybody knows."""
         self.deleted = True
+        if not told:
+            self.tell("container.deleted")
         self._house.records.delete(self.lxcpath, self.name)
-        self.tell("container.deleted")
         self._gone(self)
         self.wake()
 
@@ -465,31 +373,3 @@ class Container:
             signal.pidfd_send_signal(child.pidfd.fileno(), number)
         except OSError as error:
             raise errors.from_oserror(error, f"sending signal {number} to {self.name}") from None
-
-    async def freeze(self) -> None:
-        """Freeze all its processes. The caller holds the lock."""
-        self.require_running()
-        if self.state is State.FROZEN:
-            return
-        self.set_state(State.FREEZING)
-        try:
-            await freezer.freeze(self.payload, frozen=True)
-        except BaseException as error:
-            if self.state is State.FREEZING:
-                self.set_state(State.RUNNING)
-            if isinstance(error, OSError):
-                raise errors.from_oserror(error, f"freezing {self.name}") from None
-            raise
-        if self.state is State.FREEZING:
-            self.set_state(State.FROZEN)
-
-    async def thaw(self) -> None:
-        """Let them go on. The caller holds the lock."""
-        self.require_frozen()
-        try:
-            await freezer.freeze(self.payload, frozen=False)
-        except OSError as error:
-            raise errors.from_oserror(error, f"thawing {self.name}") from None
-        if self.state is State.FROZEN:
-            self.set_state(State.THAWED)
-            self.set_state(State.RUNNING)

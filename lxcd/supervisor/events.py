@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from lxcd.supervisor.records import plain
+from lxcd.supervisor.records import DAMAGED, plain
 from lxcd.supervisor.state import Cause, Exit, State
 
 KEPT = 10_000
@@ -53,7 +53,7 @@ class Events:
         self._lines = 0
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             for line in file:
-                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                with contextlib.suppress(*DAMAGED):
                     self._kept.append(_event(json.loads(line)))
         self._file = -1
         self._rewrite()
@@ -130,6 +130,13 @@ class Events:
             if (event.lxcpath, event.container) == (lxcpath, container):
                 return event
         return None
+
+    def has(self, type_: str, lxcpath: str, container: str, after: int) -> bool:
+        """Whether this was told of a container after that number."""
+        return any(
+            (event.type, event.lxcpath, event.container) == (type_, lxcpath, container)
+            for event in self.since(after)
+        )
 
     def lost(self, sequence: int) -> int:
         """How many events after that number are not kept any more."""

@@ -32,6 +32,11 @@ class Faults:
         self._path = path
         self._keeper = keeper
 
+    @property
+    def expected(self) -> bool:
+        """There is a file: one will come."""
+        return self._read() != ("", "")
+
     def of_steps(self) -> Fault | None:
         """What the child is to do itself, as part of its Spec."""
         place, act = self._read()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lxcd.cgroup.tree import Trees
     from lxcd.container import plan
     from lxcd.paths import Paths
+    from lxcd.supervisor.errands import Errands
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
     from lxcd.supervisor.keeper import Keeper
@@ -35,6 +36,7 @@ class House:
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
+    errands: Errands
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

@@ -18,12 +18,16 @@ _ROOMS = ("keeper", "container", "kernel")
 
 
 def own_build() -> str:
-    """Version and, behind a `+`, what the keeper's code is: two builds of a version may differ."""
+    """Version and, behind a `+`, what the keeper's code is, in whatever language: two builds of a
+    version may differ.
+    """
     digest = blake2b(digest_size=6)
     for room in _ROOMS:
-        for name in sorted(os.listdir(os.path.join(_PACKAGE, room))):
-            if name.endswith(".py"):
-                with open(os.path.join(_PACKAGE, room, name), "rb") as file:
+        for directory, folders, names in os.walk(os.path.join(_PACKAGE, room)):
+            # What Python makes of the rest, when it likes.
+            folders[:] = sorted(set(folders) - {"__pycache__"})
+            for name in sorted(names):
+                with open(os.path.join(directory, name), "rb") as file:
                     digest.update(name.encode() + b"\0" + file.read())
     return f"{__version__}+{digest.hexdigest()}"
 

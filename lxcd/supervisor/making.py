@@ -103,14 +103,19 @@ def rename(actor: Container, target: str, new_name: str) -> None:
 
 
 def finish_renames(lxcpath: str) -> None:
-    """Go on where a crash has cut a rename short: before it, or behind it."""
-    names = os.listdir(lxcpath) if os.path.isdir(lxcpath) else []
-    for name in names:
-        directory = os.path.join(lxcpath, name)
-        with contextlib.suppress(OSError):
-            for entry in os.listdir(directory):
-                path = os.path.join(directory, entry)
-                if entry == _RENAMED + name:
-                    os.rename(path, os.path.join(directory, CONFIG_NAME))
-                elif entry.startswith(_RENAMED):
-                    os.unlink(path)
+    """Go on where a crash of the host has cut renames short: no record tells of them then."""
+    for name in os.listdir(lxcpath) if os.path.isdir(lxcpath) else []:
+        finish_rename(os.path.join(lxcpath, name))
+
+
+def finish_rename(directory: str) -> None:
+    """Have a directory the configuration that goes with its name, whichever it had when a rename
+    was cut short.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(directory):
+            path = os.path.join(directory, entry)
+            if entry == _RENAMED + os.path.basename(directory):
+                os.rename(path, os.path.join(directory, CONFIG_NAME))
+            elif entry.startswith(_RENAMED):
+                os.unlink(path)

@@ -1,10 +1,10 @@
 """Prepared children: forked, in namespaces and version 1 cgroups of their own, waiting to become a
-container.
+container; and others, in none, waiting to become an exec.
 
-They take the clone, and on version 1 the RCU grace period of a move into a cgroup (5 to 15 ms), out
-of the caller's time. Each is used once or never; what is kept in stock follows how often such a
-child was asked for of late. Their directories are journaled before they are made; a rename makes
-them the container's.
+They take the clone, and on version 1 a directory in every tree, out of the caller's time. Each is
+used once or never. In stock are as many as were asked for of late one right after the other, faster
+than one is made: 1.7 MB of private memory each. Their directories are journaled before they are
+made; a rename makes them the container's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import reports
 from lxcd.supervisor.keeper import gone
-from lxcd.supervisor.records import plain
+from lxcd.supervisor.records import DAMAGED, plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -36,22 +36,40 @@ if TYPE_CHECKING:
     from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
-# One is made in less than this, on a busy machine; so many starts of the last second are under way.
-_MAKING_SECONDS = 0.05
-_RATE_SECONDS = 1.0
+_MAKING_SECONDS = 0.05  # one is made in less, on a busy machine
 _WARM_SECONDS = 600.0  # after the last start of its kind, one is kept
+_BURST_SECONDS = 60.0  # after the last of several, that many
 _LOOK_SECONDS = 5.0
 _QUIET_SECONDS = 0.03
-_REMEMBERED = 1000
+_MOMENT_SECONDS = 0.003
+_ENOUGH = 4  # with a quarter of the stock left, others are made as soon as it is quiet
+_REMEMBERED = 100
 
 
 def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
-    """How many to have in stock of a kind that was asked for at these times."""
-    ages = [now - start for start in starts]
-    if not any(age < _WARM_SECONDS for age in ages):
-        return 0
-    rate = sum(age < _RATE_SECONDS for age in ages) / _RATE_SECONDS
-    return min(maximum, 1 + math.ceil(rate * _MAKING_SECONDS))
+    """How many to have in stock of a kind that was asked for at these times: the longest row of
+    starts that came faster than one is made.
+    """
+    longest = row = 0
+    before = -math.inf
+    for start in sorted(starts):
+        if now - start < _WARM_SECONDS:
+            is_row = start - before < _MAKING_SECONDS and now - start < _BURST_SECONDS
+            row = row + 1 if is_row else 1
+            longest = max(longest, row)
+            before = start
+    return min(maximum, longest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What children are alike in."""
+
+    kind: str  # of protocol.Prepare
+    flags: int = 0
+
+
+_EXEC = _Key("exec")
 
 
 @dataclass(slots=True)
@@ -80,29 +98,38 @@ class Pool:
     def __init__(self, path: str, maximum: int) -> None:
         self._path = path  # the journal of slots
         self._maximum = maximum
-        self._kinds: dict[int, _Kind] = {}
+        self._kinds: dict[_Key, _Kind] = {}
         self._slots: dict[str, tree.Payload] = {}
         self._number = 0
-        self._starts = 0
+        self._starts = 0  # under way
+        self._quiet_since = 0.0
         self._troubled = False
         self._look: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def start(self) -> Generator[None]:
-        """A start is under way. None is prepared beside it, or the start would have to wait for
-        their grace periods: the kernel's cgroup_mutex is held meanwhile.
+        """A start is under way. None is prepared beside it while there are enough: both want the
+        processors.
         """
         self._starts += 1
         try:
             yield
         finally:
             self._starts -= 1
-            for flags in self._kinds:
-                self._fill(flags)
+            self._quiet_since = asyncio.get_running_loop().time()
+            for key in self._kinds:
+                self._fill(key)
 
     async def take(self, flags: int) -> Prepared:
         """A child with these namespaces; from the stock, or made now. Raises OSError, LxcdError."""
-        kind = self._kinds.setdefault(flags, _Kind())
+        return await self._take(_Key("init", flags))
+
+    async def take_exec(self) -> Prepared:
+        """The same for an exec, which joins namespaces and cgroups itself."""
+        return await self._take(_EXEC)
+
+    async def _take(self, key: _Key) -> Prepared:
+        kind = self._kinds.setdefault(key, _Kind())
         kind.starts.append(asyncio.get_running_loop().time())
         found = None
         while found is None and kind.stock:
@@ -110,13 +137,14 @@ class Pool:
             if found.child.is_gone() or self.house.keeper.lost(found.child):
                 await self._discard(found)
                 found = None
-        return found or await self._make(flags)
+        return found or await self._make(key)
 
     async def alone(self, flags: int, payload: tree.Payload) -> Prepared:
         """A child in these cgroups, for a container whose directories cannot be had by a rename."""
         procs = tree.open_procs(self.house.trees, payload)
         try:
-            return await self._prepare(flags, tree.Payload({}, (), payload.mark), procs)
+            slot = tree.Payload({}, (), payload.mark)
+            return await self._prepare(_Key("init", flags), slot, procs)
         finally:
             kernel_fd.close_all(procs)
 
@@ -128,33 +156,39 @@ class Pool:
 
     def warm(self, flags: int) -> None:
         """Have one in stock, as if one had been asked for."""
-        kind = self._kinds.setdefault(flags, _Kind())
+        key = _Key("init", flags)
+        kind = self._kinds.setdefault(key, _Kind())
         kind.starts.append(asyncio.get_running_loop().time())
-        self._fill(flags)
+        self._fill(key)
 
     # ---- stock
 
-    def _fill(self, flags: int) -> None:
-        kind = self._kinds[flags]
-        missing = self._missing(kind)
-        if not kind.filling and missing > 0 and not self._starts:
+    def _fill(self, key: _Key) -> None:
+        kind = self._kinds[key]
+        if not kind.filling and self._missing(kind) > 0:
             kind.filling = True
-            # Several at once: only the first of them waits for a grace period.
-            pause = 0.0 if len(kind.stock) < missing else _QUIET_SECONDS
-            self.house.begin(self._filling(flags, kind, pause))
+            self.house.begin(self._filling(key, kind))
         if self._look is None and self._maximum:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
+
+    def _is_quiet(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return not self._starts and now - self._quiet_since >= _QUIET_SECONDS
 
     def _missing(self, kind: _Kind) -> int:
         now = asyncio.get_running_loop().time()
         return wanted(kind.starts, now, self._maximum) - len(kind.stock)
 
-    async def _filling(self, flags: int, kind: _Kind, pause: float) -> None:
+    async def _filling(self, key: _Key, kind: _Kind) -> None:
         try:
-            await asyncio.sleep(pause)
-            while self._missing(kind) > 0:
-                kind.stock.append(await self._make(flags))
+            # First comes what a start that is over has to say.
+            await asyncio.sleep(_MOMENT_SECONDS)
+            while (missing := self._missing(kind)) > 0:
+                if self._is_quiet() or len(kind.stock) * _ENOUGH < missing + len(kind.stock):
+                    kind.stock.append(await self._make(key))
+                else:
+                    await asyncio.sleep(_QUIET_SECONDS)
             self._troubled = False
         except (errors.LxcdError, OSError) as error:
             # Whoever needs one makes it then, and is told what is wrong.
@@ -167,11 +201,11 @@ class Pool:
     def _look_again(self) -> None:
         """What nobody has asked for in a while goes."""
         self._look = None
-        for flags, kind in list(self._kinds.items()):
+        for key, kind in list(self._kinds.items()):
             while kind.stock and self._missing(kind) < 0:
                 self.house.begin(self._discard(kind.stock.pop()))
             if not kind.stock and self._missing(kind) == 0 and not kind.filling:
-                del self._kinds[flags]
+                del self._kinds[key]
         if self._kinds:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
@@ -184,8 +218,8 @@ class Pool:
 
     def refill(self) -> None:
         """There is a keeper again."""
-        for flags in self._kinds:
-            self._fill(flags)
+        for key in self._kinds:
+            self._fill(key)
 
     async def close(self) -> None:
         """Lxcd leaves: none is left behind, none is made any more."""
@@ -200,7 +234,9 @@ class Pool:
 
     # ---- one child
 
-    async def _make(self, flags: int) -> Prepared:
+    async def _make(self, key: _Key) -> Prepared:
+        if key == _EXEC:
+            return await self._prepare(key, tree.Payload({}, (), ""), [])
         self._number += 1
         # With a name of our own: another lxcd on this host that cleans up after a crash takes what
         # bears no mark yet for a left-over, where its own could have had that name.
@@ -216,14 +252,14 @@ class Pool:
                     raise errors.from_oserror(error, "writing the journal of slots") from None
                 await asyncio.to_thread(tree.make, self.house.trees, slot)
                 procs = tree.open_procs(self.house.trees, slot)
-            return await self._prepare(flags, slot, procs)
+            return await self._prepare(key, slot, procs)
         except BaseException:
             await self._remove(slot)
             raise
         finally:
             kernel_fd.close_all(procs)
 
-    async def _prepare(self, flags: int, slot: tree.Payload, procs: list[int]) -> Prepared:
+    async def _prepare(self, key: _Key, slot: tree.Payload, procs: list[int]) -> Prepared:
         keeper = self.house.keeper
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
@@ -231,9 +267,8 @@ class Pool:
         ours.setblocking(False)
         try:
             with theirs:
-                child = await keeper.prepare(
-                    self.house.next_id("init"), "init", flags, theirs.fileno(), -1, procs
-                )
+                id_ = self.house.next_id(key.kind)
+                child = await keeper.prepare(id_, key.kind, key.flags, theirs.fileno(), -1, procs)
         except BaseException:
             ours.close()
             raise
@@ -308,7 +343,7 @@ class Pool:
                 tree.remove(slot)
         except FileNotFoundError:
             return
-        except (ValueError, TypeError, KeyError) as error:
+        except DAMAGED as error:
             _log.warning("%s cannot be read: %s", self._path, error)
         with contextlib.suppress(OSError):
             os.unlink(self._path)

@@ -21,6 +21,8 @@ from lxcd.supervisor.state import Cause, Exit
 STARTING = "starting"
 RUNNING = "running"
 STOPPED = "stopped"
+# What comes of reading JSON that a crash, a full disk or somebody else has damaged.
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,31 @@ class Request:
     command: tuple[str, ...] = ()
     application: bool = False
     pipes: bool = False
+    stdin: bool = False
     ephemeral: bool = False
     defines: tuple[tuple[str, str], ...] = ()
+
+
+class Deed(enum.Enum):
+    """What is done to a container that is more than one system call."""
+
+    CREATE = "create"
+    DELETE = "delete"
+    RENAME = "rename"
+    VANISH = "vanish"  # it goes with its end, as it was asked to
+    RESTART = "restart"  # after reboot(2) from inside
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be done. On disk before it is begun, gone once it is done and told: an lxcd
+    that finds one finishes it or undoes it, and tells what came of it (`recovery.py`).
+    """
+
+    deed: Deed
+    after: int  # the last event before it; those that tell of it come later
+    new_name: str = ""
+    kept: tuple[str, ...] = ()  # paths that a delete leaves alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,7 @@ class Record:
     config_origin: str = ""
     transient_dir: str = ""
     exit: Exit | None = None
+    intent: Intent | None = None
 
     def but(self, **changes: object) -> Record:
         """The same with changes."""
@@ -77,24 +103,7 @@ class Records:
         """Replace a container's record. Raises OSError; the old one is whole then."""
         path = self._path(record.lxcpath, record.name)
         text = json.dumps(record, default=plain).encode()
-        fd = os.open(
-            f"{path}.new",
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
-        try:
-            view = memoryview(text)
-            while view:
-                # A full disk gives a short write first, and the error with the next.
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{path}.new")
-            raise
-        finally:
-            os.close(fd)
-        os.rename(f"{path}.new", path)
+        write_whole(path, text)
 
     def delete(self, lxcpath: str, name: str) -> None:
         """Forget a container."""
@@ -110,9 +119,7 @@ class Records:
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self._directory, name))
                 continue
-            with contextlib.suppress(
-                ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError
-            ):
+            with contextlib.suppress(*DAMAGED, OSError):
                 with open(os.path.join(self._directory, name), "rb") as file:
                     found.append(_record(json.loads(file.read())))
         return found
@@ -121,6 +128,28 @@ class Records:
         # Two lxcpaths may hold the same name, and a name may be as long as a file's name may be.
         digest = blake2b(f"{lxcpath}\0{name}".encode(errors="surrogateescape"), digest_size=16)
         return os.path.join(self._directory, digest.hexdigest())
+
+
+def write_whole(path: str, text: bytes) -> None:
+    """Replace a file, or make it. Raises OSError; the old one is whole then."""
+    fd = os.open(
+        f"{path}.new",
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    try:
+        view = memoryview(text)
+        while view:
+            # A full disk gives a short write first, and the error with the next.
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
 
 
 def plain(value: object) -> object:
@@ -148,4 +177,10 @@ def _record(data: dict[str, Any]) -> Record:
     if ended is not None:
         ended["cause"] = Cause(ended["cause"])
         how = Exit(**ended)
-    return Record(request=Request(**request), exit=how, **data)
+    begun: dict[str, Any] | None = data.pop("intent", None)  # an older lxcd knew none
+    intent = None
+    if begun is not None:
+        begun["deed"] = Deed(begun["deed"])
+        begun["kept"] = tuple(begun["kept"])
+        intent = Intent(**begun)
+    return Record(request=Request(**request), exit=how, intent=intent, **data)

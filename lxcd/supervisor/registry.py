@@ -1,34 +1,26 @@
-"""Name -> actor: what is defined on disk, and what runs. Create, rename, delete; what a restart
-finds.
-"""
+"""Name -> actor: what is defined on disk, and what runs. Create, rename, delete."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.cgroup import tree
 from lxcd.config import names
 from lxcd.images import host as host_image
 from lxcd.images import ranges
-from lxcd.kernel import procfs
-from lxcd.kernel.fd import Fd
 from lxcd.supervisor import making, removal
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_NAME, Definition, read_text
-from lxcd.supervisor.held import Held
-from lxcd.supervisor.records import RUNNING, STOPPED, Record
+from lxcd.supervisor.records import Deed
 from lxcd.supervisor.state import State
 
 if TYPE_CHECKING:
     from lxcd.supervisor.house import House
 
-_log = logging.getLogger(__name__)
 # How long the output of a container that was deleted with its end can still be read.
 ENDED_SECONDS = 30.0
 _HOSTNAME = 64  # __NEW_UTS_LEN
@@ -104,6 +96,11 @@ class Registry:
                 raise
             return ended
 
+    def add(self, lxcpath: str, name: str) -> Container:
+        """An actor for a name, in the place of one that there may be, whether it exists or not."""
+        actor = self._actors[lxcpath, name] = Container(self._house, lxcpath, name, self._gone)
+        return actor
+
     def _gone(self, actor: Container) -> None:
         key = (actor.lxcpath, actor.name)
         if self._actors.get(key) is actor:
@@ -162,11 +159,24 @@ class Registry:
             definition.require_sound()
             if validate_only:
                 return definition
-            await asyncio.to_thread(
-                making.write_directory, directory, whole, skeleton, self._house.paths.runtime_dir
-            )
+            actor = Container(self._house, lxcpath, name, self._gone)
+            actor.intend(Deed.CREATE)
+            try:
+                await asyncio.to_thread(
+                    making.write_directory,
+                    directory,
+                    whole,
+                    skeleton,
+                    self._house.paths.runtime_dir,
+                )
+            except errors.LxcdError:
+                self._house.records.delete(lxcpath, name)
+                raise
         actor = self.get(lxcpath, name)
         actor.tell("container.created")
+        if actor.record.generation == 0:
+            # Else somebody has started it already, and that is what its record says.
+            self._house.records.delete(lxcpath, name)
         return actor
 
     def _require_free(self, lxcpath: str, name: str) -> None:
@@ -230,8 +240,7 @@ class Registry:
                     await asyncio.to_thread(
                         making.write_transient, transient, skeleton, self._house.paths.runtime_dir
                     )
-            actor = Container(self._house, lxcpath, name, self._gone)
-            self._actors[lxcpath, name] = actor
+            actor = self.add(lxcpath, name)
         return actor, definition, transient
 
     def _transient(self, lxcpath: str, name: str) -> str:
@@ -244,10 +253,15 @@ class Registry:
 
     async def discard(self, actor: Container, transient: str) -> None:
         """Take back an undefined container that did not start."""
-        self._gone(actor)
-        self._house.records.delete(actor.lxcpath, actor.name)
-        if transient:
-            await asyncio.to_thread(self._remove_transient, transient)
+        begun = actor.record.generation > 0
+        if begun:
+            actor.intend(Deed.DELETE)
+        try:
+            if transient:
+                owner = self._house.paths.runtime_dir
+                await asyncio.to_thread(lambda: removal.remove("", transient, owner=owner))
+        finally:
+            actor.forget(told=not begun)
 
     async def rename(
         self, actor: Container, new_name: str, *, validate_only: bool = False
@@ -266,143 +280,34 @@ class Registry:
             self._require_free(actor.lxcpath, new_name)
             if validate_only:
                 return actor
-            await asyncio.to_thread(making.rename, actor, target, new_name)
-            self._gone(actor)
-            self._house.records.delete(actor.lxcpath, actor.name)
-        renamed = self.get(actor.lxcpath, new_name)
-        renamed.record = renamed.record.but(
-            generation=actor.record.generation, exit=actor.record.exit
-        )
-        renamed.write_record()
+            actor.intend(Deed.RENAME, new_name=new_name)
+            try:
+                await asyncio.to_thread(making.rename, actor, target, new_name)
+            except errors.LxcdError:
+                actor.intend_nothing()
+                raise
+            return self.renamed(actor, new_name)
+
+    def renamed(self, actor: Container, new_name: str) -> Container:
+        """Have everybody know that its directory has another name now. What was told of that before
+        a crash is not told again.
+        """
+        old, events = actor.record, self._house.events
+        after = old.intent.after if old.intent is not None else 0
+        self._gone(actor)
+        new = self.get(actor.lxcpath, new_name)
+        new.record = new.record.but(generation=old.generation, exit=old.exit)
+        new.write_record()
+        for one, text, details in (
+            (new, f"from {actor.name}", {}),
+            (actor, f"to {new_name}", {"new_name": new_name}),
+        ):
+            if not events.has("container.renamed", one.lxcpath, one.name, after):
+                one.tell("container.renamed", message=text, details=details)
+        self._house.records.delete(actor.lxcpath, actor.name)
         actor.deleted = True
         actor.wake()
-        renamed.tell("container.renamed", message=f"from {actor.name}")
-        actor.tell("container.renamed", message=f"to {new_name}", details={"new_name": new_name})
-        return renamed
-
-    # ---- after a restart of the daemon
-
-    async def recover(self) -> None:
-        """Bring together what the records say, what the keeper holds, and what is there."""
-        held = dict(self._house.keeper.children)
-        for record in await asyncio.to_thread(self._house.records.read_all):
-            await self._recover_one(record, held.pop(record.child, None))
-        for child in held.values():
-            self._leave_alone(child)
-        self._conclude_starts()
-        used = {actor.record.transient_dir for actor in self._actors.values()}
-        await asyncio.to_thread(self._remove_unused, used)
-        await asyncio.to_thread(making.finish_renames, self._house.paths.lxcpath)
-        swept = await asyncio.to_thread(self._sweep)
-        for path in swept:
-            self._house.events.add("daemon.swept", message=path, details={"path": path})
-
-    def _conclude_starts(self) -> None:
-        """Tell of starts that ended before anything of them was written down."""
-        for event in self._house.events.open_starts():
-            actor = self._actors.get((event.lxcpath, event.container))
-            if actor is None or not actor.state.alive:
-                self._house.events.add(
-                    "container.start_failed",
-                    container=event.container,
-                    lxcpath=event.lxcpath,
-                    generation=event.generation,
-                    message="the daemon ended during the start",
-                )
-
-    async def _recover_one(self, record: Record, child: Held | None) -> None:
-        actor = Container(self._house, record.lxcpath, record.name, self._gone)
-        actor.record = record
-        if record.phase == STOPPED:
-            if actor.defined:
-                actor.child = child
-                self._actors[record.lxcpath, record.name] = actor
-                if child is not None and child.exited is not None:
-                    self._house.keeper.acknowledge(child)
-                actor.conclude()
-                return
-            await self._forget_undefined(actor, child)
-            return
-        self._actors[record.lxcpath, record.name] = actor
-        if record.phase == RUNNING and child is not None:
-            actor.adopt(child, record)
-            actor.tell("container.adopted", state=actor.state, message=f"pid {child.pid}")
-            return
-        if record.phase == RUNNING and (orphan := _same_process(record)) is not None:
-            # The keeper was lost; the pid and its start time still name the process.
-            self._house.keeper.adopt(orphan)
-            actor.adopt(orphan, record)
-            text = f"pid {orphan.pid}, without its keeper"
-            actor.tell("container.adopted", state=actor.state, message=text)
-            return
-        await self._undo(actor, child)
-
-    async def _undo(self, actor: Container, child: Held | None) -> None:
-        """A start that lxcd did not see the end of, or a life that nobody saw the end of."""
-        record = actor.record
-        if child is not None:
-            await child.killed()
-        if record.phase == RUNNING:
-            actor.child = child
-            unseen = self._house.keeper.unseen(record.child, record.pid)
-            actor.adopt(child or unseen, record)
-            return
-        left = await asyncio.to_thread(tree.remove, actor.payload)
-        if left:
-            _log.error("cgroups could not be removed: %s", " ".join(left))
-        if child is not None:
-            self._house.keeper.forget(child)
-        actor.tell("container.start_failed", message="the daemon ended during the start")
-        actor.record = record.but(phase=STOPPED, cgroups={}, cgroups_made=(), pid=0)
-        if actor.defined:
-            self._house.records.write(actor.record)
-        else:
-            await self._forget_undefined(actor, None)
-
-    async def _forget_undefined(self, actor: Container, child: Held | None) -> None:
-        if child is not None:
-            self._house.keeper.forget(child)
-        with contextlib.suppress(errors.LxcdError):
-            await asyncio.to_thread(self._remove_transient, actor.record.transient_dir)
-        self._gone(actor)
-        self._house.records.delete(actor.lxcpath, actor.name)
-
-    def _leave_alone(self, child: Held) -> None:
-        """A child without a record: an exec whose caller is gone. It goes on; its output is let
-        go.
-        """
-        if child.kind == "init":
-            child.kill()
-
-        def over(child: Held) -> None:
-            with contextlib.suppress(errors.Unavailable):
-                self._house.keeper.forget(child)
-
-        for stream in child.streams.values():
-            if stream.ring is not None and stream.ring.hold:
-                stream.ring.set_hold(hold=False)
-                self._house.keeper.drained(child, stream)
-        child.on_exit = over
-        if child.exited is not None:
-            over(child)
-
-    def _remove_unused(self, used: set[str]) -> None:
-        """Directories of undefined containers of ours that are no more: the host went down."""
-        above = self._house.paths.transient
-        ending = removal.ending("", self._house.paths.runtime_dir)
-        for name in os.listdir(above) if os.path.isdir(above) else []:
-            path = os.path.join(above, name)
-            if name.endswith(ending) and not name.startswith(".") and path not in used:
-                with contextlib.suppress(errors.LxcdError):
-                    self._remove_transient(path)
-
-    def _remove_transient(self, path: str) -> None:
-        removal.remove("", path, owner=self._house.paths.runtime_dir)
-
-    def _sweep(self) -> list[str]:
-        paths = self._house.paths
-        found = removal.sweep(paths.lxcpath, paths.runtime_dir)
-        return found + removal.sweep(paths.transient, paths.runtime_dir)
+        return new
 
 
 def _scan(lxcpath: str) -> set[str]:
@@ -416,20 +321,3 @@ def _scan(lxcpath: str) -> set[str]:
             }
     except (FileNotFoundError, NotADirectoryError):
         return set()
-
-
-def _same_process(record: Record) -> Held | None:
-    """The init of a record by its pid, if that is still the same process."""
-    try:
-        pidfd = Fd(os.pidfd_open(record.pid))
-    except OSError:
-        return None
-    try:
-        # After the pidfd: what has this start time now, and is not gone, is what the pidfd holds.
-        same = procfs.start_time(record.pid) == record.start_time_ticks
-    except OSError:
-        same = False
-    if not same:
-        pidfd.close()
-        return None
-    return Held(record.child, "init", record.pid, pidfd)

@@ -6,6 +6,7 @@ A rootfs outside of the container's own directory is not even looked at.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.kernel import directory as directories
 from lxcd.kernel import procfs
+from lxcd.supervisor.definition import CONFIG_NAME
 
 if TYPE_CHECKING:
     from lxcd.config.model import Rootfs
@@ -54,6 +56,9 @@ def remove(directory: str, transient: str, *, owner: str, keep: list[str] | None
                 real = os.path.realpath(path)
                 kept = [below for below in keep or [] if _inside(below, [real])]
                 if kept:
+                    if real not in kept:
+                        # Without it there is no container: from here on it is gone.
+                        _unlink(os.path.join(real, CONFIG_NAME))
                     _empty(real, kept)
                     continue
                 aside = hidden(path, DELETING, owner)
@@ -63,6 +68,20 @@ def remove(directory: str, transient: str, *, owner: str, keep: list[str] | None
                 remove_tree(aside)
             except OSError as error:
                 raise errors.from_oserror(error, f"deleting {path}") from None
+
+
+def finish(directory: str, *, owner: str, keep: tuple[str, ...]) -> None:
+    """Remove what a crash has left of a directory that has no configuration, as it was made or
+    deleted: only what cannot be anybody else's by now. Raises OSError.
+    """
+    for suffix in (DELETING, CREATING):
+        aside = hidden(directory, suffix, owner)
+        if os.path.lexists(aside):
+            remove_tree(aside)
+    real = os.path.realpath(directory)
+    kept = [below for below in keep if _inside(below, [real])]
+    if kept and os.path.isdir(real):
+        _empty(real, kept)
 
 
 def kept_paths(root: Rootfs | None, directories: list[str]) -> list[str]:
@@ -121,6 +140,11 @@ def _empty(directory: str, keep: list[str]) -> None:
             _empty(path, below)
         else:
             remove_tree(path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _refuse_mounts(path: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel, plan
+from lxcd.container.resources import Given
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
@@ -25,6 +26,7 @@ from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from lxcd.config.model import ContainerConfig, IdMapping
     from lxcd.supervisor.held import Held
@@ -52,16 +54,22 @@ def payload_name(config: ContainerConfig, name: str) -> str:
     return f"{config.cgroup_dir}/{own}" if config.cgroup_dir else own
 
 
-async def start(house: House, config: ContainerConfig, made: plan.Plan, record: Record) -> Started:
-    """Carry out `made`. The record of the new generation is on disk before anything is named after
-    it.
+async def start(
+    house: House,
+    config: ContainerConfig,
+    made: plan.Plan,
+    record: Record,
+    given: Mapping[str, int],
+) -> Started:
+    """Carry out `made`, with the caller's descriptors for some of its standard streams. The record
+    of the new generation is on disk before anything is named after it.
 
     Raises StartFailed, or another LxcdError for what is no step of the plan. Nothing is left then
     but the record, which the caller replaces.
     """
     with house.pool.start():
         async with AsyncExitStack() as undo:
-            this = _Start(house, config, made, record, undo)
+            this = _Start(house, config, made, record, given, undo)
             try:
                 return await this.to_the_end()
             except OSError as error:
@@ -79,12 +87,14 @@ class _Start:
         config: ContainerConfig,
         made: plan.Plan,
         record: Record,
+        given: Mapping[str, int],
         undo: AsyncExitStack,
     ) -> None:
         self._house = house
         self._config = config
         self._plan = made
         self._record = record
+        self._given = given
         self._undo = undo
         self._fds: list[int] = []  # for the child
         self._payloads: list[tree.Payload] = []  # the last one is the container's
@@ -117,10 +127,6 @@ class _Start:
                 await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
-            self._enter("walk", prepared.child)
-            with contextlib.suppress(ConnectionError):
-                # It has failed before it could read: its report says why.
-                channel.send_fds(prepared.channel, self._fds)
             await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
         child = prepared.child
@@ -163,8 +169,8 @@ class _Start:
     # ---- in a thread
 
     def _furnish(self, prepared: Prepared, own: str | None) -> None:
-        """Cgroups, what the host has for the container, and its identity. Raises
-        ProcessLookupError if the child has ended.
+        """Cgroups, what the host has for the container, and its identity; then the child may walk.
+        Raises ProcessLookupError if it has ended.
         """
         if own is not None:
             self._claim(own, prepared)
@@ -181,6 +187,10 @@ class _Start:
                 raise ProcessLookupError from None
             except OSError as error:
                 raise failed("identity", error, -1, self._config.idmap[0].origin) from None
+        self._enter("walk", prepared.child)
+        with contextlib.suppress(ConnectionError):
+            # It has failed before it could read: its report says why.
+            channel.send_fds(prepared.channel, self._fds)
 
     def _claim(self, own: str, prepared: Prepared | None) -> tree.Payload:
         """Have the container's cgroups, under a name that nobody has. Written down before."""
@@ -226,7 +236,11 @@ class _Start:
         """What the steps name, in their order; the cgroup of version 2 comes last."""
         for wanted in self._plan.resources:
             try:
-                self._fds.append(wanted.open())
+                self._fds.append(
+                    os.dup(self._given[wanted.stream])
+                    if isinstance(wanted, Given)
+                    else wanted.open()
+                )
             except OSError as error:
                 if not wanted.optional:
                     raise failed(

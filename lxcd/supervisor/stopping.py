@@ -41,6 +41,7 @@ async def stop(container: Container, patience: float | None, *, no_kill: bool) -
     await container.settled()
     if container.rebooting:
         container.rebooting = False
+        container.intend_nothing()
         return Stopped("stopped between two lives", killed=False, exit=container.record.exit)
     child = container.require_running()
     log.container.set(container.name)

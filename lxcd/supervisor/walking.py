@@ -44,12 +44,16 @@ class Walk:
         self._socket = prepared.channel
         self._progress = progress
         self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._barriers = [step for step in made.spec.steps if isinstance(step, Barrier)]
+        self._released = False  # it may pass the last barrier
 
     async def to_the_end(self, payload: tree.Payload) -> None:
         """Return once the child, which sits in `payload`, has exec'ed its program. Raises
         StartFailed.
         """
         self._house.begin(self._delegate(payload))
+        if len(self._barriers) == 1 and not self._house.faults.expected:
+            self._house.begin(self._release_ahead())
         executing = False
         while True:
             report = await reports.next_report(self._socket)
@@ -58,9 +62,7 @@ class Walk:
                     break
                 case channel.Reached():
                     await self._at_barrier(report.barrier)
-                    # If it has died meanwhile, its end is read next.
-                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                        channel.send_go(self._socket)
+                    self._let_go(report.barrier)
                 case channel.Failed():
                     if reports.is_cut_off(report):
                         await self._noticed()
@@ -71,6 +73,27 @@ class Walk:
                     raise errors.Internal("a child was prepared twice")
         if not executing:
             await self.has_ended()
+
+    def _let_go(self, barrier: str) -> None:
+        """Send GO; for the last barrier once, as it may have been sent ahead."""
+        if barrier == plan.READY:
+            if self._released:
+                return
+            self._released = True
+        # If it has died meanwhile, its end is read next.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send_go(self._socket)
+
+    async def _release_ahead(self) -> None:
+        """Have it pass the only barrier without a stop, if all that is waited for there is done
+        before it comes.
+        """
+        with contextlib.suppress(OSError):
+            if await self._house.keeper.known(self._child, *self._plan.streams):
+                # If this fails, that is told when it has come.
+                await asyncio.shield(self._delegated)
+                if self._socket.fileno() >= 0:
+                    self._let_go(plan.READY)
 
     async def _noticed(self) -> None:
         """The child could not hand something to the keeper: that this is lost is what we are told
@@ -132,7 +155,7 @@ class Walk:
             if barrier == plan.LIMITS:
                 for limit in self._config.prlimits:
                     origin = limit.origin
-                    _set_limit(self._child.pid, limit)
+                    set_limit(self._child.pid, limit)
                 for setting in self._config.procs:
                     origin = setting.origin
                     path = f"/proc/{self._child.pid}/{setting.name}"
@@ -203,7 +226,7 @@ def host_root(idmap: tuple[IdMapping, ...]) -> tuple[int, int]:
     return found["u"], found["g"]
 
 
-def _set_limit(pid: int, limit: ResourceLimit) -> None:
+def set_limit(pid: int, limit: ResourceLimit) -> None:
     """prlimit(2), from outside: what the child may not raise itself."""
     number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
     if number is None:

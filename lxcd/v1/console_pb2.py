@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lxcd.v1 import stream_pb2 as lxcd_dot_v1_dot_stream__pb2
 from lxcd.v1 import types_pb2 as lxcd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lxcd/v1/console.proto\x12\x07lxcd.v1\x1a\x13lxcd/v1/types.proto\"\xb0\x02\n\x15ReadConsoleLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x14\n\ntail_bytes\x18\x05 \x01(\x04H\x00\x12\x14\n\ntail_lines\x18\x06 \x01(\x04H\x00\x12\x0e\n\x06\x66ollow\x18\x07 \x01(\x08\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12<\n\x07offsets\x18\t \x03(\x0b\x32+.lxcd.v1.ReadConsoleLogRequest.OffsetsEntry\x12\x10\n\x08lossless\x18\n \x01(\x08\x1a.\n\x0cOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x06\n\x04\x66rom\"\x8a\x01\n\x16ReadConsoleLogResponse\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\tgap_bytes\x18\x05 \x01(\x04\x12\x1b\n\x04\x65xit\x18\x06 \x01(\x0b\x32\r.lxcd.v1.Exit2e\n\x0e\x43onsoleService\x12S\n\x0eReadConsoleLog\x12\x1e.lxcd.v1.ReadConsoleLogRequest\x1a\x1f.lxcd.v1.ReadConsoleLogResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lxcd/v1/console.proto\x12\x07lxcd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lxcd/v1/stream.proto\x1a\x13lxcd/v1/types.proto\"\xd1\x02\n\x15ReadConsoleLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x14\n\ntail_bytes\x18\x05 \x01(\x04H\x00\x12\x14\n\ntail_lines\x18\x06 \x01(\x04H\x00\x12+\n\x05since\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x0e\n\x06\x66ollow\x18\x07 \x01(\x08\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12<\n\x07offsets\x18\t \x03(\x0b\x32+.lxcd.v1.ReadConsoleLogRequest.OffsetsEntry\x1a.\n\x0cOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x06\n\x04\x66romJ\x04\x08\n\x10\x0b\"\x8a\x01\n\x16ReadConsoleLogResponse\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\tgap_bytes\x18\x05 \x01(\x04\x12\x1b\n\x04\x65xit\x18\x06 \x01(\x0b\x32\r.lxcd.v1.Exit\"\x88\x02\n\x14\x41ttachConsoleRequest\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1b.lxcd.v1.AttachConsoleStartH\x00\x12\x0f\n\x05input\x18\x02 \x01(\x0cH\x00\x12\x13\n\tinput_end\x18\x03 \x01(\x08H\x00\x12\'\n\x06resize\x18\x04 \x01(\x0b\x32\x15.lxcd.v1.TerminalSizeH\x00\x12!\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x0f.lxcd.v1.CreditH\x00\x12$\n\x04role\x18\x06 \x01(\x0b\x32\x14.lxcd.v1.RoleRequestH\x00\x12!\n\x06\x64\x65tach\x18\x07 \x01(\x0b\x32\x0f.lxcd.v1.DetachH\x00\x42\x07\n\x05\x66rame\"\xae\x03\n\x12\x41ttachConsoleStart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x10\n\x08terminal\x18\x03 \x01(\t\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x14.lxcd.v1.SessionRole\x12\r\n\x05steal\x18\x05 \x01(\x08\x12\x39\n\x07offsets\x18\x06 \x03(\x0b\x32(.lxcd.v1.AttachConsoleStart.OffsetsEntry\x12\x10\n\x06offset\x18\x07 \x01(\x04H\x00\x12\x14\n\ntail_bytes\x18\x08 \x01(\x04H\x00\x12\x13\n\tlive_only\x18\t \x01(\x08H\x00\x12\x12\n\ngeneration\x18\n \x01(\x04\x12#\n\x04size\x18\x0b \x01(\x0b\x32\x15.lxcd.v1.TerminalSize\x12\x19\n\x0cwindow_bytes\x18\x0c \x01(\x04H\x01\x88\x01\x01\x12\r\n\x05label\x18\r \x01(\t\x12\x10\n\x08lossless\x18\x0e \x01(\x08\x1a.\n\x0cOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x06\n\x04\x66romB\x0f\n\r_window_bytes\"\xb3\x02\n\x15\x41ttachConsoleResponse\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.lxcd.v1.AttachConsoleStartedH\x00\x12!\n\x06output\x18\x02 \x01(\x0b\x32\x0f.lxcd.v1.OutputH\x00\x12\x1b\n\x03gap\x18\x03 \x01(\x0b\x32\x0c.lxcd.v1.GapH\x00\x12&\n\tinput_ack\x18\x04 \x01(\x0b\x32\x11.lxcd.v1.InputAckH\x00\x12#\n\x04role\x18\x05 \x01(\x0b\x32\x13.lxcd.v1.RoleChangeH\x00\x12(\n\x07resized\x18\x06 \x01(\x0b\x32\x15.lxcd.v1.TerminalSizeH\x00\x12(\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x19.lxcd.v1.AttachConsoleEndH\x00\x42\x07\n\x05\x66rame\"\x84\x02\n\x14\x41ttachConsoleStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.lxcd.v1.SessionRole\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12%\n\x07streams\x18\x04 \x03(\x0b\x32\x14.lxcd.v1.StreamState\x12#\n\x04size\x18\x05 \x01(\x0b\x32\x15.lxcd.v1.TerminalSize\x12\x14\n\x0cinput_offset\x18\x06 \x01(\x04\x12\x1a\n\x12input_window_bytes\x18\x07 \x01(\r\x12\"\n\x08sessions\x18\x08 \x03(\x0b\x32\x10.lxcd.v1.Session\"m\n\x10\x41ttachConsoleEnd\x12#\n\x06reason\x18\x01 \x01(\x0e\x32\x13.lxcd.v1.SessionEnd\x12\x1b\n\x04\x65xit\x18\x02 \x01(\x0b\x32\r.lxcd.v1.Exit\x12\x17\n\x0fnext_generation\x18\x03 \x01(\x04\";\n\x1aListConsoleSessionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\"A\n\x1bListConsoleSessionsResponse\x12\"\n\x08sessions\x18\x01 \x03(\x0b\x32\x10.lxcd.v1.Session\"x\n\x18\x45ndConsoleSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1b\n\x19\x45ndConsoleSessionResponse2\xf7\x02\n\x0e\x43onsoleService\x12S\n\x0eReadConsoleLog\x12\x1e.lxcd.v1.ReadConsoleLogRequest\x1a\x1f.lxcd.v1.ReadConsoleLogResponse0\x01\x12R\n\rAttachConsole\x12\x1d.lxcd.v1.AttachConsoleRequest\x1a\x1e.lxcd.v1.AttachConsoleResponse(\x01\x30\x01\x12`\n\x13ListConsoleSessions\x12#.lxcd.v1.ListConsoleSessionsRequest\x1a$.lxcd.v1.ListConsoleSessionsResponse\x12Z\n\x11\x45ndConsoleSession\x12!.lxcd.v1.EndConsoleSessionRequest\x1a\".lxcd.v1.EndConsoleSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +36,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._loaded_options = None
   _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._serialized_options = b'8\001'
-  _globals['_READCONSOLELOGREQUEST']._serialized_start=56
-  _globals['_READCONSOLELOGREQUEST']._serialized_end=360
-  _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._serialized_start=306
-  _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._serialized_end=352
-  _globals['_READCONSOLELOGRESPONSE']._serialized_start=363
-  _globals['_READCONSOLELOGRESPONSE']._serialized_end=501
-  _globals['_CONSOLESERVICE']._serialized_start=503
-  _globals['_CONSOLESERVICE']._serialized_end=604
+  _globals['_ATTACHCONSOLESTART_OFFSETSENTRY']._loaded_options = None
+  _globals['_ATTACHCONSOLESTART_OFFSETSENTRY']._serialized_options = b'8\001'
+  _globals['_READCONSOLELOGREQUEST']._serialized_start=111
+  _globals['_READCONSOLELOGREQUEST']._serialized_end=448
+  _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._serialized_start=388
+  _globals['_READCONSOLELOGREQUEST_OFFSETSENTRY']._serialized_end=434
+  _globals['_READCONSOLELOGRESPONSE']._serialized_start=451
+  _globals['_READCONSOLELOGRESPONSE']._serialized_end=589
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_start=592
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_end=856
+  _globals['_ATTACHCONSOLESTART']._serialized_start=859
+  _globals['_ATTACHCONSOLESTART']._serialized_end=1289
+  _globals['_ATTACHCONSOLESTART_OFFSETSENTRY']._serialized_start=388
+  _globals['_ATTACHCONSOLESTART_OFFSETSENTRY']._serialized_end=434
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_start=1292
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_end=1599
+  _globals['_ATTACHCONSOLESTARTED']._serialized_start=1602
+  _globals['_ATTACHCONSOLESTARTED']._serialized_end=1862
+  _globals['_ATTACHCONSOLEEND']._serialized_start=1864
+  _globals['_ATTACHCONSOLEEND']._serialized_end=1973
+  _globals['_LISTCONSOLESESSIONSREQUEST']._serialized_start=1975
+  _globals['_LISTCONSOLESESSIONSREQUEST']._serialized_end=2034
+  _globals['_LISTCONSOLESESSIONSRESPONSE']._serialized_start=2036
+  _globals['_LISTCONSOLESESSIONSRESPONSE']._serialized_end=2101
+  _globals['_ENDCONSOLESESSIONREQUEST']._serialized_start=2103
+  _globals['_ENDCONSOLESESSIONREQUEST']._serialized_end=2223
+  _globals['_ENDCONSOLESESSIONRESPONSE']._serialized_start=2225
+  _globals['_ENDCONSOLESESSIONRESPONSE']._serialized_end=2252
+  _globals['_CONSOLESERVICE']._serialized_start=2255
+  _globals['_CONSOLESERVICE']._serialized_end=2630
 # @@protoc_insertion_point(module_scope)

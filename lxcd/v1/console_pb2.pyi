@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lxcd.v1 import stream_pb2 as _stream_pb2
 from lxcd.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -49,10 +51,10 @@ class ReadConsoleLogRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     TAIL_BYTES_FIELD_NUMBER: _builtins.int
     TAIL_LINES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
-    LOSSLESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     stream: _builtins.str
@@ -69,8 +71,10 @@ class ReadConsoleLogRequest(_message.Message):
     """Go on until the generation ends."""
     generation: _builtins.int
     """Only of this generation; 0: the present or last one."""
-    lossless: _builtins.bool
-    """The writer waits for this reader instead of overwriting what it has not read: for pipes, in the foreground."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """What was written from this time on, to a second."""
+
     @_builtins.property
     def offsets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """For `output`: where to begin in each of its streams, by name; beats `from`."""
@@ -84,16 +88,16 @@ class ReadConsoleLogRequest(_message.Message):
         offset: _builtins.int = ...,
         tail_bytes: _builtins.int = ...,
         tail_lines: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
         follow: _builtins.bool = ...,
         generation: _builtins.int = ...,
         offsets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        lossless: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "offset", b"offset", "tail_bytes", b"tail_bytes", "tail_lines", b"tail_lines"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "offset", b"offset", "since", b"since", "tail_bytes", b"tail_bytes", "tail_lines", b"tail_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from", b"from", "generation", b"generation", "lossless", b"lossless", "lxcpath", b"lxcpath", "name", b"name", "offset", b"offset", "offsets", b"offsets", "stream", b"stream", "tail_bytes", b"tail_bytes", "tail_lines", b"tail_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from", b"from", "generation", b"generation", "lxcpath", b"lxcpath", "name", b"name", "offset", b"offset", "offsets", b"offsets", "since", b"since", "stream", b"stream", "tail_bytes", b"tail_bytes", "tail_lines", b"tail_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_from: _TypeAlias = _typing.Literal["offset", "tail_bytes", "tail_lines"]  # noqa: Y015
+    _WhichOneofReturnType_from: _TypeAlias = _typing.Literal["offset", "tail_bytes", "tail_lines", "since"]  # noqa: Y015
     _WhichOneofArgType_from: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_from) -> _WhichOneofReturnType_from | None: ...
 
@@ -138,3 +142,359 @@ class ReadConsoleLogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadConsoleLogResponse: _TypeAlias = ReadConsoleLogResponse  # noqa: Y015
+
+@_typing.final
+class AttachConsoleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    INPUT_END_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    input: _builtins.bytes
+    """At most 32 KiB."""
+    input_end: _builtins.bool
+    """Nothing more is typed: standard input of an application ends."""
+    @_builtins.property
+    def start(self) -> Global___AttachConsoleStart: ...
+    @_builtins.property
+    def resize(self) -> _stream_pb2.TerminalSize: ...
+    @_builtins.property
+    def credit(self) -> _stream_pb2.Credit: ...
+    @_builtins.property
+    def role(self) -> _stream_pb2.RoleRequest: ...
+    @_builtins.property
+    def detach(self) -> _stream_pb2.Detach: ...
+    def __init__(
+        self,
+        *,
+        start: Global___AttachConsoleStart | None = ...,
+        input: _builtins.bytes = ...,
+        input_end: _builtins.bool = ...,
+        resize: _stream_pb2.TerminalSize | None = ...,
+        credit: _stream_pb2.Credit | None = ...,
+        role: _stream_pb2.RoleRequest | None = ...,
+        detach: _stream_pb2.Detach | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "detach", b"detach", "frame", b"frame", "input", b"input", "input_end", b"input_end", "resize", b"resize", "role", b"role", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "detach", b"detach", "frame", b"frame", "input", b"input", "input_end", b"input_end", "resize", b"resize", "role", b"role", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["start", "input", "input_end", "resize", "credit", "role", "detach"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___AttachConsoleRequest: _TypeAlias = AttachConsoleRequest  # noqa: Y015
+
+@_typing.final
+class AttachConsoleStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OffsetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    TERMINAL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    STEAL_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    TAIL_BYTES_FIELD_NUMBER: _builtins.int
+    LIVE_ONLY_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LOSSLESS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    terminal: _builtins.str
+    """`console` if empty; `tty1` …; `output`: standard streams of an application, or its console if it has no pipes."""
+    role: _stream_pb2.SessionRole.ValueType
+    """VIEWER if unset."""
+    steal: _builtins.bool
+    """Take control from whoever has it."""
+    offset: _builtins.int
+    tail_bytes: _builtins.int
+    live_only: _builtins.bool
+    """Only what is written from now on."""
+    generation: _builtins.int
+    """Only this generation; 0: the present one."""
+    window_bytes: _builtins.int
+    """How much may be under way of each stream beyond the client's credit; 256 KiB if unset."""
+    label: _builtins.str
+    """What this client calls itself."""
+    lossless: _builtins.bool
+    """For pipes: the application waits for this session instead of overwriting what it has not read."""
+    @_builtins.property
+    def offsets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Where to begin in each stream, by name; beats `from`."""
+
+    @_builtins.property
+    def size(self) -> _stream_pb2.TerminalSize:
+        """Of the terminal, from now on, if this session is its controller."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        terminal: _builtins.str = ...,
+        role: _stream_pb2.SessionRole.ValueType = ...,
+        steal: _builtins.bool = ...,
+        offsets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        offset: _builtins.int = ...,
+        tail_bytes: _builtins.int = ...,
+        live_only: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        size: _stream_pb2.TerminalSize | None = ...,
+        window_bytes: _builtins.int | None = ...,
+        label: _builtins.str = ...,
+        lossless: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "from", b"from", "live_only", b"live_only", "offset", b"offset", "size", b"size", "tail_bytes", b"tail_bytes", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "from", b"from", "generation", b"generation", "label", b"label", "live_only", b"live_only", "lossless", b"lossless", "lxcpath", b"lxcpath", "name", b"name", "offset", b"offset", "offsets", b"offsets", "role", b"role", "size", b"size", "steal", b"steal", "tail_bytes", b"tail_bytes", "terminal", b"terminal", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__window_bytes: _TypeAlias = _typing.Literal["window_bytes"]  # noqa: Y015
+    _WhichOneofArgType__window_bytes: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes"]  # noqa: Y015
+    _WhichOneofReturnType_from: _TypeAlias = _typing.Literal["offset", "tail_bytes", "live_only"]  # noqa: Y015
+    _WhichOneofArgType_from: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__window_bytes) -> _WhichOneofReturnType__window_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_from) -> _WhichOneofReturnType_from | None: ...
+
+Global___AttachConsoleStart: _TypeAlias = AttachConsoleStart  # noqa: Y015
+
+@_typing.final
+class AttachConsoleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    INPUT_ACK_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    RESIZED_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___AttachConsoleStarted: ...
+    @_builtins.property
+    def output(self) -> _stream_pb2.Output: ...
+    @_builtins.property
+    def gap(self) -> _stream_pb2.Gap: ...
+    @_builtins.property
+    def input_ack(self) -> _stream_pb2.InputAck: ...
+    @_builtins.property
+    def role(self) -> _stream_pb2.RoleChange: ...
+    @_builtins.property
+    def resized(self) -> _stream_pb2.TerminalSize: ...
+    @_builtins.property
+    def end(self) -> Global___AttachConsoleEnd:
+        """The last frame."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___AttachConsoleStarted | None = ...,
+        output: _stream_pb2.Output | None = ...,
+        gap: _stream_pb2.Gap | None = ...,
+        input_ack: _stream_pb2.InputAck | None = ...,
+        role: _stream_pb2.RoleChange | None = ...,
+        resized: _stream_pb2.TerminalSize | None = ...,
+        end: Global___AttachConsoleEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "frame", b"frame", "gap", b"gap", "input_ack", b"input_ack", "output", b"output", "resized", b"resized", "role", b"role", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "frame", b"frame", "gap", b"gap", "input_ack", b"input_ack", "output", b"output", "resized", b"resized", "role", b"role", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["started", "output", "gap", "input_ack", "role", "resized", "end"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___AttachConsoleResponse: _TypeAlias = AttachConsoleResponse  # noqa: Y015
+
+@_typing.final
+class AttachConsoleStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    INPUT_OFFSET_FIELD_NUMBER: _builtins.int
+    INPUT_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    role: _stream_pb2.SessionRole.ValueType
+    generation: _builtins.int
+    input_offset: _builtins.int
+    """What was typed so far, by anybody."""
+    input_window_bytes: _builtins.int
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.StreamState]: ...
+    @_builtins.property
+    def size(self) -> _stream_pb2.TerminalSize: ...
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.Session]:
+        """All that are attached to the same terminal."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        role: _stream_pb2.SessionRole.ValueType = ...,
+        generation: _builtins.int = ...,
+        streams: _abc.Iterable[_stream_pb2.StreamState] | None = ...,
+        size: _stream_pb2.TerminalSize | None = ...,
+        input_offset: _builtins.int = ...,
+        input_window_bytes: _builtins.int = ...,
+        sessions: _abc.Iterable[_stream_pb2.Session] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "input_offset", b"input_offset", "input_window_bytes", b"input_window_bytes", "role", b"role", "session_id", b"session_id", "sessions", b"sessions", "size", b"size", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachConsoleStarted: _TypeAlias = AttachConsoleStarted  # noqa: Y015
+
+@_typing.final
+class AttachConsoleEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    NEXT_GENERATION_FIELD_NUMBER: _builtins.int
+    reason: _stream_pb2.SessionEnd.ValueType
+    next_generation: _builtins.int
+    """Of the life that follows; behind REBOOT."""
+    @_builtins.property
+    def exit(self) -> _types_pb2.Exit:
+        """How the generation ended; behind STOPPED and REBOOT."""
+
+    def __init__(
+        self,
+        *,
+        reason: _stream_pb2.SessionEnd.ValueType = ...,
+        exit: _types_pb2.Exit | None = ...,
+        next_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "next_generation", b"next_generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachConsoleEnd: _TypeAlias = AttachConsoleEnd  # noqa: Y015
+
+@_typing.final
+class ListConsoleSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lxcpath", b"lxcpath", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsoleSessionsRequest: _TypeAlias = ListConsoleSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListConsoleSessionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.Session]: ...
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[_stream_pb2.Session] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsoleSessionsResponse: _TypeAlias = ListConsoleSessionsResponse  # noqa: Y015
+
+@_typing.final
+class EndConsoleSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    session_id: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "session_id", b"session_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndConsoleSessionRequest: _TypeAlias = EndConsoleSessionRequest  # noqa: Y015
+
+@_typing.final
+class EndConsoleSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndConsoleSessionResponse: _TypeAlias = EndConsoleSessionResponse  # noqa: Y015

@@ -40,6 +40,21 @@ class ConsoleServiceStub:
                 request_serializer=lxcd_dot_v1_dot_console__pb2.ReadConsoleLogRequest.SerializeToString,
                 response_deserializer=lxcd_dot_v1_dot_console__pb2.ReadConsoleLogResponse.FromString,
                 _registered_method=True)
+        self.AttachConsole = channel.stream_stream(
+                '/lxcd.v1.ConsoleService/AttachConsole',
+                request_serializer=lxcd_dot_v1_dot_console__pb2.AttachConsoleRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_console__pb2.AttachConsoleResponse.FromString,
+                _registered_method=True)
+        self.ListConsoleSessions = channel.unary_unary(
+                '/lxcd.v1.ConsoleService/ListConsoleSessions',
+                request_serializer=lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsResponse.FromString,
+                _registered_method=True)
+        self.EndConsoleSession = channel.unary_unary(
+                '/lxcd.v1.ConsoleService/EndConsoleSession',
+                request_serializer=lxcd_dot_v1_dot_console__pb2.EndConsoleSessionRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_console__pb2.EndConsoleSessionResponse.FromString,
+                _registered_method=True)
 
 
 class ConsoleServiceServicer:
@@ -53,6 +68,28 @@ class ConsoleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AttachConsole(self, request_iterator, context):
+        """Joins a terminal of a running container, or the pipes of an application: the first frame is `start`. Any number
+        may read, one may type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConsoleSessions(self, request, context):
+        """Who is attached to the terminals of a container.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndConsoleSession(self, request, context):
+        """Ends a session of somebody else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsoleServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +97,21 @@ def add_ConsoleServiceServicer_to_server(servicer, server):
                     servicer.ReadConsoleLog,
                     request_deserializer=lxcd_dot_v1_dot_console__pb2.ReadConsoleLogRequest.FromString,
                     response_serializer=lxcd_dot_v1_dot_console__pb2.ReadConsoleLogResponse.SerializeToString,
+            ),
+            'AttachConsole': grpc.stream_stream_rpc_method_handler(
+                    servicer.AttachConsole,
+                    request_deserializer=lxcd_dot_v1_dot_console__pb2.AttachConsoleRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_console__pb2.AttachConsoleResponse.SerializeToString,
+            ),
+            'ListConsoleSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsoleSessions,
+                    request_deserializer=lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsResponse.SerializeToString,
+            ),
+            'EndConsoleSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndConsoleSession,
+                    request_deserializer=lxcd_dot_v1_dot_console__pb2.EndConsoleSessionRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_console__pb2.EndConsoleSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +142,87 @@ class ConsoleService:
             '/lxcd.v1.ConsoleService/ReadConsoleLog',
             lxcd_dot_v1_dot_console__pb2.ReadConsoleLogRequest.SerializeToString,
             lxcd_dot_v1_dot_console__pb2.ReadConsoleLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachConsole(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lxcd.v1.ConsoleService/AttachConsole',
+            lxcd_dot_v1_dot_console__pb2.AttachConsoleRequest.SerializeToString,
+            lxcd_dot_v1_dot_console__pb2.AttachConsoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsoleSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ConsoleService/ListConsoleSessions',
+            lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsRequest.SerializeToString,
+            lxcd_dot_v1_dot_console__pb2.ListConsoleSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndConsoleSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ConsoleService/EndConsoleSession',
+            lxcd_dot_v1_dot_console__pb2.EndConsoleSessionRequest.SerializeToString,
+            lxcd_dot_v1_dot_console__pb2.EndConsoleSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

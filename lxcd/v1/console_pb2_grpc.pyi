@@ -18,6 +18,14 @@ class ConsoleServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadConsoleLog: _aio.UnaryStreamMultiCallable[_console_pb2.ReadConsoleLogRequest, _console_pb2.ReadConsoleLogResponse]
     """History of one stream of a container, and what follows."""
+    AttachConsole: _aio.StreamStreamMultiCallable[_console_pb2.AttachConsoleRequest, _console_pb2.AttachConsoleResponse]
+    """Joins a terminal of a running container, or the pipes of an application: the first frame is `start`. Any number
+    may read, one may type.
+    """
+    ListConsoleSessions: _aio.UnaryUnaryMultiCallable[_console_pb2.ListConsoleSessionsRequest, _console_pb2.ListConsoleSessionsResponse]
+    """Who is attached to the terminals of a container."""
+    EndConsoleSession: _aio.UnaryUnaryMultiCallable[_console_pb2.EndConsoleSessionRequest, _console_pb2.EndConsoleSessionResponse]
+    """Ends a session of somebody else."""
 
 class ConsoleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Consoles, ttys and the output of applications."""
@@ -29,5 +37,31 @@ class ConsoleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_console_pb2.ReadConsoleLogRequest, _abc.AsyncIterator[_console_pb2.ReadConsoleLogResponse]],
     ) -> _abc.AsyncIterator[_console_pb2.ReadConsoleLogResponse]:
         """History of one stream of a container, and what follows."""
+
+    @_abc_1.abstractmethod
+    def AttachConsole(
+        self,
+        request_iterator: _abc.AsyncIterator[_console_pb2.AttachConsoleRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_console_pb2.AttachConsoleRequest], _abc.AsyncIterator[_console_pb2.AttachConsoleResponse]],
+    ) -> _abc.AsyncIterator[_console_pb2.AttachConsoleResponse]:
+        """Joins a terminal of a running container, or the pipes of an application: the first frame is `start`. Any number
+        may read, one may type.
+        """
+
+    @_abc_1.abstractmethod
+    def ListConsoleSessions(
+        self,
+        request: _console_pb2.ListConsoleSessionsRequest,
+        context: _aio.ServicerContext[_console_pb2.ListConsoleSessionsRequest, _abc.Awaitable[_console_pb2.ListConsoleSessionsResponse]],
+    ) -> _abc.Awaitable[_console_pb2.ListConsoleSessionsResponse]:
+        """Who is attached to the terminals of a container."""
+
+    @_abc_1.abstractmethod
+    def EndConsoleSession(
+        self,
+        request: _console_pb2.EndConsoleSessionRequest,
+        context: _aio.ServicerContext[_console_pb2.EndConsoleSessionRequest, _abc.Awaitable[_console_pb2.EndConsoleSessionResponse]],
+    ) -> _abc.Awaitable[_console_pb2.EndConsoleSessionResponse]:
+        """Ends a session of somebody else."""
 
 def add_ConsoleServiceServicer_to_server(servicer: ConsoleServiceServicer, server: _aio.Server) -> None: ...

@@ -53,7 +53,7 @@ class _StdioEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stdio.ValueType
     STDIO_CONSOLE: _Stdio.ValueType  # 1
     """To the container's console."""
     STDIO_PIPES: _Stdio.ValueType  # 2
-    """stdin from /dev/null, stdout and stderr to a stream of their own each."""
+    """stdin from /dev/null (but see `stdin`), stdout and stderr to a stream of their own each."""
 
 class Stdio(_Stdio, metaclass=_StdioEnumTypeWrapper):
     """Where the standard streams of init go."""
@@ -62,7 +62,7 @@ STDIO_UNSPECIFIED: Stdio.ValueType  # 0
 STDIO_CONSOLE: Stdio.ValueType  # 1
 """To the container's console."""
 STDIO_PIPES: Stdio.ValueType  # 2
-"""stdin from /dev/null, stdout and stderr to a stream of their own each."""
+"""stdin from /dev/null (but see `stdin`), stdout and stderr to a stream of their own each."""
 Global___Stdio: _TypeAlias = Stdio  # noqa: Y015
 
 @_typing.final
@@ -590,6 +590,8 @@ class StartContainerRequest(_message.Message):
     EPHEMERAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    STDIN_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     system: _builtins.bool
@@ -604,6 +606,10 @@ class StartContainerRequest(_message.Message):
     """Delete it when it stops."""
     request_id: _builtins.str
     validate_only: _builtins.bool
+    stdin: _builtins.bool
+    """With STDIO_PIPES: give it a standard input that can be typed into."""
+    descriptors_token: _builtins.str
+    """With STDIO_PIPES, of the side socket: these descriptors become its own streams, in place of ours."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Run this under lxcd's own PID 1 instead of the container's init. With `system`, exec it as init itself."""
@@ -627,10 +633,12 @@ class StartContainerRequest(_message.Message):
         ephemeral: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        stdin: _builtins.bool = ...,
+        descriptors_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "config_origin", b"config_origin", "config_text", b"config_text", "define", b"define", "ephemeral", b"ephemeral", "image", b"image", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "stdio", b"stdio", "system", b"system", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "config_origin", b"config_origin", "config_text", b"config_text", "define", b"define", "descriptors_token", b"descriptors_token", "ephemeral", b"ephemeral", "image", b"image", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "stdin", b"stdin", "stdio", b"stdio", "system", b"system", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

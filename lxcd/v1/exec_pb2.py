@@ -23,20 +23,64 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lxcd.v1 import stream_pb2 as lxcd_dot_v1_dot_stream__pb2
 from lxcd.v1 import types_pb2 as lxcd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lxcd/v1/exec.proto\x12\x07lxcd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13lxcd/v1/types.proto\"\xc2\x01\n\x0eRunExecRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0b\n\x03\x65nv\x18\x04 \x03(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x0b\n\x03\x63wd\x18\x06 \x01(\t\x12\r\n\x05stdin\x18\x07 \x01(\x0c\x12\x18\n\x10max_output_bytes\x18\x08 \x01(\x04\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x88\x01\n\x0fRunExecResponse\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x1b\n\x04\x65xit\x18\x03 \x01(\x0b\x32\r.lxcd.v1.Exit\x12\x11\n\ttimed_out\x18\x04 \x01(\x08\x12\x18\n\x10output_truncated\x18\x05 \x01(\x08\x12\x0b\n\x03pid\x18\x06 \x01(\x05\x32K\n\x0b\x45xecService\x12<\n\x07RunExec\x12\x17.lxcd.v1.RunExecRequest\x1a\x18.lxcd.v1.RunExecResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lxcd/v1/exec.proto\x12\x07lxcd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lxcd/v1/stream.proto\x1a\x13lxcd/v1/types.proto\"\xc1\x02\n\x04\x45xec\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\x0f\n\x07lxcpath\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x05 \x03(\t\x12\x0b\n\x03tty\x18\x06 \x01(\x08\x12\x0b\n\x03pid\x18\x07 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x04\x65xit\x18\t \x01(\x0b\x32\r.lxcd.v1.Exit\x12%\n\x07streams\x18\n \x03(\x0b\x32\x14.lxcd.v1.StreamState\x12\"\n\x08sessions\x18\x0b \x03(\x0b\x32\x10.lxcd.v1.Session\x12#\n\x04size\x18\x0c \x01(\x0b\x32\x15.lxcd.v1.TerminalSize\x12\x0c\n\x04user\x18\r \x01(\t\"\xba\x03\n\x11\x43reateExecRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0b\n\x03\x65nv\x18\x04 \x03(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x0b\n\x03\x63wd\x18\x06 \x01(\t\x12\x12\n\x05umask\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06groups\x18\x08 \x03(\t\x12\x12\n\nnamespaces\x18\t \x03(\t\x12#\n\x07\x65levate\x18\n \x03(\x0e\x32\x12.lxcd.v1.Privilege\x12\x0b\n\x03tty\x18\x0b \x01(\x08\x12#\n\x04size\x18\x0c \x01(\x0b\x32\x15.lxcd.v1.TerminalSize\x12\r\n\x05stdin\x18\r \x01(\x08\x12\x30\n\ron_disconnect\x18\x0e \x01(\x0e\x32\x19.lxcd.v1.DisconnectPolicy\x12\x10\n\x08lossless\x18\x0f \x01(\x08\x12\x16\n\x0e\x64\x65lete_on_exit\x18\x10 \x01(\x08\x12\x19\n\x11\x64\x65scriptors_token\x18\x11 \x01(\t\x12\x12\n\nrequest_id\x18\x12 \x01(\t\x12\x15\n\rvalidate_only\x18\x13 \x01(\x08\x42\x08\n\x06_umask\"\x94\x02\n\x11\x41ttachExecRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x18.lxcd.v1.AttachExecStartH\x00\x12\x0f\n\x05input\x18\x02 \x01(\x0cH\x00\x12\x13\n\tinput_end\x18\x03 \x01(\x08H\x00\x12\'\n\x06resize\x18\x04 \x01(\x0b\x32\x15.lxcd.v1.TerminalSizeH\x00\x12!\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x0f.lxcd.v1.CreditH\x00\x12$\n\x04role\x18\x06 \x01(\x0b\x32\x14.lxcd.v1.RoleRequestH\x00\x12\x10\n\x06signal\x18\x07 \x01(\x05H\x00\x12!\n\x06\x64\x65tach\x18\x08 \x01(\x0b\x32\x0f.lxcd.v1.DetachH\x00\x42\x07\n\x05\x66rame\"\x98\x02\n\x0f\x41ttachExecStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.lxcd.v1.SessionRole\x12\r\n\x05steal\x18\x03 \x01(\x08\x12\x36\n\x07offsets\x18\x04 \x03(\x0b\x32%.lxcd.v1.AttachExecStart.OffsetsEntry\x12\x11\n\tlive_only\x18\x05 \x01(\x08\x12\x19\n\x0cwindow_bytes\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05label\x18\x07 \x01(\t\x12\x10\n\x08lossless\x18\x08 \x01(\x08\x1a.\n\x0cOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0f\n\r_window_bytes\"\xaa\x02\n\x12\x41ttachExecResponse\x12-\n\x07started\x18\x01 \x01(\x0b\x32\x1a.lxcd.v1.AttachExecStartedH\x00\x12!\n\x06output\x18\x02 \x01(\x0b\x32\x0f.lxcd.v1.OutputH\x00\x12\x1b\n\x03gap\x18\x03 \x01(\x0b\x32\x0c.lxcd.v1.GapH\x00\x12&\n\tinput_ack\x18\x04 \x01(\x0b\x32\x11.lxcd.v1.InputAckH\x00\x12#\n\x04role\x18\x05 \x01(\x0b\x32\x13.lxcd.v1.RoleChangeH\x00\x12(\n\x07resized\x18\x06 \x01(\x0b\x32\x15.lxcd.v1.TerminalSizeH\x00\x12%\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x16.lxcd.v1.AttachExecEndH\x00\x42\x07\n\x05\x66rame\"v\n\x11\x41ttachExecStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x04\x65xec\x18\x02 \x01(\x0b\x32\r.lxcd.v1.Exec\x12\x14\n\x0cinput_offset\x18\x03 \x01(\x04\x12\x1a\n\x12input_window_bytes\x18\x04 \x01(\r\"Q\n\rAttachExecEnd\x12#\n\x06reason\x18\x01 \x01(\x0e\x32\x13.lxcd.v1.SessionEnd\x12\x1b\n\x04\x65xit\x18\x02 \x01(\x0b\x32\r.lxcd.v1.Exit\"\xd4\x02\n\x0eRunExecRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0b\n\x03\x65nv\x18\x04 \x03(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x0b\n\x03\x63wd\x18\x06 \x01(\t\x12\r\n\x05stdin\x18\x07 \x01(\x0c\x12\x18\n\x10max_output_bytes\x18\x08 \x01(\x04\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\x05umask\x18\n \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06groups\x18\x0b \x03(\t\x12\x12\n\nnamespaces\x18\x0c \x03(\t\x12#\n\x07\x65levate\x18\r \x03(\x0e\x32\x12.lxcd.v1.Privilege\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\x42\x08\n\x06_umask\"\x88\x01\n\x0fRunExecResponse\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x1b\n\x04\x65xit\x18\x03 \x01(\x0b\x32\r.lxcd.v1.Exit\x12\x11\n\ttimed_out\x18\x04 \x01(\x08\x12\x18\n\x10output_truncated\x18\x05 \x01(\x08\x12\x0b\n\x03pid\x18\x06 \x01(\x05\"\x1c\n\x0eGetExecRequest\x12\n\n\x02id\x18\x01 \x01(\t\"]\n\x10ListExecsRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\x0f\n\x07lxcpath\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"J\n\x11ListExecsResponse\x12\x1c\n\x05\x65xecs\x18\x01 \x03(\x0b\x32\r.lxcd.v1.Exec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x0fWaitExecRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x11SignalExecRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\x05\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x14\n\x12SignalExecResponse\"o\n\x11ResizeExecRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12#\n\x04size\x18\x02 \x01(\x0b\x32\x15.lxcd.v1.TerminalSize\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x14\n\x12ResizeExecResponse\"Y\n\x11\x44\x65leteExecRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x14\n\x12\x44\x65leteExecResponse*p\n\tPrivilege\x12\x19\n\x15PRIVILEGE_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIVILEGE_CGROUP\x10\x01\x12\x1a\n\x16PRIVILEGE_CAPABILITIES\x10\x02\x12\x16\n\x12PRIVILEGE_SECURITY\x10\x03*m\n\x10\x44isconnectPolicy\x12!\n\x1d\x44ISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44ISCONNECT_POLICY_KEEP\x10\x01\x12\x1a\n\x16\x44ISCONNECT_POLICY_KILL\x10\x02\x32\xd0\x04\n\x0b\x45xecService\x12\x37\n\nCreateExec\x12\x1a.lxcd.v1.CreateExecRequest\x1a\r.lxcd.v1.Exec\x12I\n\nAttachExec\x12\x1a.lxcd.v1.AttachExecRequest\x1a\x1b.lxcd.v1.AttachExecResponse(\x01\x30\x01\x12<\n\x07RunExec\x12\x17.lxcd.v1.RunExecRequest\x1a\x18.lxcd.v1.RunExecResponse\x12\x31\n\x07GetExec\x12\x17.lxcd.v1.GetExecRequest\x1a\r.lxcd.v1.Exec\x12\x42\n\tListExecs\x12\x19.lxcd.v1.ListExecsRequest\x1a\x1a.lxcd.v1.ListExecsResponse\x12\x33\n\x08WaitExec\x12\x18.lxcd.v1.WaitExecRequest\x1a\r.lxcd.v1.Exec\x12\x45\n\nSignalExec\x12\x1a.lxcd.v1.SignalExecRequest\x1a\x1b.lxcd.v1.SignalExecResponse\x12\x45\n\nResizeExec\x12\x1a.lxcd.v1.ResizeExecRequest\x1a\x1b.lxcd.v1.ResizeExecResponse\x12\x45\n\nDeleteExec\x12\x1a.lxcd.v1.DeleteExecRequest\x1a\x1b.lxcd.v1.DeleteExecResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lxcd.v1.exec_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNEXECREQUEST']._serialized_start=85
-  _globals['_RUNEXECREQUEST']._serialized_end=279
-  _globals['_RUNEXECRESPONSE']._serialized_start=282
-  _globals['_RUNEXECRESPONSE']._serialized_end=418
-  _globals['_EXECSERVICE']._serialized_start=420
-  _globals['_EXECSERVICE']._serialized_end=495
+  _globals['_ATTACHEXECSTART_OFFSETSENTRY']._loaded_options = None
+  _globals['_ATTACHEXECSTART_OFFSETSENTRY']._serialized_options = b'8\001'
+  _globals['_PRIVILEGE']._serialized_start=3094
+  _globals['_PRIVILEGE']._serialized_end=3206
+  _globals['_DISCONNECTPOLICY']._serialized_start=3208
+  _globals['_DISCONNECTPOLICY']._serialized_end=3317
+  _globals['_EXEC']._serialized_start=140
+  _globals['_EXEC']._serialized_end=461
+  _globals['_CREATEEXECREQUEST']._serialized_start=464
+  _globals['_CREATEEXECREQUEST']._serialized_end=906
+  _globals['_ATTACHEXECREQUEST']._serialized_start=909
+  _globals['_ATTACHEXECREQUEST']._serialized_end=1185
+  _globals['_ATTACHEXECSTART']._serialized_start=1188
+  _globals['_ATTACHEXECSTART']._serialized_end=1468
+  _globals['_ATTACHEXECSTART_OFFSETSENTRY']._serialized_start=1405
+  _globals['_ATTACHEXECSTART_OFFSETSENTRY']._serialized_end=1451
+  _globals['_ATTACHEXECRESPONSE']._serialized_start=1471
+  _globals['_ATTACHEXECRESPONSE']._serialized_end=1769
+  _globals['_ATTACHEXECSTARTED']._serialized_start=1771
+  _globals['_ATTACHEXECSTARTED']._serialized_end=1889
+  _globals['_ATTACHEXECEND']._serialized_start=1891
+  _globals['_ATTACHEXECEND']._serialized_end=1972
+  _globals['_RUNEXECREQUEST']._serialized_start=1975
+  _globals['_RUNEXECREQUEST']._serialized_end=2315
+  _globals['_RUNEXECRESPONSE']._serialized_start=2318
+  _globals['_RUNEXECRESPONSE']._serialized_end=2454
+  _globals['_GETEXECREQUEST']._serialized_start=2456
+  _globals['_GETEXECREQUEST']._serialized_end=2484
+  _globals['_LISTEXECSREQUEST']._serialized_start=2486
+  _globals['_LISTEXECSREQUEST']._serialized_end=2579
+  _globals['_LISTEXECSRESPONSE']._serialized_start=2581
+  _globals['_LISTEXECSRESPONSE']._serialized_end=2655
+  _globals['_WAITEXECREQUEST']._serialized_start=2657
+  _globals['_WAITEXECREQUEST']._serialized_end=2730
+  _globals['_SIGNALEXECREQUEST']._serialized_start=2732
+  _globals['_SIGNALEXECREQUEST']._serialized_end=2822
+  _globals['_SIGNALEXECRESPONSE']._serialized_start=2824
+  _globals['_SIGNALEXECRESPONSE']._serialized_end=2844
+  _globals['_RESIZEEXECREQUEST']._serialized_start=2846
+  _globals['_RESIZEEXECREQUEST']._serialized_end=2957
+  _globals['_RESIZEEXECRESPONSE']._serialized_start=2959
+  _globals['_RESIZEEXECRESPONSE']._serialized_end=2979
+  _globals['_DELETEEXECREQUEST']._serialized_start=2981
+  _globals['_DELETEEXECREQUEST']._serialized_end=3070
+  _globals['_DELETEEXECRESPONSE']._serialized_start=3072
+  _globals['_DELETEEXECRESPONSE']._serialized_end=3092
+  _globals['_EXECSERVICE']._serialized_start=3320
+  _globals['_EXECSERVICE']._serialized_end=3912
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lxcd.v1 import stream_pb2 as _stream_pb2
 from lxcd.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +22,447 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Privilege:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrivilegeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Privilege.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIVILEGE_UNSPECIFIED: _Privilege.ValueType  # 0
+    PRIVILEGE_CGROUP: _Privilege.ValueType  # 1
+    """It is not put into the container's cgroups: no limit of theirs holds for it."""
+    PRIVILEGE_CAPABILITIES: _Privilege.ValueType  # 2
+    """No capability is dropped."""
+    PRIVILEGE_SECURITY: _Privilege.ValueType  # 3
+    """Neither no_new_privs nor a security module's confinement."""
+
+class Privilege(_Privilege, metaclass=_PrivilegeEnumTypeWrapper):
+    """What a command may keep that processes of the container do without."""
+
+PRIVILEGE_UNSPECIFIED: Privilege.ValueType  # 0
+PRIVILEGE_CGROUP: Privilege.ValueType  # 1
+"""It is not put into the container's cgroups: no limit of theirs holds for it."""
+PRIVILEGE_CAPABILITIES: Privilege.ValueType  # 2
+"""No capability is dropped."""
+PRIVILEGE_SECURITY: Privilege.ValueType  # 3
+"""Neither no_new_privs nor a security module's confinement."""
+Global___Privilege: _TypeAlias = Privilege  # noqa: Y015
+
+class _DisconnectPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisconnectPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisconnectPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISCONNECT_POLICY_UNSPECIFIED: _DisconnectPolicy.ValueType  # 0
+    """As KEEP."""
+    DISCONNECT_POLICY_KEEP: _DisconnectPolicy.ValueType  # 1
+    """It goes on."""
+    DISCONNECT_POLICY_KILL: _DisconnectPolicy.ValueType  # 2
+    """It is killed, if nobody comes back within some seconds."""
+
+class DisconnectPolicy(_DisconnectPolicy, metaclass=_DisconnectPolicyEnumTypeWrapper):
+    """What happens to a command whose last session has left without saying Detach."""
+
+DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.ValueType  # 0
+"""As KEEP."""
+DISCONNECT_POLICY_KEEP: DisconnectPolicy.ValueType  # 1
+"""It goes on."""
+DISCONNECT_POLICY_KILL: DisconnectPolicy.ValueType  # 2
+"""It is killed, if nobody comes back within some seconds."""
+Global___DisconnectPolicy: _TypeAlias = DisconnectPolicy  # noqa: Y015
+
+@_typing.final
+class Exec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    container: _builtins.str
+    lxcpath: _builtins.str
+    generation: _builtins.int
+    """Of the container."""
+    tty: _builtins.bool
+    """It has a terminal of its own, and one stream `terminal`; else `stdin`, `stdout`, `stderr`."""
+    pid: _builtins.int
+    """On the host; 0 once it has ended."""
+    user: _builtins.str
+    """Whom it runs as: uid:gid inside."""
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def exit(self) -> _types_pb2.Exit:
+        """Set once it has ended."""
+
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.StreamState]: ...
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.Session]: ...
+    @_builtins.property
+    def size(self) -> _stream_pb2.TerminalSize: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        container: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        tty: _builtins.bool = ...,
+        pid: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        exit: _types_pb2.Exit | None = ...,
+        streams: _abc.Iterable[_stream_pb2.StreamState] | None = ...,
+        sessions: _abc.Iterable[_stream_pb2.Session] | None = ...,
+        size: _stream_pb2.TerminalSize | None = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exit", b"exit", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "container", b"container", "create_time", b"create_time", "exit", b"exit", "generation", b"generation", "id", b"id", "lxcpath", b"lxcpath", "pid", b"pid", "sessions", b"sessions", "size", b"size", "streams", b"streams", "tty", b"tty", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exec: _TypeAlias = Exec  # noqa: Y015
+
+@_typing.final
+class CreateExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    CWD_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    ELEVATE_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    STDIN_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    LOSSLESS_FIELD_NUMBER: _builtins.int
+    DELETE_ON_EXIT_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    container: _builtins.str
+    lxcpath: _builtins.str
+    user: _builtins.str
+    """A name of the container's passwd or a number, with an optional `:group`. Root if empty."""
+    cwd: _builtins.str
+    """Absolute; the user's home if empty."""
+    umask: _builtins.int
+    """022 if unset."""
+    tty: _builtins.bool
+    """Give it a terminal of the container's own devpts."""
+    stdin: _builtins.bool
+    """Without `tty`: give it a standard input that can be typed into; else that is /dev/null."""
+    on_disconnect: Global___DisconnectPolicy.ValueType
+    lossless: _builtins.bool
+    """Without `tty`: what it writes waits for readers. Else the oldest output is overwritten when nobody has read it."""
+    delete_on_exit: _builtins.bool
+    """It is forgotten once it has ended and its last session has left."""
+    descriptors_token: _builtins.str
+    """Of the side socket: these descriptors become its own streams, in place of ours."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Only say whether it could be done."""
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`NAME=value`, added to a clean login-like environment."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Supplementary groups in place of the user's own: names of the container's group file or numbers."""
+
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of `cgroup ipc mnt net pid time user uts`: only these of the container's namespaces are joined. All if empty.
+        A command outside of `mnt` is the host's own program.
+        """
+
+    @_builtins.property
+    def elevate(self) -> _containers.RepeatedScalarFieldContainer[Global___Privilege.ValueType]: ...
+    @_builtins.property
+    def size(self) -> _stream_pb2.TerminalSize:
+        """Of the terminal; 24 by 80 if unset."""
+
+    def __init__(
+        self,
+        *,
+        container: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        env: _abc.Iterable[_builtins.str] | None = ...,
+        user: _builtins.str = ...,
+        cwd: _builtins.str = ...,
+        umask: _builtins.int | None = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        elevate: _abc.Iterable[Global___Privilege.ValueType] | None = ...,
+        tty: _builtins.bool = ...,
+        size: _stream_pb2.TerminalSize | None = ...,
+        stdin: _builtins.bool = ...,
+        on_disconnect: Global___DisconnectPolicy.ValueType = ...,
+        lossless: _builtins.bool = ...,
+        delete_on_exit: _builtins.bool = ...,
+        descriptors_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "size", b"size", "umask", b"umask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "command", b"command", "container", b"container", "cwd", b"cwd", "delete_on_exit", b"delete_on_exit", "descriptors_token", b"descriptors_token", "elevate", b"elevate", "env", b"env", "groups", b"groups", "lossless", b"lossless", "lxcpath", b"lxcpath", "namespaces", b"namespaces", "on_disconnect", b"on_disconnect", "request_id", b"request_id", "size", b"size", "stdin", b"stdin", "tty", b"tty", "umask", b"umask", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__umask: _TypeAlias = _typing.Literal["umask"]  # noqa: Y015
+    _WhichOneofArgType__umask: _TypeAlias = _typing.Literal["_umask", b"_umask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__umask) -> _WhichOneofReturnType__umask | None: ...
+
+Global___CreateExecRequest: _TypeAlias = CreateExecRequest  # noqa: Y015
+
+@_typing.final
+class AttachExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    INPUT_END_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    input: _builtins.bytes
+    """At most 32 KiB."""
+    input_end: _builtins.bool
+    """Nothing more is typed: standard input ends."""
+    signal: _builtins.int
+    """Send the command a signal."""
+    @_builtins.property
+    def start(self) -> Global___AttachExecStart: ...
+    @_builtins.property
+    def resize(self) -> _stream_pb2.TerminalSize: ...
+    @_builtins.property
+    def credit(self) -> _stream_pb2.Credit: ...
+    @_builtins.property
+    def role(self) -> _stream_pb2.RoleRequest: ...
+    @_builtins.property
+    def detach(self) -> _stream_pb2.Detach: ...
+    def __init__(
+        self,
+        *,
+        start: Global___AttachExecStart | None = ...,
+        input: _builtins.bytes = ...,
+        input_end: _builtins.bool = ...,
+        resize: _stream_pb2.TerminalSize | None = ...,
+        credit: _stream_pb2.Credit | None = ...,
+        role: _stream_pb2.RoleRequest | None = ...,
+        signal: _builtins.int = ...,
+        detach: _stream_pb2.Detach | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "detach", b"detach", "frame", b"frame", "input", b"input", "input_end", b"input_end", "resize", b"resize", "role", b"role", "signal", b"signal", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "detach", b"detach", "frame", b"frame", "input", b"input", "input_end", b"input_end", "resize", b"resize", "role", b"role", "signal", b"signal", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["start", "input", "input_end", "resize", "credit", "role", "signal", "detach"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___AttachExecRequest: _TypeAlias = AttachExecRequest  # noqa: Y015
+
+@_typing.final
+class AttachExecStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OffsetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    STEAL_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    LIVE_ONLY_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LOSSLESS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    role: _stream_pb2.SessionRole.ValueType
+    """VIEWER if unset."""
+    steal: _builtins.bool
+    """Take control from whoever has it."""
+    live_only: _builtins.bool
+    """Only what is written from now on."""
+    window_bytes: _builtins.int
+    """How much may be under way of each stream beyond the client's credit; 256 KiB if unset."""
+    label: _builtins.str
+    """What this client calls itself."""
+    lossless: _builtins.bool
+    """For pipes of a lossless exec: the command waits for this session instead of overwriting what it has not read."""
+    @_builtins.property
+    def offsets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Where to begin in each stream, by name; with the oldest byte that is left if it is not named."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        role: _stream_pb2.SessionRole.ValueType = ...,
+        steal: _builtins.bool = ...,
+        offsets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        live_only: _builtins.bool = ...,
+        window_bytes: _builtins.int | None = ...,
+        label: _builtins.str = ...,
+        lossless: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes", "id", b"id", "label", b"label", "live_only", b"live_only", "lossless", b"lossless", "offsets", b"offsets", "role", b"role", "steal", b"steal", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__window_bytes: _TypeAlias = _typing.Literal["window_bytes"]  # noqa: Y015
+    _WhichOneofArgType__window_bytes: _TypeAlias = _typing.Literal["_window_bytes", b"_window_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__window_bytes) -> _WhichOneofReturnType__window_bytes | None: ...
+
+Global___AttachExecStart: _TypeAlias = AttachExecStart  # noqa: Y015
+
+@_typing.final
+class AttachExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    INPUT_ACK_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    RESIZED_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___AttachExecStarted: ...
+    @_builtins.property
+    def output(self) -> _stream_pb2.Output: ...
+    @_builtins.property
+    def gap(self) -> _stream_pb2.Gap: ...
+    @_builtins.property
+    def input_ack(self) -> _stream_pb2.InputAck: ...
+    @_builtins.property
+    def role(self) -> _stream_pb2.RoleChange: ...
+    @_builtins.property
+    def resized(self) -> _stream_pb2.TerminalSize: ...
+    @_builtins.property
+    def end(self) -> Global___AttachExecEnd:
+        """The last frame."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___AttachExecStarted | None = ...,
+        output: _stream_pb2.Output | None = ...,
+        gap: _stream_pb2.Gap | None = ...,
+        input_ack: _stream_pb2.InputAck | None = ...,
+        role: _stream_pb2.RoleChange | None = ...,
+        resized: _stream_pb2.TerminalSize | None = ...,
+        end: Global___AttachExecEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "frame", b"frame", "gap", b"gap", "input_ack", b"input_ack", "output", b"output", "resized", b"resized", "role", b"role", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "frame", b"frame", "gap", b"gap", "input_ack", b"input_ack", "output", b"output", "resized", b"resized", "role", b"role", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["started", "output", "gap", "input_ack", "role", "resized", "end"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___AttachExecResponse: _TypeAlias = AttachExecResponse  # noqa: Y015
+
+@_typing.final
+class AttachExecStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXEC_FIELD_NUMBER: _builtins.int
+    INPUT_OFFSET_FIELD_NUMBER: _builtins.int
+    INPUT_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    input_offset: _builtins.int
+    """What was typed so far, by anybody."""
+    input_window_bytes: _builtins.int
+    @_builtins.property
+    def exec(self) -> Global___Exec: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        exec: Global___Exec | None = ...,
+        input_offset: _builtins.int = ...,
+        input_window_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exec", b"exec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec", b"exec", "input_offset", b"input_offset", "input_window_bytes", b"input_window_bytes", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachExecStarted: _TypeAlias = AttachExecStarted  # noqa: Y015
+
+@_typing.final
+class AttachExecEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    reason: _stream_pb2.SessionEnd.ValueType
+    @_builtins.property
+    def exit(self) -> _types_pb2.Exit:
+        """How the command ended; behind STOPPED."""
+
+    def __init__(
+        self,
+        *,
+        reason: _stream_pb2.SessionEnd.ValueType = ...,
+        exit: _types_pb2.Exit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachExecEnd: _TypeAlias = AttachExecEnd  # noqa: Y015
 
 @_typing.final
 class RunExecRequest(_message.Message):
@@ -33,26 +477,41 @@ class RunExecRequest(_message.Message):
     STDIN_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    ELEVATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     container: _builtins.str
     lxcpath: _builtins.str
     user: _builtins.str
-    """A name of the container's passwd or a number, with an optional `:group`. Root if empty."""
     cwd: _builtins.str
-    """Absolute; the user's home if empty."""
     stdin: _builtins.bytes
     """All of its standard input."""
     max_output_bytes: _builtins.int
     """Output that is kept, each of stdout and stderr; 16 MiB if 0. A command that writes more is killed."""
+    umask: _builtins.int
+    request_id: _builtins.str
+    """A retry with the same id gets the first run's answer."""
+    validate_only: _builtins.bool
+    """Only say whether it could be done."""
     @_builtins.property
-    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    @_builtins.property
-    def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`NAME=value`, added to a clean login-like environment."""
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These are as in CreateExecRequest."""
 
+    @_builtins.property
+    def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """The command is killed after this time. Unset: never."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def elevate(self) -> _containers.RepeatedScalarFieldContainer[Global___Privilege.ValueType]: ...
     def __init__(
         self,
         *,
@@ -65,12 +524,20 @@ class RunExecRequest(_message.Message):
         stdin: _builtins.bytes = ...,
         max_output_bytes: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        umask: _builtins.int | None = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        elevate: _abc.Iterable[Global___Privilege.ValueType] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "timeout", b"timeout", "umask", b"umask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "container", b"container", "cwd", b"cwd", "env", b"env", "lxcpath", b"lxcpath", "max_output_bytes", b"max_output_bytes", "stdin", b"stdin", "timeout", b"timeout", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_umask", b"_umask", "command", b"command", "container", b"container", "cwd", b"cwd", "elevate", b"elevate", "env", b"env", "groups", b"groups", "lxcpath", b"lxcpath", "max_output_bytes", b"max_output_bytes", "namespaces", b"namespaces", "request_id", b"request_id", "stdin", b"stdin", "timeout", b"timeout", "umask", b"umask", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__umask: _TypeAlias = _typing.Literal["umask"]  # noqa: Y015
+    _WhichOneofArgType__umask: _TypeAlias = _typing.Literal["_umask", b"_umask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__umask) -> _WhichOneofReturnType__umask | None: ...
 
 Global___RunExecRequest: _TypeAlias = RunExecRequest  # noqa: Y015
 
@@ -111,3 +578,231 @@ class RunExecResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunExecResponse: _TypeAlias = RunExecResponse  # noqa: Y015
+
+@_typing.final
+class GetExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExecRequest: _TypeAlias = GetExecRequest  # noqa: Y015
+
+@_typing.final
+class ListExecsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    container: _builtins.str
+    """Of one container; of all if empty."""
+    lxcpath: _builtins.str
+    page_size: _builtins.int
+    """At most so many; 1000 if 0."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        container: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "lxcpath", b"lxcpath", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExecsRequest: _TypeAlias = ListExecsRequest  # noqa: Y015
+
+@_typing.final
+class ListExecsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def execs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exec]: ...
+    def __init__(
+        self,
+        *,
+        execs: _abc.Iterable[Global___Exec] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execs", b"execs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExecsResponse: _TypeAlias = ListExecsResponse  # noqa: Y015
+
+@_typing.final
+class WaitExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Give up after this time. Unset: never."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitExecRequest: _TypeAlias = WaitExecRequest  # noqa: Y015
+
+@_typing.final
+class SignalExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    signal: _builtins.int
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        signal: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id", "signal", b"signal", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalExecRequest: _TypeAlias = SignalExecRequest  # noqa: Y015
+
+@_typing.final
+class SignalExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalExecResponse: _TypeAlias = SignalExecResponse  # noqa: Y015
+
+@_typing.final
+class ResizeExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def size(self) -> _stream_pb2.TerminalSize: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        size: _stream_pb2.TerminalSize | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id", "size", b"size", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeExecRequest: _TypeAlias = ResizeExecRequest  # noqa: Y015
+
+@_typing.final
+class ResizeExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeExecResponse: _TypeAlias = ResizeExecResponse  # noqa: Y015
+
+@_typing.final
+class DeleteExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    force: _builtins.bool
+    """Kill it first if it runs."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExecRequest: _TypeAlias = DeleteExecRequest  # noqa: Y015
+
+@_typing.final
+class DeleteExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExecResponse: _TypeAlias = DeleteExecResponse  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ExecServiceStub:
-    """Commands that join a running container.
+    """Commands that join a running container. That a command failed is no error of a call: its exit is in the reply, with
+    126 (not executable) and 127 (not found) as a shell would say.
     """
 
     def __init__(self, channel):
@@ -35,20 +36,113 @@ class ExecServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/CreateExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.CreateExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+                _registered_method=True)
+        self.AttachExec = channel.stream_stream(
+                '/lxcd.v1.ExecService/AttachExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.AttachExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.AttachExecResponse.FromString,
+                _registered_method=True)
         self.RunExec = channel.unary_unary(
                 '/lxcd.v1.ExecService/RunExec',
                 request_serializer=lxcd_dot_v1_dot_exec__pb2.RunExecRequest.SerializeToString,
                 response_deserializer=lxcd_dot_v1_dot_exec__pb2.RunExecResponse.FromString,
                 _registered_method=True)
+        self.GetExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/GetExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.GetExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+                _registered_method=True)
+        self.ListExecs = channel.unary_unary(
+                '/lxcd.v1.ExecService/ListExecs',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.ListExecsRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.ListExecsResponse.FromString,
+                _registered_method=True)
+        self.WaitExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/WaitExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.WaitExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+                _registered_method=True)
+        self.SignalExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/SignalExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.SignalExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.SignalExecResponse.FromString,
+                _registered_method=True)
+        self.ResizeExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/ResizeExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.ResizeExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.ResizeExecResponse.FromString,
+                _registered_method=True)
+        self.DeleteExec = channel.unary_unary(
+                '/lxcd.v1.ExecService/DeleteExec',
+                request_serializer=lxcd_dot_v1_dot_exec__pb2.DeleteExecRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_exec__pb2.DeleteExecResponse.FromString,
+                _registered_method=True)
 
 
 class ExecServiceServicer:
-    """Commands that join a running container.
+    """Commands that join a running container. That a command failed is no error of a call: its exit is in the reply, with
+    126 (not executable) and 127 (not found) as a shell would say.
     """
 
+    def CreateExec(self, request, context):
+        """Starts a command and returns; its output is kept from the first byte on. It outlives its client and the daemon.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachExec(self, request_iterator, context):
+        """Joins the streams of an exec: the first frame is `start`. Any number may read, one may type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunExec(self, request, context):
-        """Runs one command to its end: small in, small out. That the command failed is no error of the call; its exit is
-        in the reply, with 126 (not executable) and 127 (not found) as a shell would say.
+        """Runs one command to its end: small in, small out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExec(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExecs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitExec(self, request, context):
+        """Waits for the end of an exec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalExec(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeExec(self, request, context):
+        """Gives the terminal of an exec another size, whoever is attached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExec(self, request, context):
+        """Forgets an exec that has ended, with its output; with `force` it is killed first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -57,10 +151,50 @@ class ExecServiceServicer:
 
 def add_ExecServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.CreateExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.Exec.SerializeToString,
+            ),
+            'AttachExec': grpc.stream_stream_rpc_method_handler(
+                    servicer.AttachExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.AttachExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.AttachExecResponse.SerializeToString,
+            ),
             'RunExec': grpc.unary_unary_rpc_method_handler(
                     servicer.RunExec,
                     request_deserializer=lxcd_dot_v1_dot_exec__pb2.RunExecRequest.FromString,
                     response_serializer=lxcd_dot_v1_dot_exec__pb2.RunExecResponse.SerializeToString,
+            ),
+            'GetExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.GetExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.Exec.SerializeToString,
+            ),
+            'ListExecs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExecs,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.ListExecsRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.ListExecsResponse.SerializeToString,
+            ),
+            'WaitExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.WaitExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.Exec.SerializeToString,
+            ),
+            'SignalExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.SignalExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.SignalExecResponse.SerializeToString,
+            ),
+            'ResizeExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.ResizeExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.ResizeExecResponse.SerializeToString,
+            ),
+            'DeleteExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExec,
+                    request_deserializer=lxcd_dot_v1_dot_exec__pb2.DeleteExecRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_exec__pb2.DeleteExecResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -71,8 +205,63 @@ def add_ExecServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecService:
-    """Commands that join a running container.
+    """Commands that join a running container. That a command failed is no error of a call: its exit is in the reply, with
+    126 (not executable) and 127 (not found) as a shell would say.
     """
+
+    @staticmethod
+    def CreateExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/CreateExec',
+            lxcd_dot_v1_dot_exec__pb2.CreateExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachExec(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lxcd.v1.ExecService/AttachExec',
+            lxcd_dot_v1_dot_exec__pb2.AttachExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.AttachExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def RunExec(request,
@@ -91,6 +280,168 @@ class ExecService:
             '/lxcd.v1.ExecService/RunExec',
             lxcd_dot_v1_dot_exec__pb2.RunExecRequest.SerializeToString,
             lxcd_dot_v1_dot_exec__pb2.RunExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/GetExec',
+            lxcd_dot_v1_dot_exec__pb2.GetExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExecs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/ListExecs',
+            lxcd_dot_v1_dot_exec__pb2.ListExecsRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.ListExecsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/WaitExec',
+            lxcd_dot_v1_dot_exec__pb2.WaitExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.Exec.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/SignalExec',
+            lxcd_dot_v1_dot_exec__pb2.SignalExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.SignalExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/ResizeExec',
+            lxcd_dot_v1_dot_exec__pb2.ResizeExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.ResizeExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ExecService/DeleteExec',
+            lxcd_dot_v1_dot_exec__pb2.DeleteExecRequest.SerializeToString,
+            lxcd_dot_v1_dot_exec__pb2.DeleteExecResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,16 +13,47 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExecServiceStub:
-    """Commands that join a running container."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    RunExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.RunExecRequest, _exec_pb2.RunExecResponse]
-    """Runs one command to its end: small in, small out. That the command failed is no error of the call; its exit is
-    in the reply, with 126 (not executable) and 127 (not found) as a shell would say.
+    """Commands that join a running container. That a command failed is no error of a call: its exit is in the reply, with
+    126 (not executable) and 127 (not found) as a shell would say.
     """
 
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.CreateExecRequest, _exec_pb2.Exec]
+    """Starts a command and returns; its output is kept from the first byte on. It outlives its client and the daemon."""
+    AttachExec: _aio.StreamStreamMultiCallable[_exec_pb2.AttachExecRequest, _exec_pb2.AttachExecResponse]
+    """Joins the streams of an exec: the first frame is `start`. Any number may read, one may type."""
+    RunExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.RunExecRequest, _exec_pb2.RunExecResponse]
+    """Runs one command to its end: small in, small out."""
+    GetExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.GetExecRequest, _exec_pb2.Exec]
+    ListExecs: _aio.UnaryUnaryMultiCallable[_exec_pb2.ListExecsRequest, _exec_pb2.ListExecsResponse]
+    WaitExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.WaitExecRequest, _exec_pb2.Exec]
+    """Waits for the end of an exec."""
+    SignalExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.SignalExecRequest, _exec_pb2.SignalExecResponse]
+    ResizeExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.ResizeExecRequest, _exec_pb2.ResizeExecResponse]
+    """Gives the terminal of an exec another size, whoever is attached."""
+    DeleteExec: _aio.UnaryUnaryMultiCallable[_exec_pb2.DeleteExecRequest, _exec_pb2.DeleteExecResponse]
+    """Forgets an exec that has ended, with its output; with `force` it is killed first."""
+
 class ExecServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Commands that join a running container."""
+    """Commands that join a running container. That a command failed is no error of a call: its exit is in the reply, with
+    126 (not executable) and 127 (not found) as a shell would say.
+    """
+
+    @_abc_1.abstractmethod
+    def CreateExec(
+        self,
+        request: _exec_pb2.CreateExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.CreateExecRequest, _abc.Awaitable[_exec_pb2.Exec]],
+    ) -> _abc.Awaitable[_exec_pb2.Exec]:
+        """Starts a command and returns; its output is kept from the first byte on. It outlives its client and the daemon."""
+
+    @_abc_1.abstractmethod
+    def AttachExec(
+        self,
+        request_iterator: _abc.AsyncIterator[_exec_pb2.AttachExecRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_exec_pb2.AttachExecRequest], _abc.AsyncIterator[_exec_pb2.AttachExecResponse]],
+    ) -> _abc.AsyncIterator[_exec_pb2.AttachExecResponse]:
+        """Joins the streams of an exec: the first frame is `start`. Any number may read, one may type."""
 
     @_abc_1.abstractmethod
     def RunExec(
@@ -30,8 +61,51 @@ class ExecServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exec_pb2.RunExecRequest,
         context: _aio.ServicerContext[_exec_pb2.RunExecRequest, _abc.Awaitable[_exec_pb2.RunExecResponse]],
     ) -> _abc.Awaitable[_exec_pb2.RunExecResponse]:
-        """Runs one command to its end: small in, small out. That the command failed is no error of the call; its exit is
-        in the reply, with 126 (not executable) and 127 (not found) as a shell would say.
-        """
+        """Runs one command to its end: small in, small out."""
+
+    @_abc_1.abstractmethod
+    def GetExec(
+        self,
+        request: _exec_pb2.GetExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.GetExecRequest, _abc.Awaitable[_exec_pb2.Exec]],
+    ) -> _abc.Awaitable[_exec_pb2.Exec]: ...
+
+    @_abc_1.abstractmethod
+    def ListExecs(
+        self,
+        request: _exec_pb2.ListExecsRequest,
+        context: _aio.ServicerContext[_exec_pb2.ListExecsRequest, _abc.Awaitable[_exec_pb2.ListExecsResponse]],
+    ) -> _abc.Awaitable[_exec_pb2.ListExecsResponse]: ...
+
+    @_abc_1.abstractmethod
+    def WaitExec(
+        self,
+        request: _exec_pb2.WaitExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.WaitExecRequest, _abc.Awaitable[_exec_pb2.Exec]],
+    ) -> _abc.Awaitable[_exec_pb2.Exec]:
+        """Waits for the end of an exec."""
+
+    @_abc_1.abstractmethod
+    def SignalExec(
+        self,
+        request: _exec_pb2.SignalExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.SignalExecRequest, _abc.Awaitable[_exec_pb2.SignalExecResponse]],
+    ) -> _abc.Awaitable[_exec_pb2.SignalExecResponse]: ...
+
+    @_abc_1.abstractmethod
+    def ResizeExec(
+        self,
+        request: _exec_pb2.ResizeExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.ResizeExecRequest, _abc.Awaitable[_exec_pb2.ResizeExecResponse]],
+    ) -> _abc.Awaitable[_exec_pb2.ResizeExecResponse]:
+        """Gives the terminal of an exec another size, whoever is attached."""
+
+    @_abc_1.abstractmethod
+    def DeleteExec(
+        self,
+        request: _exec_pb2.DeleteExecRequest,
+        context: _aio.ServicerContext[_exec_pb2.DeleteExecRequest, _abc.Awaitable[_exec_pb2.DeleteExecResponse]],
+    ) -> _abc.Awaitable[_exec_pb2.DeleteExecResponse]:
+        """Forgets an exec that has ended, with its output; with `force` it is killed first."""
 
 def add_ExecServiceServicer_to_server(servicer: ExecServiceServicer, server: _aio.Server) -> None: ...

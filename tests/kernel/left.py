@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lxcd.keeper import protocol
 from lxcd.kernel import process, procfs
@@ -138,11 +138,13 @@ def left_by(connection: Connection) -> dict[str, Left]:
 
 def adopt(connection: Connection, child: Left) -> None:
     """Hand a child and its streams to a keeper."""
-    connection.send(child.request, [] if child.exited is not None else [child.pidfd])
-    for name in child.streams:
-        request, fds = child.stream_request(name)
-        if fds:
-            connection.send(request, fds)
+    streams = [child.stream_request(name) for name in child.streams]
+    following = [(request, fds) for request, fds in streams if fds]
+    # The keeper looks at its end behind so many.
+    request = replace(child.request, streams=len(following))
+    connection.send(request, [] if child.exited is not None else [child.pidfd])
+    for adopted, fds in following:
+        connection.send(adopted, fds)
 
 
 def hand_over(connection: Connection, left: dict[str, Left]) -> None:

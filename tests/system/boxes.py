@@ -53,6 +53,7 @@ class Box:
         self.name = name
         self.api = host.channel()
         self.directory = host.lxcpath / name
+        self._begun = 0
         request = container_pb2.CreateContainerRequest(
             name=name, config_text=config, config_origin="test"
         )
@@ -71,6 +72,7 @@ class Box:
         reply: container_pb2.StartContainerResponse = self._call(
             lambda: self.api.container.StartContainer(request, timeout=DEADLINE)
         )
+        self._begun = reply.generation
         return reply
 
     def run(self, *command: str, **options: Any) -> exec_pb2.RunExecResponse:
@@ -102,8 +104,11 @@ class Box:
         return found
 
     def wait(self, *states: int, generation: int = 0) -> container_pb2.WaitContainerResponse:
-        """Wait for one of the states; without any for the end of the generation."""
-        request = container_pb2.WaitContainerRequest(name=self.name, generation=generation)
+        """Wait for one of the states; without any for the end of the generation, which is the one that `start` began
+        last. One that may be over already must be named: of no name is the end of the next, then.
+        """
+        named = generation or (0 if states else self._begun)
+        request = container_pb2.WaitContainerRequest(name=self.name, generation=named)
         request.states.extend(states)  # type: ignore[arg-type]  # the stubs want the enum
         reply: container_pb2.WaitContainerResponse = self._call(
             lambda: self.api.container.WaitContainer(request, timeout=DEADLINE)

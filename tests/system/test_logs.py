@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from lxcd.v1 import console_pb2, container_pb2, types_pb2
+from lxcd.v1 import console_pb2, container_pb2, stream_pb2, types_pb2
 from tests.system.boxes import Box, defined
 from tests.system.calls import application, refused, seconds
 from tests.system.host import Api, Host
@@ -46,6 +47,26 @@ def contiguous(pieces: list[console_pb2.ReadConsoleLogResponse], start: int = 0)
         lost += piece.gap_bytes
         start = piece.offset + len(piece.data)
     return lost
+
+
+def credit(stream: str, offset: int) -> console_pb2.AttachConsoleRequest:
+    return console_pb2.AttachConsoleRequest(credit=stream_pb2.Credit(stream=stream, offset=offset))
+
+
+@contextmanager
+def lossless(api: Api) -> Iterator[tuple[Iterator[Any], SimpleQueue[Any]]]:
+    """A session that the application waits for: what it hears, and what it is to say; None says
+    that nothing more comes.
+    """
+    say: SimpleQueue[Any] = SimpleQueue()
+    start = console_pb2.AttachConsoleStart(name="writer", terminal="output", lossless=True)
+    say.put(console_pb2.AttachConsoleRequest(start=start))
+    call = api.console.AttachConsole(iter(say.get, None), timeout=DEADLINE)
+    try:
+        yield call, say
+    finally:
+        say.put(None)
+        call.cancel()
 
 
 @contextmanager
@@ -195,12 +216,24 @@ def test_a_lossless_reader_gets_every_byte_however_slow(
     shared_host: Host, busybox_root: Path
 ) -> None:
     with writer(shared_host, busybox_root, "seq 1000001 1300000; exit 7") as made:
-        # It is running ahead already: from the oldest byte that is left, nothing is lost.
-        pieces = read(made.api, "writer", stream="stdout", follow=True, lossless=True)
-        begin = pieces[0].offset
-        assert contiguous(pieces, begin) == 0
-        assert data(pieces) == stamped(1, 300_000)[begin:]
-        assert pieces[-1].exit.code == 7
+        with lossless(made.api) as (frames, say):
+            end = begin = None
+            seen = b""
+            for frame in frames:
+                # It is running ahead already: from the oldest byte that is left, nothing is lost.
+                assert not frame.HasField("gap")
+                if frame.HasField("end"):
+                    end = frame.end
+                    say.put(None)
+                elif frame.HasField("output"):
+                    begin = frame.output.offset if begin is None else begin
+                    assert frame.output.offset == begin + len(seen)
+                    seen += frame.output.data
+                    upto = frame.output.offset + len(frame.output.data)
+                    say.put(credit(frame.output.stream, upto))
+        assert seen == stamped(1, 300_000)[begin:]
+        assert end is not None
+        assert (end.reason, end.exit.code) == (stream_pb2.SESSION_END_STOPPED, 7)
 
 
 def test_what_is_not_there_is_an_error_that_says_so(shared_host: Host, busybox_root: Path) -> None:
@@ -278,12 +311,10 @@ def test_a_writer_does_not_wait_for_a_lossless_reader_that_died_with_the_daemon(
     fifo = host.root / "share/begin"
     os.mkfifo(fifo)
     with writer(host, busybox_root, "echo on; cat /mnt/begin; seq 1000001 1200000") as made:
-        request = console_pb2.ReadConsoleLogRequest(
-            name="writer", stream="stdout", follow=True, lossless=True
-        )
-        call = made.api.console.ReadConsoleLog(request, timeout=DEADLINE)
-        assert next(call).data == b"on\n"
-        host.kill_daemon()
+        with lossless(made.api) as (frames, _):
+            assert next(frames).HasField("started")
+            assert next(frames).output.data == b"on\n"
+            host.kill_daemon()
         host.start_daemon()
         fifo.write_bytes(b"")
         wait = container_pb2.WaitContainerRequest(name="writer", generation=1, timeout=seconds(20))

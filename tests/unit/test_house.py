@@ -24,8 +24,9 @@ LONGEST = 800
 IMPORTS = {
     "ctypes": ["lxcd/kernel/"],
     "subprocess": [
-        "lxcctl/commands/"
-    ],  # the user's editor and ps; "only the keeper forks" is about lxcd
+        "lxcctl/commands/",  # the user's editor and ps; "only the keeper forks" is about lxcd
+        "lxcd/container/pid1/generate.py",  # a script: compilers
+    ],
     "multiprocessing": [],
     "concurrent.futures.process": [],
 }
@@ -34,7 +35,7 @@ CALLS = {
     "os.forkpty": [],
     "pty.fork": [],
     "pty.spawn": [],
-    "os.posix_spawn": ["lxcd/supervisor/launch.py"],
+    "os.posix_spawn": ["lxcctl/terminal.py", "lxcd/supervisor/launch.py"],
     "os.posix_spawnp": [],
     "os.system": [],
     "os.popen": [],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import socket
 import threading
 from concurrent import futures
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import grpc
@@ -62,9 +66,10 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a mistake of the 
 
 
 class FakeDaemon:
-    """`on["GetContainer"]` is called with the request; a handler of a stream is a generator.
+    """`on["GetContainer"]` is called with the request; a handler of a stream is a generator. One of
+    a stream each way gets an iterator over the client's frames.
 
-    `requests` holds what was asked, in order, as (method, request).
+    `requests` holds what was asked, in order, as (method, request); each frame is one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,8 +102,14 @@ class FakeDaemon:
 
     def _method(self, method: Any) -> Callable[..., Any]:
         def note(request: Any) -> Callable[..., Any]:
+            seen(request)
+            return handler()
+
+        def seen(request: Any) -> None:
             with self._lock:
                 self.requests.append((method.name, request))
+
+        def handler() -> Callable[..., Any]:
             if method.name not in self.on:
                 raise Refusal("UNIMPLEMENTED", f"no handler for {method.name}")
             return self.on[method.name]
@@ -115,6 +126,23 @@ class FakeDaemon:
             except Refusal as refusal:
                 refusal.send(context)
 
+        def duplex(
+            _self: object, frames: Iterator[Any], context: grpc.ServicerContext
+        ) -> Iterator[Any]:
+            def heard() -> Iterator[Any]:
+                # A client that has gone says nothing more; that is no mistake of the daemon's.
+                with contextlib.suppress(grpc.RpcError):
+                    for frame in frames:
+                        seen(frame)
+                        yield frame
+
+            try:
+                yield from handler()(heard())
+            except Refusal as refusal:
+                refusal.send(context)
+
+        if method.client_streaming:
+            return duplex
         return stream if method.server_streaming else unary
 
     def asked(self, name: str) -> list[Any]:
@@ -146,6 +174,46 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
     fake = FakeDaemon(tmp_path / "s")
     yield fake
     fake.stop()
+
+
+class FakeSide:
+    """A side socket beside the daemon's: takes descriptors, and gives `answer` for them."""
+
+    def __init__(self, path: Path) -> None:
+        self.answer: dict[str, str] = {"token": "t0ken"}
+        self.handed: SimpleQueue[list[int]] = SimpleQueue()
+        self.asked: list[Any] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        # Shutting down is how `close` says that nobody else comes.
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client:
+                    text, fds, _, _ = socket.recv_fds(client, 4096, 8)
+                    self.asked.append(json.loads(text))
+                    self.handed.put(fds)
+                    client.send(json.dumps(self.answer).encode())
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        while not self.handed.empty():
+            for fd in self.handed.get():
+                os.close(fd)
+
+
+@pytest.fixture
+def side(daemon: FakeDaemon) -> Iterator[FakeSide]:
+    fake = FakeSide(daemon.path.parent / "side.sock")
+    yield fake
+    fake.close()
 
 
 @pytest.fixture

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import lxcctl as package
 from lxcctl.commands.run import random_name
-from lxcd.v1 import console_pb2, container_pb2, types_pb2
+from lxcd.v1 import container_pb2, types_pb2
+from tests.unit.lxcctl.playing import (
+    CONSOLE,
+    CONTROLLER,
+    DAEMON_LEAVES,
+    DETACHED,
+    EVERY_BYTE,
+    KICKED,
+    client,
+    echo,
+    says,
+    starts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import Any
 
     from tests.unit.lxcctl.conftest import FakeDaemon, Lxcctl, Refusal
-
-ROOT = Path(package.__file__).parent.parent
-EVERY_BYTE = bytes(range(256))
-
-
-def part(data: bytes, offset: int = 0, stream: str = "stdout", **more: Any) -> Any:
-    return console_pb2.ReadConsoleLogResponse(
-        stream=stream, generation=5, offset=offset, data=data, **more
-    )
-
-
-def ended(**end: Any) -> Any:
-    return console_pb2.ReadConsoleLogResponse(generation=5, exit=types_pb2.Exit(**end))
-
-
-def client(daemon: FakeDaemon, *argv: str, **more: Any) -> Any:
-    """lxcctl as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lxcctl", *argv],
-        cwd=ROOT,
-        env={**os.environ, "LXCD_ADDRESS": daemon.address},
-        stdout=subprocess.PIPE,
-        **more,
-    )
 
 
 @pytest.fixture
@@ -56,23 +41,24 @@ def running(daemon: FakeDaemon) -> Any:
     daemon.on["StartContainer"] = lambda _: container_pb2.StartContainerResponse(
         pid=9, generation=5
     )
+    daemon.on["AttachConsole"] = echo(CONSOLE)
     return daemon
 
 
 def test_create_and_start(running: FakeDaemon, lxcctl: Lxcctl, tmp_path: Path) -> None:
     config = tmp_path / "c"
     config.write_text("lxc.x = 1\n")
-    running.on["ReadConsoleLog"] = lambda _: iter([part(b"hi\n"), ended(code=0)])
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.output(b"hi\n"), CONSOLE.end(code=0))
     result = lxcctl(
         "run", "host", "--name", "001", "-s", "lxc.a=b", "--config", str(config), "--", "echo", "hi"
     )
     assert (result.status, result.out, result.err) == (0, "hi\n", "")
-    assert [method for method, _ in running.requests] == [
+    (create,), (start,) = running.asked("CreateContainer"), running.asked("StartContainer")
+    assert [method for method, _ in running.requests[:3]] == [
         "CreateContainer",
         "StartContainer",
-        "ReadConsoleLog",
+        "AttachConsole",
     ]
-    create, start, read = (request for _, request in running.requests)
     assert create == container_pb2.CreateContainerRequest(
         name="001",
         image="host",
@@ -81,15 +67,17 @@ def test_create_and_start(running: FakeDaemon, lxcctl: Lxcctl, tmp_path: Path) -
         define=[types_pb2.ConfigItem(key="lxc.a", value="b")],
     )
     assert start == container_pb2.StartContainerRequest(
-        name="001", command=["echo", "hi"], stdio=container_pb2.STDIO_PIPES
+        name="001", command=["echo", "hi"], stdio=container_pb2.STDIO_PIPES, stdin=True
     )
-    assert read == console_pb2.ReadConsoleLogRequest(
-        name="001", stream="output", offset=0, follow=True, generation=5, lossless=True
-    )
+    (attach,) = starts(running, "AttachConsole")
+    assert (attach.name, attach.terminal, attach.generation) == ("001", "output", 5)
+    # What it has written before we came is ours as well, and it waits for us.
+    assert (attach.role, attach.lossless) == (CONTROLLER, True)
+    assert attach.WhichOneof("from") is None
 
 
 def test_rm_defines_nothing(running: FakeDaemon, lxcctl: Lxcctl) -> None:
-    running.on["ReadConsoleLog"] = lambda _: iter([ended(code=3)])
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.end(code=3))
     result = lxcctl("run", "host", "--rm", "-s", "lxc.a=b", "--", "false")
     assert result.status == 3
     assert not running.asked("CreateContainer")
@@ -101,58 +89,62 @@ def test_rm_defines_nothing(running: FakeDaemon, lxcctl: Lxcctl) -> None:
 
 
 def test_bytes_and_streams(running: FakeDaemon, lxcctl: Lxcctl) -> None:
-    running.on["ReadConsoleLog"] = lambda _: iter(
-        [part(EVERY_BYTE), part(EVERY_BYTE[::-1], 256, "stderr"), ended(code=0)]
-    )
-    result = lxcctl("run", "host", "--", "x")
+    result = lxcctl("run", "host", "--", "x", stdin=EVERY_BYTE)
+    assert result.status == 0
     assert result.raw == EVERY_BYTE
     assert result.raw_err == EVERY_BYTE[::-1]
 
 
-@pytest.mark.parametrize(("end", "status"), [({"code": 42}, 42), ({"signal": 9}, 137), ({}, 1)])
-def test_status_of_the_command(
-    running: FakeDaemon, lxcctl: Lxcctl, end: dict[str, Any], status: int
+@pytest.mark.parametrize("end", [{"code": 42}, {"signal": 9}, {}])
+def test_status_of_the_command(running: FakeDaemon, lxcctl: Lxcctl, end: dict[str, Any]) -> None:
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.end(**end))
+    expected = end.get("code", 128 + end["signal"] if "signal" in end else 1)
+    assert lxcctl("run", "host", "--rm", "--", "x").status == expected
+
+
+@pytest.mark.parametrize("reason", [KICKED, DETACHED])
+def test_a_session_that_ends_before_the_container(
+    running: FakeDaemon, lxcctl: Lxcctl, reason: int
 ) -> None:
-    running.on["ReadConsoleLog"] = lambda _: iter([ended(**end)])
-    assert lxcctl("run", "host", "--rm", "--", "x").status == status
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.output(b"x"), CONSOLE.end(reason))
+    result = lxcctl("run", "host", "--", "x")
+    assert (result.status, result.out) == (1, "x")
+    assert "the container goes on" in result.err
 
 
-def test_output_that_ends_before_the_container(running: FakeDaemon, lxcctl: Lxcctl) -> None:
-    running.on["ReadConsoleLog"] = lambda _: iter([part(b"x")])
-    running.on["WaitContainer"] = lambda _: container_pb2.WaitContainerResponse(
-        reached=True, exit=types_pb2.Exit(code=4)
-    )
-    assert lxcctl("run", "host", "--", "x").status == 4
-    assert running.asked("WaitContainer")[0].generation == 5
-
-
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED"])
+@pytest.mark.parametrize("how", ["UNAVAILABLE", "CANCELLED", "DAEMON_LEAVES", "OK"])
 def test_resumes_by_offset_and_generation(
-    running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal], code: str
+    running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal], how: str
 ) -> None:
     data = b"0123456789"
 
-    def read(request: Any) -> Iterator[Any]:
-        at = request.offsets["stdout"]
-        yield part(data[at : at + 4], at)
-        if at < 8:
-            raise refusal(code, "Socket closed")
-        yield ended(code=0)
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        at = next(heard).start.offsets.get("stdout", 0)
+        yield CONSOLE.started()
+        yield CONSOLE.output(data[at : at + 4], at)
+        if at == 8:
+            yield CONSOLE.end(code=0)
+        elif how == "DAEMON_LEAVES":
+            yield CONSOLE.end(DAEMON_LEAVES)
+        elif how != "OK":
+            raise refusal(how, "Socket closed")
 
-    running.on["ReadConsoleLog"] = read
+    running.on["AttachConsole"] = play
     result = lxcctl("run", "host", "--rm", "--", "x")
     assert (result.status, result.out, result.err) == (0, "0123456789", "")
-    asked = running.asked("ReadConsoleLog")
-    assert [request.offsets["stdout"] for request in asked] == [0, 4, 8]
-    assert {request.generation for request in asked} == {5}
+    asked = starts(running, "AttachConsole")
+    assert [start.offsets["stdout"] for start in asked] == [0, 4, 8]
+    assert {start.generation for start in asked} == {5}
 
 
 def test_other_errors_end_it(running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]) -> None:
-    def read(_request: Any) -> Iterator[Any]:
-        yield part(b"x")
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        next(heard)
+        yield CONSOLE.started()
+        yield CONSOLE.output(b"x")
         raise refusal("INTERNAL", "our mistake", "INTERNAL")
 
-    running.on["ReadConsoleLog"] = read
+    running.on["AttachConsole"] = play
     result = lxcctl("run", "host", "--rm", "--", "x")
     assert (result.status, result.out) == (1, "x")
     assert result.err == "lxcctl: our mistake\n"
@@ -162,30 +154,35 @@ def test_other_errors_end_it(running: FakeDaemon, lxcctl: Lxcctl, refusal: type[
 def test_a_daemon_that_is_really_restarted(running: FakeDaemon) -> None:
     # In a process of its own, so that what gRPC's core has to say about it would be seen, too.
     data = b"before after"
-    reading, gone = threading.Event(), threading.Event()
+    gone = threading.Event()
 
-    def first(_request: Any) -> Iterator[Any]:
-        yield part(data[:7])
-        reading.set()
+    def first(heard: Iterator[Any]) -> Iterator[Any]:
+        next(heard)
+        yield CONSOLE.started()
+        yield CONSOLE.output(data[:7])
         gone.wait(30)
 
-    def second(request: Any) -> Iterator[Any]:
-        yield part(data[request.offsets["stdout"] :], request.offsets["stdout"])
-        yield ended(code=6)
+    def second(heard: Iterator[Any]) -> Iterator[Any]:
+        at = next(heard).start.offsets.get("stdout", 0)
+        yield CONSOLE.started()
+        yield CONSOLE.output(data[at:], at)
+        yield CONSOLE.end(code=6)
 
-    running.on["ReadConsoleLog"] = first
-    with client(running, "run", "host", "--rm", "--", "x", stderr=subprocess.PIPE) as process:
-        assert reading.wait(30)
+    running.on["AttachConsole"] = first
+    with client(
+        running, "run", "host", "--rm", "--", "x", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
         assert process.stdout.read(7) == data[:7]
         stopped = running.server.stop(None)
-        running.on["ReadConsoleLog"] = second
+        running.on["AttachConsole"] = second
         gone.set()
         stopped.wait()
         running.path.unlink(missing_ok=True)
         running.start()
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (6, data[7:], b"")
-    assert [request.offsets["stdout"] for request in running.asked("ReadConsoleLog")] == [0, 7]
+    assert [start.offsets["stdout"] for start in starts(running, "AttachConsole")] == [0, 7]
 
 
 def test_failed_start(running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]) -> None:
@@ -203,7 +200,9 @@ def test_failed_start(running: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal
 
 
 def test_lost_output_is_told(running: FakeDaemon, lxcctl: Lxcctl) -> None:
-    running.on["ReadConsoleLog"] = lambda _: iter([part(b"x", 9, gap_bytes=9), ended(code=0)])
+    running.on["AttachConsole"] = says(
+        CONSOLE, CONSOLE.gap(0, 9), CONSOLE.output(b"x", 9), CONSOLE.end(code=0)
+    )
     result = lxcctl("run", "host", "--", "x")
     assert "9 bytes" in result.err
     assert result.out == "x"
@@ -211,10 +210,39 @@ def test_lost_output_is_told(running: FakeDaemon, lxcctl: Lxcctl) -> None:
 
 def test_signals_of_this_process_are_as_before(running: FakeDaemon, lxcctl: Lxcctl) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    running.on["ReadConsoleLog"] = lambda _: iter([ended(code=0)])
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.end(code=0))
     lxcctl("run", "host", "--", "x")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert not [t for t in threading.enumerate() if t.name == "signals"]
+
+
+def test_on_a_terminal(
+    running: FakeDaemon, lxcctl: Lxcctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "vt100")
+    running.on["AttachConsole"] = says(
+        CONSOLE, CONSOLE.output(b"$ ", stream="console"), CONSOLE.end(code=7)
+    )
+    result = lxcctl("run", "host", "--name", "001", "-t", "--", "sh")
+    assert (result.status, result.out) == (7, "$ ")
+    (start,) = running.asked("StartContainer")
+    assert start.define == [types_pb2.ConfigItem(key="lxc.environment", value="TERM=vt100")]
+    assert start.stdio != container_pb2.STDIO_PIPES
+    (attach,) = starts(running, "AttachConsole")
+    assert (attach.terminal, attach.generation, attach.role) == ("console", 5, CONTROLLER)
+    running.on["AttachConsole"] = says(CONSOLE, CONSOLE.end(DETACHED))
+    result = lxcctl("run", "host", "--name", "001", "-t", "--", "sh")
+    assert result.status == 0
+    assert result.err == "lxcctl: left 001 running; back with: lxcctl console 001\n"
+
+
+@pytest.mark.parametrize("keys", ["hyper-a", "a b c d e f g h i"])
+def test_wrong_detach_keys_are_told_before_anything_is_done(
+    running: FakeDaemon, lxcctl: Lxcctl, keys: str
+) -> None:
+    result = lxcctl("run", "host", "-t", "--detach-keys", keys, "--", "sh")
+    assert result.status == 2
+    assert not running.requests
 
 
 @pytest.mark.parametrize(
@@ -247,14 +275,19 @@ def test_signals_are_passed_on(
         arrived.release()
         return container_pb2.SignalContainerResponse()
 
-    def read(_request: Any) -> Iterator[Any]:
-        yield part(b"ready\n")
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        next(heard)
+        yield CONSOLE.started()
+        yield CONSOLE.output(b"ready\n")
         over.wait(30)
-        yield ended(signal=passed[-1])
+        yield CONSOLE.end(signal=passed[-1])
 
     running.on["SignalContainer"] = take
-    running.on["ReadConsoleLog"] = read
-    with client(running, "run", "host", "--name", "001", "--", "x") as process:
+    running.on["AttachConsole"] = play
+    with client(
+        running, "run", "host", "--name", "001", "--", "x", stdin=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         for number in sent:
             process.send_signal(number)
