@@ -27,6 +27,7 @@ _CHUNK = 64 * 1024
 _AHEAD_BYTES = 4 << 20
 _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
 _VIEWER = 1  # SESSION_ROLE_VIEWER
+_PIPES = ("stdout", "stderr")
 _ROBBED = ("NOT_THE_CONTROLLER", "CONTROL_TAKEN")
 
 
@@ -53,6 +54,7 @@ class Attachment:
         self.start = start
         self.offsets: dict[str, int] = {}
         self._credited: dict[str, int] = {}
+        self._cut: set[str] = set()  # streams of which something was lost just now
         self.on_started: Callable[[Any], object] = lambda _: None
         # The daemon is away, and nothing has begun yet.
         self.on_waiting: Callable[[], None] = lambda: None
@@ -172,10 +174,11 @@ class Attachment:
         match kind:
             case "output":
                 output = frame.output
-                self.on_output(output.stream, output.data)
+                self.on_output(output.stream, self._shown(output))
                 self._consumed(output.stream, output.offset + len(output.data))
             case "gap":
                 gap = frame.gap
+                self._cut.add(gap.stream)
                 self.on_gap(gap.stream, gap.end_offset - gap.begin_offset)
                 self._consumed(gap.stream, gap.end_offset, at_once=True)
             case "input_ack":
@@ -186,6 +189,17 @@ class Attachment:
                 self._has_role(frame.role.role, frame.role.by)
             case _:
                 return
+
+    def _shown(self, output: Any) -> bytes:  # noqa: ANN401
+        """A terminal's bytes with their beginning lost begin where they make sense."""
+        data: bytes = output.data
+        cut = output.stream in self._cut or (output.offset and output.stream not in self.offsets)
+        self._cut.discard(output.stream)
+        if not cut or output.stream in _PIPES:
+            return data
+        from lxcctl.escapes import behind_cut
+
+        return behind_cut(data)
 
     @property
     def controls(self) -> bool:

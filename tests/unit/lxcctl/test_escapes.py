@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from lxcctl.escapes import Harmless, behind_cut
 from lxcd.v1 import console_pb2
-from tests.unit.lxcctl.playing import client
+from tests.unit.lxcctl.playing import EXEC, client, says
 
 if TYPE_CHECKING:
-    from tests.unit.lxcctl.conftest import FakeDaemon
+    from collections.abc import Iterator
+
+    from tests.unit.lxcctl.conftest import FakeDaemon, Lxcctl, Refusal
 
 STEADY = settings(deadline=None, derandomize=True, database=None)
 
@@ -103,3 +105,36 @@ def test_logs_on_a_terminal(daemon: FakeDaemon, options: list[str], seen: bytes)
     assert os.read(master, 1000) == seen
     os.close(master)
     os.close(slave)
+
+
+@pytest.mark.parametrize(
+    ("stream", "shown"),
+    [
+        ("terminal", b"\x1b[1mone\ntwothreefive"),
+        ("stdout", b"0m\x1b[1mone\ntwothreefour\x1b\\five"),
+    ],
+)
+def test_a_terminal_begins_where_it_makes_sense(
+    daemon: FakeDaemon, refusal: type[Refusal], lxcctl: Lxcctl, stream: str, shown: bytes
+) -> None:
+    """Behind what is lost, and nowhere else; of a pipe not a byte is left out."""
+
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        again = bool(next(heard).start.offsets)
+        yield EXEC.started()
+        if not again:
+            yield EXEC.output(b"0m\x1b[1mone\n", 1000, stream)
+            yield EXEC.output(b"two", 1010, stream)
+            raise refusal("UNAVAILABLE", "Socket closed")
+        yield EXEC.output(b"three", 1013, stream)
+        yield EXEC.gap(1018, 2000, stream)
+        yield EXEC.output(b"four\x1b\\five", 2000, stream)
+        yield EXEC.end(code=0)
+
+    daemon.on["AttachExec"] = play
+    assert lxcctl("attach", "e1").raw == shown
+
+
+def test_what_begins_at_the_beginning_is_whole(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    daemon.on["AttachExec"] = says(EXEC, EXEC.output(b"one\ntwo", 0, "terminal"), EXEC.end(code=0))
+    assert lxcctl("attach", "e1").raw == b"one\ntwo"
