@@ -29,6 +29,7 @@ _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
 _VIEWER = 1  # SESSION_ROLE_VIEWER
 _PIPES = ("stdout", "stderr")
 _ROBBED = ("NOT_THE_CONTROLLER", "CONTROL_TAKEN")
+_NO_INPUT = ("NO_INPUT", "INPUT_AFTER_END")
 
 
 class Attachment:
@@ -107,10 +108,14 @@ class Attachment:
                     else:
                         self._take(kind, frame)
             except CallError as error:
-                if error.reason in _ROBBED and self._controls and not (first or self._leaving):
+                reads_on = self._controls and not (first or self._leaving)
+                if reads_on and error.reason in _ROBBED:
                     # Something was under way when control was taken, or the connection was lost:
                     # what comes is ours still.
                     self._has_role(_VIEWER)
+                elif reads_on and error.reason in _NO_INPUT and not self._unacked:
+                    # Nothing is lost that was typed, only its end.
+                    self._stop_typing()
                 elif end is None and not self._comes_back(error, first=first):
                     raise
             finally:
@@ -207,14 +212,19 @@ class Attachment:
         return self._controls
 
     def _has_role(self, role: int, by: str = "") -> None:
-        with self._changed:
-            self._controls = role != _VIEWER
-            if not self._controls:
-                # Nobody takes it from us any more.
-                self._unacked.clear()
-                self._sent = 0
-                self._changed.notify_all()
+        if role == _VIEWER:
+            self._stop_typing()
+        else:
+            self._controls = True
         self.on_role(self._controls, by)
+
+    def _stop_typing(self) -> None:
+        with self._changed:
+            self._controls = False
+            # Nobody takes it from us any more.
+            self._unacked.clear()
+            self._sent = 0
+            self._changed.notify_all()
 
     def _consumed(self, stream: str, offset: int, *, at_once: bool = False) -> None:
         self.offsets[stream] = offset
