@@ -11,7 +11,7 @@ from lxcctl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from typing import Any, TypeVar
 
     from lxcctl.attach import Attachment
@@ -76,7 +76,7 @@ def signals(*, at_terminal: bool = True) -> SignalThread:
 
 def _act_as_anybody(number: int) -> None:
     if number == signal.SIGTSTP:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.raise_signal(signal.SIGSTOP)
     elif number != signal.SIGWINCH:
         os._exit(128 + number)
 
@@ -129,7 +129,7 @@ def typing(
     *,
     on_leaving: Callable[[], None] = lambda: None,
     on_started: Callable[[Any], None] = lambda _: None,
-) -> Iterator[None]:
+) -> Generator[None]:
     """Have `types` type into the session, from the moment it has begun on; raw if standard input is
     a terminal. Of the signals that are `taken` SIGWINCH becomes a new size, SIGTSTP suspends us,
     what would end us lets go first.

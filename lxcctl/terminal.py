@@ -5,6 +5,7 @@ whatever happens.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import termios
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# Nobody can put a terminal back who is killed: this one waits for our end, in a session of its own,
-# so that what kills us does not reach it, and the terminal's job control neither.
-_GUARD = 'read -r word; [ "$word" = done ] || stty "$0" <&3'
-
 
 class RawTerminal:
     """Raw between `with`'s begin and end. `fd` stays the caller's."""
@@ -26,11 +23,12 @@ class RawTerminal:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._saved: list[object] = []
-        self._guard = -1
+        self._guard: _Guard | None = None
 
     def __enter__(self) -> Self:
         self._saved = termios.tcgetattr(self._fd)
-        self._guard = _spawn_guard(self._fd, _as_stty(self._saved))
+        with contextlib.suppress(OSError):  # there may be no shell to be it
+            self._guard = _Guard(self._fd, _as_stty(self._saved))
         self.begin()
         return self
 
@@ -41,11 +39,9 @@ class RawTerminal:
         trace: TracebackType | None,
     ) -> None:
         self.end()
-        if self._guard >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self._guard, b"done\n")
-            os.close(self._guard)
-            self._guard = -1
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
 
     def begin(self) -> None:
         """Raw again; what was typed meanwhile is not thrown away."""
@@ -60,7 +56,8 @@ class RawTerminal:
     def suspend(self) -> None:
         """Stop this process as a shell's user expects it, and go on where it was."""
         self.end()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this thread: it would still run a little before another one stopped it.
+        signal.raise_signal(signal.SIGSTOP)
         self.begin()
 
     @property
@@ -77,26 +74,43 @@ def _as_stty(saved: list[object]) -> str:
     return ":".join(f"{number:x}" for number in (*saved[:4], *numbers))
 
 
-def _spawn_guard(fd: int, saved: str) -> int:
-    """Our end of the pipe that it waits on; -1 if there is no shell to be it."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    try:
-        os.posix_spawn(
-            "/bin/sh",
-            ["sh", "-c", _GUARD, saved],
-            {"PATH": "/usr/bin:/bin"},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, read_end, 0),
-                (os.POSIX_SPAWN_DUP2, fd, 3),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-            ],
-            setsid=True,
-            setsigmask=[],
-        )
-    except OSError:
-        os.close(write_end)
-        return -1
-    finally:
-        os.close(read_end)
-    return write_end
+# Nobody can put a terminal back who is killed: this one waits for our end, in a session of its own,
+# so that what kills us does not reach it, and the terminal's job control neither.
+_GUARD = 'read -r word; [ "$word" = done ] || stty "$0" <&3'
+
+
+class _Guard:
+    """A shell that waits on a pipe for our end."""
+
+    def __init__(self, fd: int, saved: str) -> None:
+        low, self._write_end = os.pipe2(os.O_CLOEXEC)
+        # Out of the way of the numbers below: `fd` is 0 as a rule, and has to be 3 first.
+        read_end = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)
+        os.close(low)
+        try:
+            self._pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", _GUARD, saved],
+                {"PATH": "/usr/bin:/bin"},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, fd, 3),
+                    (os.POSIX_SPAWN_DUP2, read_end, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
+                setsid=True,
+                setsigmask=[],
+            )
+        except OSError:
+            os.close(self._write_end)
+            raise
+        finally:
+            os.close(read_end)
+
+    def dismiss(self) -> None:
+        """The terminal is as it was: there is nothing to guard any more."""
+        with contextlib.suppress(OSError):
+            os.write(self._write_end, b"done\n")
+        os.close(self._write_end)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)

@@ -24,11 +24,11 @@ from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
 from lxcd.supervisor import execs, host, launch, service
+from lxcd.supervisor.errands import Errands
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
-from lxcd.supervisor.lookups import Lookups
 from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
@@ -86,7 +86,7 @@ async def _serve(
             trees=trees,
             host=host.facts(trees),
             tasks=tasks,
-            lookups=Lookups(),
+            errands=Errands(),
         )
         registry = Registry(house)
 
@@ -106,7 +106,7 @@ async def _serve(
         server = Server(
             Containers(house, registry, replays, side),
             Execs(house, registry, known, replays, side),
-            Consoles(registry, replays),
+            Consoles(house, registry, replays),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
         )

@@ -118,7 +118,11 @@ class Viewer:
             known=self._generation > 0,
             controls=self._controls,
         )
-        attachment.start = lambda message: self._fill(message, resumed=bool(attachment.offsets))
+
+        def start(message: Any) -> None:  # noqa: ANN401 - an AttachConsoleStart
+            self._fill(message, resumed=bool(attachment.offsets))
+
+        attachment.start = start
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
         attachment.on_role = self._has_role

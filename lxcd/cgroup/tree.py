@@ -121,8 +121,9 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
     directories = {tree.key: _path(tree, name, own) for tree in trees.hierarchies}
     made: list[str] = []
     for tree in trees.hierarchies:
-        path = directories[tree.key]
-        missing: list[str] = []
+        # That itself is not there was just seen.
+        missing = [directories[tree.key]]
+        path = os.path.dirname(missing[0])
         while path != tree.mountpoint and not os.path.lexists(path):
             missing.append(path)
             path = os.path.dirname(path)
@@ -363,8 +364,10 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
 def _enable_controllers(path: str) -> None:
     """Let children of a version 2 directory have its controllers, as far as that is possible."""
     with contextlib.suppress(OSError):
-        enabled = _words(f"{path}/cgroup.subtree_control")
-        for controller in _words(f"{path}/cgroup.controllers") - enabled:
+        # Beside version 1 there are mostly none.
+        controllers = _words(f"{path}/cgroup.controllers")
+        enabled = _words(f"{path}/cgroup.subtree_control") if controllers else set[str]()
+        for controller in controllers - enabled:
             with (
                 contextlib.suppress(OSError),
                 open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,

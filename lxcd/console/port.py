@@ -88,6 +88,7 @@ class Port:
         self._free = False  # what it writes waits for nobody
         self._typed: deque[tuple[Session, memoryview]] = deque()  # empty: the end
         self._pushing = False  # it waits for room
+        self._dropped = 0  # bytes that were typed to what had closed
 
     # ---- who is there
 
@@ -224,7 +225,7 @@ class Port:
                 self._ends.drained(stream)
 
     def begun(self, stream: Stream) -> None:
-        """Its first output is here, and so is its ring."""
+        """Its first output is here, and so is its ring, which may hold from its first byte on."""
         if self._free:
             self.release()
         else:
@@ -286,8 +287,12 @@ class Port:
                 if not stream.closed:
                     self._ends.finish(stream)
                 continue
-            # What nobody will ever read is as good as taken.
-            count = len(data) if stream.closed else self._ends.put(stream, data)
+            if stream.closed:
+                # What nobody will ever read is as good as taken.
+                count = len(data)
+                self._dropped += count
+            else:
+                count = self._ends.put(stream, data)
             if count == 0:
                 self._push_later(stream)
                 return
@@ -296,7 +301,7 @@ class Port:
                 self._typed[0] = (session, data[count:])
             else:
                 self._typed.popleft()
-            session.notice(Taken(self.input_offset))
+            session.notice(Taken(self._taken_offset))
 
     def _push_later(self, stream: Stream) -> None:
         if self._pushing:
@@ -313,9 +318,15 @@ class Port:
 
     @property
     def input_offset(self) -> int:
-        """How much was ever typed."""
+        """How much was ever typed, with what waits for room: it need not be typed again, even if
+        whoever did that is gone.
+        """
+        return self._taken_offset + sum(len(data) for _, data in self._typed)
+
+    @property
+    def _taken_offset(self) -> int:
         ring = self.input.input if self.input is not None else None
-        return ring.head if ring is not None else 0
+        return (ring.head if ring is not None else 0) + self._dropped
 
     # ---- its size
 

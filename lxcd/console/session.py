@@ -27,7 +27,7 @@ WINDOW_LIMIT_BYTES = 16 << 20
 # What is sent at once; a stream that has more waits for the others.
 CHUNK_BYTES = 128 * 1024
 # Behind the first piece, others that come so soon are sent as one.
-_PAUSE_SECONDS = 0.001
+PAUSE_SECONDS = 0.001
 # What may be typed before it is acknowledged: so a frame that is no input never waits behind input.
 INPUT_WINDOW_BYTES = 64 * 1024
 
@@ -160,7 +160,7 @@ class Session:
                     yield frame
             if busy or self._notices:
                 # Others have their turn; and what comes in small pieces is sent in larger ones.
-                await asyncio.sleep(0 if self._is_behind() else _PAUSE_SECONDS)
+                await asyncio.sleep(0 if self._is_behind() else PAUSE_SECONDS)
             elif self.port.over and all(cursor.at_end for cursor in self.cursors.values()):
                 return
             else:

@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from lxcd.container import credentials, devices, join, mounts, namespaces, rootfs, spec
+from lxcd.container import credentials, devices, join, mounts, namespaces, pid1, rootfs, spec
 from lxcd.container.channel import ChildEnd, Failed, Prepared, send_go
 from lxcd.container.walk import Walk
 from lxcd.kernel import fd as kernel_fd
@@ -52,6 +52,8 @@ def live(channel: socket.socket, keeper: socket.socket, cgroups: list[int], flag
         spec.decode(_REHEARSAL)
         if flags & process.CLONE_NEWNS:
             _rehearse()
+            own = [0, 1, 2, channel.fileno(), keeper.fileno(), *pid1.descriptors()]
+            kernel_fd.close_all_but(own)
         if flags & process.CLONE_NEWNET:
             with contextlib.suppress(OSError):
                 namespaces.set_loopback_up()
@@ -82,16 +84,11 @@ def _rehearse() -> None:
     that comes is all the same (in a user namespace it is not far).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    with ours, theirs:
+    with ours, theirs, contextlib.suppress(OSError):
+        send_go(theirs)
         walk = Walk(ChildEnd(ours), ours, [])
-        try:
-            walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
-            walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
-            send_go(theirs)
-            for rehearsed in _REHEARSED:
-                with contextlib.suppress(OSError):
-                    rehearsed.apply(walk)
-        except OSError:
-            pass
-        finally:
-            kernel_fd.close_all([walk.root, walk.dev, walk.devpts, *walk.stdio])
+        walk.root = mount.fsmount("tmpfs", (("mode", "755"),))
+        walk.devpts = mount.fsmount("devpts", (("mode", "0620"), ("ptmxmode", "0666")))
+        for rehearsed in _REHEARSED:
+            with contextlib.suppress(OSError):
+                rehearsed.apply(walk)

@@ -4,12 +4,15 @@ number in argv.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import os
 import signal
 import socket
 import sys
+from typing import TextIO, cast
 
 from lxcd.container import pid1
 from lxcd.keeper import handover, protocol, spawn, upgrade
@@ -17,6 +20,16 @@ from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
+
+
+class _Log(io.TextIOBase):
+    """What the keeper has to say. Where that finds no room it is lost, and nothing else is."""
+
+    def write(self, text: str) -> int:
+        """To standard error, at once."""
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
+        return len(text)
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +43,7 @@ def main(arguments: list[str]) -> int:
     --candidate FD                             one that might take its place
     --state FD                                 one that does
     """
+    sys.stderr = cast("TextIO", _Log())
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if "--namespace" in options:
         # The trustee has started us with the root of our tree, but it lives in another.

@@ -317,13 +317,11 @@ class Children:
             self._streams.add(child, fds, **value)
         elif kind == "FORKED":
             self._epoll.unwatch(child.pidfd)
-            # The first half may sleep until the other one has exec'ed: there is nothing left for it
-            # to do. As it is known no more, it is reaped with the orphans.
+            # Else the first half sleeps until the other one has exec'ed. Reaped with the orphans.
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.close(child.pidfd)
-            child.pid, child.pidfd = self._pid_of(fds[0], value or child.pid), fds[0]
-            child.forked = True
+            child.pid, child.pidfd, child.forked = self._pid_of(fds[0], child.pid), fds[0], True
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))
@@ -338,11 +336,11 @@ class Children:
             child.control = None
 
     @staticmethod
-    def _pid_of(pidfd: int, told: int) -> int:
+    def _pid_of(pidfd: int, before: int) -> int:
         try:
             return process.pidfd_pid(pidfd)
         except OSError:
-            return told  # it has ended already; the number is for people only
+            return before  # it was reaped already; the number is for people only
 
     # ---- how they end
 

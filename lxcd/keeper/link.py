@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lxcd.keeper.epoll import Epoll
 
 
+_AGAIN_SECONDS = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Unsent:
     """A message that the socket had no room for, with copies of its descriptors."""
@@ -49,10 +52,13 @@ class Link:
         self._epoll = epoll
         self.listener = listener
         self.peer = peer
-        epoll.watch(listener.fileno(), self._accept, failed=lambda: None)
+        self._listen()
         if peer is not None:
             epoll.watch(peer.socket.fileno(), self._serve, failed=self.hang_up)
             epoll.also_writable(peer.socket.fileno(), bool(peer.unsent))
+
+    def _listen(self) -> None:
+        self._epoll.watch(self.listener.fileno(), self._accept, failed=lambda: None)
 
     @property
     def greeted(self) -> bool:
@@ -60,7 +66,14 @@ class Link:
         return self.peer is not None and self.peer.poke >= 0
 
     def _accept(self) -> None:
-        connection, _ = self.listener.accept()
+        try:
+            connection, _ = self.listener.accept()
+        except OSError as error:
+            # No descriptors, as a rule: whoever waits is still there later.
+            print(f"keeper: {error}", file=sys.stderr)
+            self._epoll.unwatch(self.listener.fileno())
+            self._epoll.later(_AGAIN_SECONDS, self._listen)
+            return
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         uid = int.from_bytes(credentials[4:8], sys.byteorder)
         # One lxcd at a time: the directory's lock sees to it; a second one gets nothing here

@@ -28,7 +28,7 @@ MESSAGE_LIMIT = 192 * 1024
 STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
 CHILD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SOCKET_NAME = "keeper.sock"
-TRUSTEE_SOCKET_NAME = "trustee.sock"
+TRUSTEE_NAME = "trustee.sock"  # not lxcd's to talk to: see `trustee`
 JOURNAL_NAME = "exits.journal"
 
 

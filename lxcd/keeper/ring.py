@@ -87,6 +87,8 @@ class Ring:
             os.close(memfd)
             raise ValueError("not a ring: too small")
         self._map = mmap.mmap(memfd, size)
+        # A child of the keeper has no business with it, and each mapping makes its fork dearer.
+        self._map.madvise(mmap.MADV_DONTFORK)
         self._view = memoryview(self._map)
         self._words = self._view[:HEADER_BYTES].cast("Q")
         self.capacity = size - HEADER_BYTES
@@ -152,8 +154,9 @@ class Ring:
         ring in between would wait for ever.
         """
         before = self.acked
-        self._words[_WORD_ACKED] = max(before, min(offset, self.head))
-        return self.head - before >= self.capacity
+        now = max(before, min(offset, self.head))
+        self._words[_WORD_ACKED] = now
+        return now > before and self.head - before >= self.capacity
 
     def room(self) -> int:
         """How much may be written now; 0: the writer has to wait for the reader."""

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from lxcd.keeper import spawn
-from lxcd.keeper.protocol import TRUSTEE_SOCKET_NAME
+from lxcd.keeper.protocol import TRUSTEE_NAME
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process
 
@@ -144,13 +144,13 @@ def start_keeper(private: int, argv: list[str], handed: dict[str, int]) -> None:
 
 
 def _reach(private: int) -> socket.socket:
-    path = f"/proc/self/fd/{private}/{TRUSTEE_SOCKET_NAME}"
+    path = f"/proc/self/fd/{private}/{TRUSTEE_NAME}"
     trustee = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         trustee.connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(TRUSTEE_SOCKET_NAME, dir_fd=private)
+            os.unlink(TRUSTEE_NAME, dir_fd=private)
         old = os.umask(0o177)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as address:
             address.bind(path)

@@ -41,7 +41,7 @@ class AttachStart(Protocol):
     label: str
     window_bytes: int
 
-    def HasField(self, name: Any) -> bool:  # noqa: ANN401, D102 - as messages have it
+    def HasField(self, name: Any, /) -> bool:  # noqa: ANN401, D102 - as messages have it
         ...
 
 

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from lxcd.rpc.replay import Replays
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
+    from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
 
 
 class Consoles(console_pb2_grpc.ConsoleServiceServicer):
     """Terminals and pipes of containers."""
 
-    def __init__(self, registry: Registry, replays: Replays) -> None:
+    def __init__(self, house: House, registry: Registry, replays: Replays) -> None:
+        self._house = house
         self._registry = registry
         self._replays = replays
 
@@ -93,7 +95,7 @@ class Consoles(console_pb2_grpc.ConsoleServiceServicer):
         child = actor.child if start.generation else actor.require_running()
         if child is None:
             child = actor.require_running()
-        port = actor.port(child, start.terminal or "console")
+        port = ports.container_port(self._house.keeper, child, start.terminal or "console")
         session = _attach(port, start)
         try:
             if start.HasField("size") and session.role is Role.CONTROLLER:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.config import writer
-from lxcd.rpc import convert, requests
+from lxcd.rpc import convert, requests, starting
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import processes
+from lxcd.supervisor import freezing, processes
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -267,67 +267,8 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.StartContainerResponse:
         """See container.proto."""
         del context
-        return await self._replays.once(request, lambda: self._start(request))
-
-    async def _start(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
-        if request.stdio != pb.STDIO_PIPES and (request.stdin or request.descriptors_token):
-            raise errors.InvalidArgument(
-                "standard input and descriptors are for STDIO_PIPES", "INVALID_STDIO"
-            )
-        with self._side.redeem(request.descriptors_token) as given:
-            return await self._start_with(request, given)
-
-    async def _start_with(
-        self, request: pb.StartContainerRequest, given: dict[str, int]
-    ) -> pb.StartContainerResponse:
-        defines = convert.defines(request.define)
-        wanted = Request(
-            command=requests.command(request.command),
-            application=bool(request.command) and not request.system,
-            pipes=request.stdio == pb.STDIO_PIPES,
-            stdin=request.stdin,
-            ephemeral=request.ephemeral,
-            defines=defines,
-        )
-        if request.config_text or request.image:
-            return await self._start_undefined(request, wanted, given)
-        actor = self._registry.get(request.lxcpath, request.name)
-        async with actor.lock:
-            definition = actor.definition()
-            if defines:
-                definition = read_text(definition.text, definition.origin, defines)
-            if request.validate_only:
-                actor.require_stopped()
-                actor.compile(definition, wanted)
-                return pb.StartContainerResponse()
-            started = await actor.start(definition, wanted, given=given)
-        return convert.started(definition, started)
-
-    async def _start_undefined(
-        self, request: pb.StartContainerRequest, wanted: Request, given: dict[str, int]
-    ) -> pb.StartContainerResponse:
-        actor, definition, transient = await self._registry.undefined(
-            request.lxcpath,
-            request.name,
-            requests.text(request.config_text),
-            request.config_origin,
-            wanted.defines,
-            request.image,
-            validate_only=request.validate_only,
-        )
-        try:
-            async with actor.lock:
-                if request.validate_only:
-                    actor.compile(definition, wanted)
-                    await self._registry.discard(actor, transient)
-                    return pb.StartContainerResponse()
-                started = await actor.start(
-                    definition, wanted, transient_dir=transient, given=given
-                )
-        except BaseException:
-            await self._registry.discard(actor, transient)
-            raise
-        return convert.started(definition, started)
+        start = starting.Starting(self._registry, self._side)
+        return await self._replays.once(request, lambda: start.start(request))
 
     @unary
     async def StopContainer(
@@ -394,7 +335,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.FreezeContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.require_running, Container.freeze)
+        await self._locked(request, Container.require_running, freezing.freeze)
         return pb.FreezeContainerResponse()
 
     @unary
@@ -403,7 +344,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.ThawContainerResponse:
         """See container.proto."""
         del context
-        await self._locked(request, Container.require_frozen, Container.thaw)
+        await self._locked(request, Container.require_frozen, freezing.thaw)
         return pb.ThawContainerResponse()
 
     async def _locked(

@@ -15,15 +15,19 @@ walking.py     the child's walk, from outside: barriers, and how it ended
 reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down
+freezing.py    and letting go on
+changes.py     waiting for something to be as one wants it
 stopping.py    the stop: ask, wait, kill
+ending.py      the end of a life, and what it leads to
 execs.py       commands that join a container, by their ids; and the short way
 exec.py        one of them
-lookups.py     reading what a container may make wait for ever
+errands.py     what somebody else may make wait for ever
 entering.py    how a command gets into a container
 ports.py       where sessions attach to what the keeper holds
 consolelog.py  the session that fills a console's log file
 processes.py   who belongs to which container
 keeper.py      the asyncio side of the keeper's protocol; another keeper when one is lost
+line.py        the connection to it
 held.py        a child of the keeper, as lxcd holds it
 joining.py     the way to the keeper's socket
 launch.py      the keeper's process, and a candidate for its place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig
     from lxcd.console.session import Session
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.errands import Errands
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -52,16 +52,16 @@ def finish(house: House, container: Container, child: Held) -> None:
 
 async def _fill(house: House, container: Container, child: Held, file: LogFile, path: str) -> None:
     port = terminal_port(house.keeper, child, CONSOLE)
-    writer = _Writer(file, container.name)
+    writer = _Writer(house.errands, file, path, container.name)
     session: Session | None = None
     try:
-        offset = await asyncio.to_thread(file.open)
+        offset = await house.errands.run(path, file.open)
         head = child.stream(CONSOLE).head
         offsets = {CONSOLE: min(offset or 0, head)}
         session = port.attach(
             console.Role.VIEWER, Start(offsets), window=console.WINDOW_BYTES, label=LABEL
         )
-        await asyncio.to_thread(file.begin, offsets[CONSOLE])
+        await house.errands.run(path, lambda: file.begin(offsets[CONSOLE]))
         async for frame in session.frames():
             if isinstance(frame, console.Output):
                 done = frame.offset + len(frame.data)
@@ -73,9 +73,9 @@ async def _fill(house: House, container: Container, child: Held, file: LogFile, 
                 continue
             session.credit(CONSOLE, done)
         if session.ending is None:
-            await asyncio.to_thread(file.forget)
-    except OSError as error:
-        text = f"{path}: {error.strerror}"
+            await house.errands.run(path, file.forget)
+    except (OSError, errors.DeadlineExceeded) as error:
+        text = f"{path}: {error}"
         _log.error("the console's log of %s: %s", container.name, text)
         container.tell("container.console_log_failed", message=text)
     finally:
@@ -87,7 +87,9 @@ async def _fill(house: House, container: Container, child: Held, file: LogFile, 
 class _Writer:
     """Writes what it can. What there was no room for is said in the file once there is some."""
 
-    def __init__(self, file: LogFile, name: str) -> None:
+    def __init__(self, errands: Errands, file: LogFile, path: str, name: str) -> None:
+        self._errands = errands
+        self._path = path
         self._file = file
         self._name = name
         self._lost_from: int | None = None
@@ -99,12 +101,17 @@ class _Writer:
 
     async def write(self, offset: int, data: bytes) -> None:
         """Bytes that come next. On disk, or lost."""
+        lost_from = self._lost_from
+
+        def add() -> None:
+            if lost_from is not None:
+                self._file.note_gap(lost_from, offset)
+            self._file.write(offset, data)
+
         try:
-            if self._lost_from is not None:
-                await asyncio.to_thread(self._file.note_gap, self._lost_from, offset)
-                self._lost_from = None
-            await asyncio.to_thread(self._file.write, offset, data)
-        except OSError as error:
+            await self._errands.run(self._path, add)
+            self._lost_from = None
+        except (OSError, errors.DeadlineExceeded) as error:
             if self._lost_from is None:
                 _log.error("the console's log of %s: %s", self._name, error)
             self.lose(offset)

@@ -1,7 +1,7 @@
 """One actor per container. Its operations come one after the other; its end may come at any time.
 
 `lock` is held by whoever changes the container on request. The end of a life is handled beside it,
-by `_finish`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
+by `ending`, and always leads to STOPPED: whoever holds the lock waits for that through `settled`.
 """
 
 from __future__ import annotations
@@ -17,32 +17,30 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import consolelog, ports, removal, start, stopping
+from lxcd.supervisor import consolelog, ending, ports, removal, start, stopping
+from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
-from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
-from lxcd.supervisor.stop import signal_name
+from lxcd.supervisor.state import TRANSITIONS, Exit, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lxcd.console.port import Port
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
 # How long an application's pipes wait for a reader who wants every byte.
 _HOLD_SECONDS = 5.0
-# reboot(2) over and over must not keep the host busy.
-_REBOOT_PAUSE_SECONDS = 0.2
 
 
-class Container:
+class Container(Changes):
     """A container that is defined, or runs, or both."""
 
     def __init__(
         self, house: House, lxcpath: str, name: str, gone: Callable[[Container], None]
     ) -> None:
+        super().__init__()
         self._house = house
         self._gone = gone
         self.lxcpath = lxcpath
@@ -59,7 +57,6 @@ class Container:
         self.rebooting = False  # between the end of one life and the start of the next
         self.stop_requested = False
         self.hurried = False  # a stop that waits for a clean shutdown is to kill now
-        self._changed: list[asyncio.Future[None]] = []
 
     # ---- what it is
 
@@ -110,24 +107,6 @@ class Container:
         self.state_reason = reason
         self.tell("container.state", state=state, message=reason)
         self.wake()
-
-    def wake(self) -> None:
-        """Something about it has changed."""
-        changed, self._changed = self._changed, []
-        for future in changed:
-            if not future.done():
-                future.set_result(None)
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds` is true of it."""
-        while not holds():
-            future = asyncio.get_running_loop().create_future()
-            self._changed.append(future)
-            try:
-                await future
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._changed.remove(future)
 
     async def settled(self) -> None:
         """Wait until an end that is under way is over."""
@@ -259,7 +238,7 @@ class Container:
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
-            loop.call_later(_HOLD_SECONDS, self._release_unread, started.child)
+            loop.call_later(_HOLD_SECONDS, ports.release_unread, self._house.keeper, started.child)
         if started.child.exited is not None:
             self._on_exit(started.child)
         return started
@@ -304,20 +283,6 @@ class Container:
                 self._house.keeper.forget(self.child)
             self.child = None
 
-    def port(self, child: Held, name: str) -> Port:
-        """Where sessions attach to a life of it. Raises NotFound."""
-        port = ports.port_of(self._house.keeper, child, name)
-        if not port.terminal:
-            port.on_left = lambda _: self._release_unread(child)
-        return port
-
-    def _release_unread(self, child: Held) -> None:
-        """Nobody reads its pipes without loss: then they do not hold it up."""
-        if any(name in child.streams for name in ports.PIPES):
-            port = ports.pipe_port(self._house.keeper, child)
-            if not any(session.waits for session in port.sessions.values()):
-                port.release()
-
     # ---- the end of a life
 
     def adopt(self, child: Held, record: Record) -> None:
@@ -339,122 +304,7 @@ class Container:
     def _on_exit(self, child: Held) -> None:
         if self.child is child and self.state.alive:
             child.on_exit = None
-            self._house.begin(self._finish(child))
-
-    async def _finish(self, child: Held) -> None:
-        log.container.set(self.name)
-        try:
-            config = self.running.config if self.running is not None else None
-            ephemeral = self.record.request.ephemeral or (config is not None and config.ephemeral)
-            await self._clean_up(child, ephemeral=ephemeral)
-        except Exception:  # noqa: BLE001 - see below
-            # One container's mess must not end the supervision of all the others.
-            _log.exception("cleaning up after %s", self.name)
-            if self.state is State.STOPPING:
-                self.set_state(State.STOPPED, "cleaning up failed: see the log of lxcd")
-            return
-        await self.follow_up()
-
-    async def follow_up(self) -> None:
-        """What an end leads to."""
-        match self.record.intent:
-            case Intent(deed=Deed.RESTART):
-                await self._start_again()
-            case Intent(deed=Deed.VANISH):
-                await self._vanish()
-            case _:
-                pass
-
-    async def _clean_up(self, child: Held, *, ephemeral: bool) -> None:
-        exited = child.exited
-        if exited is None:
-            raise errors.Internal("an end without an exit")
-        oom = await asyncio.to_thread(tree.oom_kills, self.payload) > 0
-        how = exit_of(
-            exited.status,
-            time_ns=exited.time_ns,
-            generation=self.record.generation,
-            requested=self.stop_requested,
-            oom=oom,
-            pid_namespace="pid" in self.record.namespaces and not self.record.request.application,
-            application=self.record.request.application,
-        )
-        if not exited.known:
-            how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
-        if self.state is not State.STOPPING:
-            self.set_state(State.STOPPING)
-        left = await asyncio.to_thread(tree.remove, self.payload)
-        if left:
-            _log.error("cgroups could not be removed: %s", " ".join(left))
-        follows = None
-        if how.cause is Cause.REBOOT:
-            follows = Intent(Deed.RESTART, self._house.events.last)
-        elif ephemeral or not self.defined:
-            follows = Intent(Deed.VANISH, self._house.events.last)
-        self.record = self.record.but(
-            phase=STOPPED,
-            exit=how,
-            pid=0,
-            cgroups={},
-            cgroups_made=(),
-            stop_requested=False,
-            intent=follows,
-        )
-        if self.write_record():
-            with contextlib.suppress(errors.Unavailable):
-                self._house.keeper.acknowledge(child)
-        self.running = None
-        self.set_state(State.STOPPED)
-        self._tell_exit(how)
-        self.wake()
-
-    def _tell_exit(self, how: Exit) -> None:
-        text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
-        self.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
-
-    def conclude(self) -> None:
-        """It was found stopped when this lxcd came: if the last one had no time to tell, tell
-        now.
-        """
-        how = self.record.exit
-        if how is None or how.generation != self.record.generation:
-            return
-        last = self._house.events.last_of(self.lxcpath, self.name)
-        if last is not None and last.state is State.STOPPING:
-            self.tell("container.state", state=State.STOPPED)
-            self._tell_exit(how)
-        elif last is not None and last.type == "container.state" and last.state is State.STOPPED:
-            self._tell_exit(how)
-
-    async def _start_again(self) -> None:
-        """reboot(2) from inside: a new generation, with the configuration as it is now."""
-        self.rebooting = True
-        await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
-        async with self.lock:
-            if self.state is not State.STOPPED or self.deleted or not self.rebooting:
-                return
-            self.rebooting = False
-            try:
-                request = self.record.request
-                if self.defined:
-                    definition = self.definition()
-                    if request.defines:
-                        definition = read_text(definition.text, definition.origin, request.defines)
-                else:
-                    definition = self.definition()
-                await self.start(definition, request, transient_dir=self.record.transient_dir)
-            except errors.LxcdError as error:
-                _log.error("%s did not come up again: %s", self.name, error)
-                self.intend_nothing()
-
-    async def _vanish(self) -> None:
-        async with self.lock:
-            if self.state is State.STOPPED and not self.deleted:
-                try:
-                    await self.delete()
-                except errors.LxcdError as error:
-                    _log.error("%s could not be deleted: %s", self.name, error)
-                    self.state_reason = error.text
+            self._house.begin(ending.finish(self._house, self, child))
 
     async def delete(self) -> str:
         """Delete what is its own. The caller holds the lock, and it is STOPPED.
@@ -523,31 +373,3 @@ class Container:
             signal.pidfd_send_signal(child.pidfd.fileno(), number)
         except OSError as error:
             raise errors.from_oserror(error, f"sending signal {number} to {self.name}") from None
-
-    async def freeze(self) -> None:
-        """Freeze all its processes. The caller holds the lock."""
-        self.require_running()
-        if self.state is State.FROZEN:
-            return
-        self.set_state(State.FREEZING)
-        try:
-            await freezer.freeze(self.payload, frozen=True)
-        except BaseException as error:
-            if self.state is State.FREEZING:
-                self.set_state(State.RUNNING)
-            if isinstance(error, OSError):
-                raise errors.from_oserror(error, f"freezing {self.name}") from None
-            raise
-        if self.state is State.FREEZING:
-            self.set_state(State.FROZEN)
-
-    async def thaw(self) -> None:
-        """Let them go on. The caller holds the lock."""
-        self.require_frozen()
-        try:
-            await freezer.freeze(self.payload, frozen=False)
-        except OSError as error:
-            raise errors.from_oserror(error, f"thawing {self.name}") from None
-        if self.state is State.FROZEN:
-            self.set_state(State.THAWED)
-            self.set_state(State.RUNNING)

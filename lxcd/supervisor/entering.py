@@ -215,7 +215,7 @@ class Entry:
     async def find_user(self) -> Held:
         """Learn who it will run as; the container's init. Raises an LxcdError."""
         init = require_enterable(self._container)
-        self.user = await self._house.lookups.run(
+        self.user = await self._house.errands.run(
             self._container.directory, lambda: self._find_user(init.pid)
         )
         return init
@@ -424,10 +424,9 @@ class Entry:
 
 async def end(house: House, child: Held) -> None:
     """Kill an exec's child, and let go of it."""
-    child.kill()
     try:
         async with asyncio.timeout(_END_SECONDS):
-            await child.ended()
+            await child.killed()
     except TimeoutError:
         # Frozen, or in a system call that cannot be interrupted: it goes when it can.
         child.on_exit = house.keeper.forget

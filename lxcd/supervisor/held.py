@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import select
 import signal
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lxcd.console.port import Port
 from lxcd.console.stream import Stream
+from lxcd.keeper import protocol
+from lxcd.kernel.fd import Fd
+from lxcd.supervisor.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from lxcd.keeper import protocol
-    from lxcd.kernel.fd import Fd
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Held:
     on_exit: Callable[[Held], None] | None = None
     awaited: set[Stream] = field(default_factory=set[Stream])  # of all children
     ports: dict[str, Port] = field(default_factory=dict[str, Port])
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
+    _changes: Changes = field(default_factory=Changes)
 
     def stream(self, name: str) -> Stream:
         """The stream of that name, which may not have written yet."""
@@ -54,21 +54,11 @@ class Held:
 
     def wake(self) -> None:
         """Something about it has changed."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._changes.wake()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until `holds` is true of it."""
-        while not holds():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
+        await self._changes.until(holds)
 
     def is_gone(self) -> bool:
         """It has ended, whether the keeper has said so yet or not."""
@@ -89,8 +79,43 @@ class Held:
             self.kill()
             await self.until(lambda: self.exited is not None or self.pid != pid)  # noqa: B023
 
+    def open_streams(self) -> list[tuple[protocol.AdoptStream, list[int]]]:
+        """What there is of its streams, for another keeper, with the descriptors."""
+        found: list[tuple[protocol.AdoptStream, list[int]]] = []
+        for stream in self.streams.values():
+            fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
+            is_open = bool(fds)
+            rings = (stream.ring, stream.input)
+            fds += [ring.memfd for ring in rings if ring is not None]
+            if fds:
+                there = (ring is not None for ring in rings)
+                found.append((protocol.AdoptStream(self.id, stream.name, is_open, *there), fds))
+        return found
+
+    def adoption(self, streams: int) -> protocol.Adopt:
+        """The same of itself; so many streams follow."""
+        how = self.exited
+        return protocol.Adopt(
+            self.id,
+            self.kind,
+            self.pid,
+            forked=self.forked,
+            ended=how is not None,
+            status=how.status if how is not None else 0,
+            time_ns=how.time_ns if how is not None else 0,
+            known=how is not None and how.known,
+            streams=streams,
+        )
+
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""
         if self.exited is None:
             with contextlib.suppress(OSError, ValueError):
                 signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
+
+
+def unseen(id_: str, pid: int) -> Held:
+    """A child that ended in a way that nobody saw."""
+    child = Held(id_, "init", pid, Fd(-1))
+    child.exited = protocol.Exited(id_, pid, 0, time.time_ns(), False)
+    return child

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from lxcd.cgroup.tree import Trees
     from lxcd.container import plan
     from lxcd.paths import Paths
+    from lxcd.supervisor.errands import Errands
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
     from lxcd.supervisor.keeper import Keeper
-    from lxcd.supervisor.lookups import Lookups
     from lxcd.supervisor.pool import Pool
     from lxcd.supervisor.records import Records
 
@@ -36,7 +36,7 @@ class House:
     trees: Trees
     host: plan.Host
     tasks: asyncio.TaskGroup
-    lookups: Lookups
+    errands: Errands
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Joining:
         while True:
             # Looked at first: who starts the keeper ends when it listens.
             is_over = launched > 0 and launch.ended(launched)
-            if (connection := try_connect(self._paths)) is not None:
+            if (connection := self._try()) is not None:
                 break
             if is_over:
                 raise errors.Unavailable(
@@ -46,6 +47,10 @@ class Joining:
                     "KEEPER_LOST",
                 )
             if loop.time() > end:
+                if launched:
+                    # It hangs, and the next try starts another. It has nothing to lose yet.
+                    os.kill(launched, signal.SIGKILL)
+                    self.reap_later(launched)
                 raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             if not self._managed and launched == 0:
                 try:
@@ -58,6 +63,14 @@ class Joining:
         if launched:
             self.reap_later(launched)
         return connection
+
+    def _try(self) -> socket.socket | None:
+        try:
+            return try_connect(self._paths)
+        except OSError as error:
+            raise errors.Unavailable(
+                f"the keeper's socket takes no connection: {error.strerror}", "KEEPER_LOST"
+            ) from None
 
     @staticmethod
     def reap_later(pid: int) -> None:
@@ -79,13 +92,15 @@ class Joining:
 
 
 def try_connect(paths: Paths) -> socket.socket | None:
-    """A connection to the keeper if one listens; the caller owns it. Raises OSError."""
+    """A connection to the keeper if one listens; the caller owns it. Raises OSError, EAGAIN when
+    it takes none: whoever connects to a full backlog would wait, and the loop with him.
+    """
     return _connect(paths, socket.SOCK_SEQPACKET, protocol.SOCKET_NAME)
 
 
 def is_inhabited(paths: Paths) -> bool:
     """There is a keeper, or a trustee that has something for the next one. Raises OSError."""
-    found = [try_connect(paths), _connect(paths, socket.SOCK_DGRAM, protocol.TRUSTEE_SOCKET_NAME)]
+    found = [try_connect(paths), _connect(paths, socket.SOCK_DGRAM, protocol.TRUSTEE_NAME)]
     connections = [connection for connection in found if connection is not None]
     for connection in connections:
         connection.close()
@@ -94,6 +109,7 @@ def is_inhabited(paths: Paths) -> bool:
 
 def _connect(paths: Paths, kind: socket.SocketKind, name: str) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
     try:
         # By descriptor: sockaddr_un has room for 108 bytes only.
         private = os.open(paths.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

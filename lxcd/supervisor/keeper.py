@@ -15,19 +15,18 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
 from lxcd.console.session import Reason
 from lxcd.keeper import protocol
 from lxcd.keeper.ring import INPUT_CAPACITY_BYTES, Ring
-from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 from lxcd.supervisor.held import Held
 from lxcd.supervisor.joining import Joining
+from lxcd.supervisor.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 0.01
 _STATUS_TRIES = 500
+_ANSWER_SECONDS = 10.0
 _UPGRADE_SECONDS = 30.0
 _CONNECTS = 3
 _Result = TypeVar("_Result")
@@ -48,6 +48,12 @@ def gone() -> errors.Unavailable:
     return errors.Unavailable("the keeper is gone; a new one is on its way", "KEEPER_LOST")
 
 
+class _HungUpError(Exception):
+    """What listens at the keeper's socket went away, or said what no keeper says, before it could
+    be made use of.
+    """
+
+
 class Keeper:
     """The one keeper of this runtime directory. `losses` counts how often it was lost."""
 
@@ -55,7 +61,7 @@ class Keeper:
         self._joining = Joining(paths, build, managed=managed)
         self._runtime_dir = paths.runtime_dir
         self._build = build
-        self._socket: socket.socket | None = None
+        self._line: Line | None = None
         self._poke = Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._prepared: dict[str, asyncio.Future[Held]] = {}
         self._synced: asyncio.Future[None] | None = None
@@ -64,11 +70,12 @@ class Keeper:
         self._forgotten: set[str] = set()  # while there was no keeper
         self._awaited: set[Stream] = set()  # those that somebody wants to see grow
         self._foreign = False  # it speaks another version
-        self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
+        self._open = False  # it has told what it holds: requests may come
         self._leaving = False
         self._lost = asyncio.Event()
         self.children: dict[str, Held] = {}
-        self.pid = 0
+        self._heard_pid = 0
+        self.pid = 0  # of the last one that took requests
         self.build = ""
         self.losses = 0
         self.on_lost: Callable[[str], None] | None = None
@@ -83,11 +90,12 @@ class Keeper:
         for tries in range(_CONNECTS, 0, -1):
             try:
                 await self._connect()
-            except errors.Unavailable as error:
-                self._hang_up("connecting has failed")
+            except _HungUpError as error:
                 # It may have been about to end, or ended and not yet let go of its socket.
-                if tries == 1 or error.text != gone().text:
-                    raise
+                if tries == 1:
+                    raise errors.Unavailable(
+                        f"what listens at the keeper's socket is no keeper: {error}", "KEEPER_LOST"
+                    ) from None
             except BaseException:
                 self._hang_up("connecting has failed")
                 raise
@@ -117,23 +125,32 @@ class Keeper:
         while True:
             connection = await self._joining.reach()
             loop = asyncio.get_running_loop()
-            connection.setblocking(False)
-            self._socket = connection
             self._lost.clear()
             self._foreign = False
             self._told.clear()
             self._synced = loop.create_future()
-            loop.add_reader(connection.fileno(), self._read)
+            self._line = Line(connection, self._hear, self._hang_up)
             loop.add_reader(self._poke.fileno(), self._poked)
-            self._send(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
-            await self._synced
+            self._say(protocol.Hello(protocol.VERSION, self._build), [self._poke.fileno()])
+            try:
+                # It never blocks for anybody: what is silent for so long is no keeper.
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._synced
+            except TimeoutError:
+                raise errors.Unavailable(
+                    f"what listens at the keeper's socket did not answer in {_ANSWER_SECONDS:g} s",
+                    "KEEPER_LOST",
+                ) from None
             if launch.newer(self._build, self.build):
                 await self._upgrade()
             if not self._foreign:
                 break
             # It has become what we speak with: from the start.
             self._hang_up("upgraded to another version")
-        self._hand_back()
+        try:
+            self._hand_back()
+        except errors.Unavailable:
+            raise _HungUpError("it went away while it was told of children") from None
 
     async def _upgrade(self) -> None:
         """Have the keeper exec our version of it. If that does not work the old one goes on."""
@@ -145,7 +162,7 @@ class Keeper:
         try:
             with ours, theirs:
                 candidate = launch.spawn_candidate(self._runtime_dir, self._build, theirs)
-                self._send(protocol.Upgrade(), [ours.fileno()])
+                self._say(protocol.Upgrade(), [ours.fileno()])
             async with asyncio.timeout(_UPGRADE_SECONDS):
                 why = await self._upgraded
         except (OSError, TimeoutError) as error:
@@ -166,13 +183,21 @@ class Keeper:
             self.build = self._build
 
     def _hand_back(self) -> None:
-        """Give the keeper what an earlier one held and it does not."""
+        """Give the keeper what an earlier one held and it does not, and tell it what could not be
+        told meanwhile.
+        """
+        self._open, self.pid = True, self._heard_pid
         for id_ in self._forgotten:
             self._send(protocol.Forget(id_))
         self._forgotten.clear()
         for child in list(self.children.values()):
             self._unwatch(child)
             self._adopt(child)
+            if child.acknowledged:
+                self.acknowledge(child)
+            for stream in child.streams.values():
+                if stream.ring is not None and stream.ring.hold:
+                    self.drained(child, stream)
 
     def adopt(self, child: Held) -> None:
         """Have the keeper look after a child that an earlier one has forked; the next one, if there
@@ -186,29 +211,10 @@ class Keeper:
         how = child.exited
         if how is None and child.pidfd.closed:
             return
-        streams: list[tuple[protocol.AdoptStream, list[int]]] = []
-        for stream in child.streams.values():
-            fds = [stream.fd.fileno()] if stream.fd is not None and not stream.closed else []
-            is_open = bool(fds)
-            rings = (stream.ring, stream.input)
-            fds += [ring.memfd for ring in rings if ring is not None]
-            if fds:
-                there = (ring is not None for ring in rings)
-                adopted = protocol.AdoptStream(child.id, stream.name, is_open, *there)
-                streams.append((adopted, fds))
-        request = protocol.Adopt(
-            child.id,
-            child.kind,
-            child.pid,
-            forked=child.forked,
-            ended=how is not None,
-            status=how.status if how is not None else 0,
-            time_ns=how.time_ns if how is not None else 0,
-            known=how is not None and how.known,
-            streams=len(streams),
-        )
+        streams = child.open_streams()
         if child.id not in self._told:
-            self._send(request, [child.pidfd.fileno()] if how is None else [])
+            fds = [child.pidfd.fileno()] if how is None else []
+            self._send(child.adoption(len(streams)), fds)
         for adopted, fds in streams:
             self._send(adopted, fds)
 
@@ -296,61 +302,36 @@ class Keeper:
             self._send(protocol.Leave())
 
     def _send(self, request: protocol.Request, fds: list[int] | None = None) -> None:
-        """Send, or queue with copies of the descriptors while the socket is full."""
-        if self._socket is None:
-            raise gone()
-        data = protocol.encode(request)
-        if not self._unsent:
-            try:
-                kernel_fd.send(self._socket, data, fds or [])
-            except BlockingIOError:
-                asyncio.get_running_loop().add_writer(self._socket.fileno(), self._flush)
-            except OSError as error:
-                self._hang_up(str(error))
-                raise gone() from None
-            else:
+        """Send, if there is a keeper that has come as far as to take requests."""
+        try:
+            if self._open:
+                self._say(request, fds)
                 return
-        self._unsent.append((data, [Fd(os.dup(number)) for number in fds or []]))
+        except _HungUpError:
+            pass
+        raise gone()
 
-    def _flush(self) -> None:
-        while self._socket is not None and self._unsent:
-            data, fds = self._unsent[0]
-            try:
-                kernel_fd.send(self._socket, data, [fd.fileno() for fd in fds])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._hang_up(str(error))
-                return
-            self._unsent.popleft()
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_writer(self._socket.fileno())
+    def _say(self, request: protocol.Request, fds: list[int] | None = None) -> None:
+        """Send, or queue with copies of the descriptors. Raises _HungUpError."""
+        if self._line is None:
+            raise _HungUpError("it is gone")
+        try:
+            self._line.send(protocol.encode(request), fds or [])
+        except OSError as error:
+            self._hang_up(str(error))
+            raise _HungUpError(str(error)) from None
 
     # ---- listening
 
-    def _read(self) -> None:
-        while self._socket is not None:
-            try:
-                data, numbers = kernel_fd.receive(self._socket, protocol.MESSAGE_LIMIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
+    def _hear(self, data: bytes, fds: list[Fd]) -> None:
+        try:
+            self._take(protocol.decode_answer(data), fds)
+        except (protocol.ProtocolError, IndexError, ValueError) as error:
+            if not self._foreign:
                 self._hang_up(str(error))
-                return
-            if not data:
-                self._hang_up("it has closed the connection")
-                return
-            fds = [Fd(number) for number in numbers]
-            try:
-                self._take(protocol.decode_answer(data), fds)
-            except (protocol.ProtocolError, IndexError, ValueError) as error:
-                if not self._foreign:
-                    self._hang_up(str(error))
-                    return
-            except errors.Unavailable as error:
-                _fail(self._synced, error)
-                self._hang_up(error.text)
-                return
+        except errors.Unavailable as error:
+            _fail(self._synced, error)
+            self._hang_up(error.text)
 
     def _take(self, answer: protocol.Answer, fds: list[Fd]) -> None:
         """One answer; its descriptors are closed unless somebody keeps them."""
@@ -378,7 +359,7 @@ class Keeper:
                 return
 
     def _welcome(self, answer: protocol.Welcome) -> None:
-        self.pid, self.build = answer.pid, answer.build
+        self._heard_pid, self.build = answer.pid, answer.build
         self._foreign = answer.version != protocol.VERSION
         if self._foreign and not launch.newer(self._build, answer.build):
             raise errors.Unavailable(
@@ -497,7 +478,7 @@ class Keeper:
 
     def _ended_unseen(self, child: Held, tries: int = _STATUS_TRIES) -> None:
         """It ended while there is no keeper to be had: the kernel may know how."""
-        if child.pidfd.closed or self._socket is not None:
+        if child.pidfd.closed or self._open:
             # The new keeper finds out.
             return
         self._unwatch(child)
@@ -509,33 +490,23 @@ class Keeper:
         now = time.time_ns()
         self._end(child, protocol.Exited(child.id, child.pid, status or 0, now, status is not None))
 
-    @staticmethod
-    def unseen(id_: str, pid: int) -> Held:
-        """A child that ended in a way that nobody saw."""
-        child = Held(id_, "init", pid, Fd(-1))
-        child.exited = protocol.Exited(id_, pid, 0, time.time_ns(), False)
-        return child
-
     def _hang_up(self, why: str) -> None:
         """The connection is over, from whichever side."""
-        if self._socket is None:
+        if self._line is None:
             return
-        was_found = self._synced is not None and self._synced.done()
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket.fileno())
-        loop.remove_writer(self._socket.fileno())
-        self._unsent.clear()
-        self._socket.close()
-        self._socket = None
+        self._line.close()
+        self._line = None
+        was_open, self._open = self._open, False
         self.losses += 1
         for future in self._prepared.values():
             _fail(future, gone())
-        _fail(self._synced, gone())
-        _fail(self._upgraded, gone())
+        _fail(self._synced, _HungUpError(why))
+        _fail(self._upgraded, _HungUpError(why))
         for child in list(self.children.values()):
             child.wake()
         self._lost.set()
-        if self._foreign or self._leaving or not was_found:
+        if self._leaving or not was_open:
+            # Not one that we had: why it could not be had is told where it was wanted.
             return
         _log.error("the keeper is gone: %s", why)
         if self.on_lost is not None:
@@ -549,14 +520,10 @@ class Keeper:
 
     def close(self) -> None:
         """Leave the keeper alone; it goes on."""
-        loop = asyncio.get_running_loop()
-        if self._socket is not None:
-            loop.remove_reader(self._socket.fileno())
-            loop.remove_writer(self._socket.fileno())
-            self._flush()
-            self._socket.close()
-            self._socket = None
-        loop.remove_reader(self._poke.fileno())
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        asyncio.get_running_loop().remove_reader(self._poke.fileno())
         for child in list(self.children.values()):
             self._drop(child)
         self._poke.close()

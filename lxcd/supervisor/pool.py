@@ -41,6 +41,7 @@ _WARM_SECONDS = 600.0  # after the last start of its kind, one is kept
 _BURST_SECONDS = 60.0  # after the last of several, that many
 _LOOK_SECONDS = 5.0
 _QUIET_SECONDS = 0.03
+_MOMENT_SECONDS = 0.003
 _ENOUGH = 4  # with a quarter of the stock left, others are made as soon as it is quiet
 _REMEMBERED = 100
 
@@ -181,6 +182,8 @@ class Pool:
 
     async def _filling(self, key: _Key, kind: _Kind) -> None:
         try:
+            # First comes what a start that is over has to say.
+            await asyncio.sleep(_MOMENT_SECONDS)
             while (missing := self._missing(kind)) > 0:
                 if self._is_quiet() or len(kind.stock) * _ENOUGH < missing + len(kind.stock):
                     kind.stock.append(await self._make(key))

@@ -83,3 +83,21 @@ def pipe_port(keeper: Keeper, child: Held) -> Port:
 def _add(child: Held, name: str, port: Port) -> None:
     port.over = child.exited is not None
     child.ports[name] = port
+
+
+def container_port(keeper: Keeper, child: Held, asked: str) -> Port:
+    """The same of a container's init, whose pipes wait for nobody who does not want all. Raises
+    NotFound.
+    """
+    port = port_of(keeper, child, asked)
+    if not port.terminal:
+        port.on_left = lambda _: release_unread(keeper, child)
+    return port
+
+
+def release_unread(keeper: Keeper, child: Held) -> None:
+    """Nobody reads its pipes without loss: then they do not hold it up."""
+    if any(name in child.streams for name in PIPES):
+        port = pipe_port(keeper, child)
+        if not any(session.waits for session in port.sessions.values()):
+            port.release()

@@ -17,8 +17,8 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import consolelog, making, removal
-from lxcd.supervisor.held import Held
+from lxcd.supervisor import consolelog, ending, making, removal
+from lxcd.supervisor.held import Held, unseen
 from lxcd.supervisor.records import RUNNING, STOPPED, Deed, Intent, Record
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ class Recovery:
         if child is not None and child.exited is not None:
             self._house.keeper.acknowledge(child)
             consolelog.finish(self._house, actor, child)
-        actor.conclude()
+        ending.conclude(self._house, actor)
         match actor.record.intent:
             case Intent(deed=Deed.RESTART):
-                self._house.begin(actor.follow_up())
+                self._house.begin(ending.follow_up(actor))
             case Intent(deed=Deed.VANISH):
-                await actor.follow_up()
+                await ending.follow_up(actor)
             case Intent(deed=Deed.RENAME) as intent if not actor.defined:
                 self._renamed(actor, intent)
             case intent if not actor.defined:
@@ -127,8 +127,7 @@ class Recovery:
             await child.killed()
         if record.phase == RUNNING:
             actor.child = child
-            unseen = self._house.keeper.unseen(record.child, record.pid)
-            actor.adopt(child or unseen, record)
+            actor.adopt(child or unseen(record.child, record.pid), record)
             return
         left = await asyncio.to_thread(tree.remove, actor.payload)
         if left:

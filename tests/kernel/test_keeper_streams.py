@@ -61,8 +61,22 @@ def console(connection: Connection, id_: str) -> tuple[int, Ring]:
     return masters[0], map_ring(fds)
 
 
+def rings_mapped(pid: int) -> int:
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as file:
+        return sum("memfd:lxcd-ring" in line for line in file)
+
+
 def expect_streams(connection: Connection, id_: str) -> list[int]:
     return connection.expect(protocol.Streams, id_)[1]
+
+
+def test_a_child_has_nothing_of_what_another_wrote(keeper: RunningKeeper) -> None:
+    connection = keeper.greeted()
+    shell(keeper, connection, "first", "echo secret; read line")
+    connection.expect(protocol.RingMade, "first", "stdout")
+    second = keeper.spawn(connection, "second")
+    assert rings_mapped(keeper.pid) == 1
+    assert rings_mapped(second.pid) == 0
 
 
 def test_output_goes_on_after_a_vhangup(keeper: RunningKeeper) -> None:

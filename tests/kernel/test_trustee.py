@@ -226,6 +226,34 @@ def test_when_it_is_lost_another_one_is_told_everything(entrusted: Start) -> Non
                 assert os.path.sameopenfile(found[id_].streams[name].ring, stream.ring)
 
 
+def test_an_upgraded_keeper_is_still_its(entrusted: Start, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    keeper = entrusted()
+    connection = keeper.greeted()
+    first = shell(keeper, connection, "first", f"read line <{fifo}; exit 7")
+    connection.ping()
+    keeper.kill()
+    keeper = entrusted()
+    connection = keeper.greeted()
+    assert keeper.upgrade(connection, "other") == ""
+    # One that the trustee reaps, one that is held for the next, and another trustee.
+    os.close(os.open(fifo, os.O_WRONLY))
+    assert exited(connection, "first").status == 7 << 8
+    second = shell(keeper, connection, "second", "exec sleep 1000")
+    end_of(keeper.trustee)
+    trustee = another_than(keeper.trustee, keeper)
+    assert keeper.upgrade(connection, "third") == ""
+    keeper.settle()
+    keeper.kill()
+    keeper = entrusted()
+    assert keeper.trustee == trustee
+    connection = keeper.greeted()
+    assert left_by(connection)["second"].pid == second.pid
+    how = exited(connection, "first")
+    assert (how.pid, how.status) == (first.pid, 7 << 8)
+
+
 def test_it_leaves_with_a_keeper_that_leaves(entrusted: Start) -> None:
     keeper = entrusted()
     connection = keeper.greeted()
@@ -335,5 +363,5 @@ def settle(pid: int) -> None:
 def address_of(keeper: Entrusted) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel_fd.Fd(os.open(keeper.private, os.O_PATH)) as directory:
-        made.connect(f"/proc/self/fd/{directory.fileno()}/{protocol.TRUSTEE_SOCKET_NAME}")
+        made.connect(f"/proc/self/fd/{directory.fileno()}/{protocol.TRUSTEE_NAME}")
     return made

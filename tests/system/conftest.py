@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_outlives_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compare the machine before and after. A shared host is compared at its own end: it keeps things ready between tests."""
+    """Compare the machine before and after. A shared host is compared at its own end."""
     if "shared_host" in request.fixturenames:
         yield
         return
@@ -85,6 +85,8 @@ def shared_host() -> Iterator[Host]:
     """A machine with lxcd running, for all tests of a module that only need one. They tidy up after themselves."""
     before = ledger.take()
     host = Host()
+    # What it made ready for one test would appear while the next one, on a host of its own, runs.
+    host.config.write_text("prepared_max = 0\n")
     try:
         host.start_daemon()
         yield host

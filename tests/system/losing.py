@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lxcd.kernel import process, procfs
 from lxcd.v1 import console_pb2, types_pb2
@@ -29,6 +31,13 @@ FEW_PREPARED = "prepared_max = 1\n"
 
 # Nobody else's container has this in its name, nor its cgroups.
 TAG = f"k{os.environ[ledger.MARK][:8]}"
+
+
+def mostly_long(names: Iterable[str], *default: str) -> list[Any]:
+    """Parameters of a test: these in the default check, the others in the long one alone."""
+    return [
+        name if name in default else pytest.param(name, marks=pytest.mark.long) for name in names
+    ]
 
 
 def gone(pid: int) -> bool:
@@ -159,10 +168,15 @@ def settled(host: Host) -> dict[str, str]:
     return found
 
 
+def private(host: Host) -> Path:
+    """The private part of the runtime directory, as lxcd sees it: a test may have put it on a disk of its own."""
+    return Path(f"/proc/{host.machine.pid}/root{host.run_dir}/private")
+
+
 def slots(host: Host) -> list[list[str]]:
     """Directories of version 1 in which children wait to become containers, as lxcd has written down."""
     try:
-        found = json.loads((host.run_dir / "private/slots").read_bytes())
+        found = json.loads((private(host) / "slots").read_bytes())
     except FileNotFoundError:
         return []
     # It may name some that are used, or gone, by now.
@@ -186,7 +200,7 @@ def disorder(host: Host, keeper: int) -> list[str]:
     ]
     lines += [
         f"record {name}"
-        for name in os.listdir(host.run_dir / "private/containers")
+        for name in os.listdir(private(host) / "containers")
         if name.endswith(".new")
     ]
     return [*lines, *_processes(host, keeper, inits)]

@@ -147,6 +147,25 @@ def test_the_end_that_came_meanwhile_is_told_as_it_was(
         assert not get(api, "signalled").exit.oom_killed
 
 
+@either_ending
+def test_a_reboot_from_inside_is_not_lost_between_two_lives(
+    host: Host, busybox_root: Path, end: Callable[[Host], Any]
+) -> None:
+    with defined(host, over(host, busybox_root, "again"), "again") as again:
+        pid = again.start().pid
+        busybox_up(again)
+        again.run("reboot")
+        until(
+            lambda: bool(events(again.api, "container.exited", names=("again",))),
+            "the first life is over",
+        )
+        end(host)
+        host.start_daemon()
+        generation_runs(again, 2)
+        assert again.info().exit.cause == types_pb2.CAUSE_REBOOT
+        assert again.info().pid != pid
+
+
 @pytest.mark.parametrize("system", [True, False], ids=["init", "application"])
 @pytest.mark.parametrize("away", [True, False], ids=["away", "there"])
 def test_the_kernels_want_of_memory_is_named(

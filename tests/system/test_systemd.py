@@ -274,6 +274,8 @@ def test_the_units_are_right_and_come_up(station: Station) -> None:
     reply = station.serves()
     assert reply.pid == station.main_pid(DAEMON)
     assert reply.keeper_pid == station.main_pid(KEEPER)
+    # What it would hold systemd holds.
+    assert "lxcd-trustee" not in station.outer.sh("cat /proc/[0-9]*/comm")
 
 
 def test_a_container_belongs_to_no_unit(station: Station, talker: Box) -> None:

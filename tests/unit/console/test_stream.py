@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +24,12 @@ def stream() -> Iterator[Stream]:
 
 def append(stream: Stream, data: bytes) -> None:
     assert stream.ring is not None
-    stream.ring.append(data)
+    read_end, write_end = os.pipe()
+    os.write(write_end, data)
+    os.close(write_end)
+    while stream.ring.read_from(read_end):
+        continue
+    os.close(read_end)
     stream.wake()
 
 

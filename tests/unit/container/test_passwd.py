@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxcd.container.passwd import find_user
+from lxcd.container.passwd import find_groups, find_user, with_groups
 
 STEADY = settings(deadline=None, derandomize=True, database=None, max_examples=500)
 PASSWD = b"root:x:0:0:root:/root:/bin/bash\nuser:x:1000:100::/home/user:\nodd:x:7:8::rel:/bin/x\n"
@@ -96,3 +96,56 @@ def test_hostile_files(passwd: bytes, group: bytes, text: str) -> None:
 def test_entries_with_wrong_ids_are_none(uid: str) -> None:
     with pytest.raises(ValueError, match=r"ids|no user"):
         find_user("evil", f"evil:x:{uid}:0:::\n".encode(), b"")
+
+
+# ---- groups that are asked for
+
+
+def group_reference(name: str) -> int | None:
+    """None: refused."""
+    if name.isascii() and NUMBER.fullmatch(name):
+        return int(name) if len(name) <= 10 and int(name) <= 2**32 - 2 else None
+    return {"root": 0, "users": 100, "wheel": 10, "more": 11}.get(name)
+
+
+@STEADY
+@given(st.lists(SPECS | st.sampled_from(["users", "wheel", "more"]), max_size=4))
+def test_groups_against_the_grammar(names: list[str]) -> None:
+    expected = [group_reference(name) for name in names]
+    if None in expected:
+        with pytest.raises(ValueError, match=r"no group|no user or group id"):
+            find_groups(tuple(names), GROUP)
+    else:
+        assert list(find_groups(tuple(names), GROUP)) == expected
+
+
+def test_groups_by_name_and_number() -> None:
+    assert find_groups(("wheel", "0", "77", "wheel"), GROUP) == (10, 0, 77, 10)
+    assert find_groups((), GROUP) == ()
+    # A number needs no entry; the first of two entries counts, as for getgrnam(3).
+    assert find_groups(("5",), b"") == (5,)
+    assert find_groups(("twice",), b"twice:x:1:\ntwice:x:2:\n") == (1,)
+
+
+@pytest.mark.parametrize("name", ["", "nosuch", "4294967295", "4294967296", "-1", "wheel:x", "+0"])
+def test_no_groups(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no group|no user or group id"):
+        find_groups(("wheel", name), GROUP)
+
+
+@settings(STEADY, max_examples=100)
+@given(st.lists(SPECS, max_size=3), st.binary(max_size=60))
+def test_groups_of_hostile_files(names: list[str], group: bytes) -> None:
+    try:
+        found = find_groups(tuple(names), group + b"\n" + GROUP)
+    except ValueError:
+        return
+    assert len(found) == len(names)
+    assert all(0 <= gid <= 2**32 - 2 for gid in found)
+
+
+def test_the_primary_group_comes_first_and_each_once() -> None:
+    user = find_user("user", PASSWD, GROUP)
+    assert with_groups(user, (11, 100, 11, 5)).groups == (100, 11, 5)
+    assert with_groups(user, ()).groups == (100,)
+    assert with_groups(user, (11,)).gid == 100

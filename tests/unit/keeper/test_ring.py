@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -39,12 +40,6 @@ class Model(RuleBasedStateMachine):
         self.total = 0
         self.seen = 0
 
-    @rule(count=SIZES)
-    def append(self, count: int) -> None:
-        count = min(count, self.writer.room())
-        self.writer.append(pattern(self.total, count))
-        self.total += count
-
     @precondition(lambda self: self.writer.room() > 0)
     @rule(count=SIZES)
     def read_from(self, count: int) -> None:
@@ -64,6 +59,31 @@ class Model(RuleBasedStateMachine):
         else:
             with pytest.raises(BlockingIOError):
                 self.writer.read_from(self.pipe_read)
+
+    @precondition(lambda self: self.writer.room() > 0)
+    @rule(count=SIZES, is_late=st.booleans())
+    def lose_the_writer(self, count: int, *, is_late: bool) -> None:
+        """It is killed when it has read from the pipe, before or behind saying so; another one comes."""
+        if count:
+            os.write(self.pipe_write, pattern(self.total, min(count, self.writer.room())))
+            got = self.writer.read_from(self.pipe_read)
+            if not is_late:
+                self.writer._words[8] = self.total
+            self.total += got
+        lost = self.writer
+        self.writer = Ring(os.dup(lost.memfd))
+        lost.close()
+        self.writer.catch_up()
+        while True:
+            # What did not fit in front of the ring's end is still in the pipe.
+            try:
+                got = self.writer.read_from(self.pipe_read) if self.writer.room() else 0
+            except BlockingIOError:
+                break
+            if not got:
+                self.seen = self.reader.head
+                self.reader.acknowledge(self.seen)
+            self.total += got
 
     @rule(limit=st.integers(1, 2 * CAPACITY))
     def read(self, limit: int) -> None:
@@ -131,8 +151,12 @@ def test_a_new_ring_is_empty(ring: Ring) -> None:
 
 
 def test_hold_that_begins_later(ring: Ring) -> None:
+    read_end, write_end = os.pipe()
     for _ in range(10):
-        ring.append(bytes(CHUNK_BYTES))
+        os.write(write_end, bytes(CHUNK_BYTES))
+        assert ring.read_from(read_end) == CHUNK_BYTES
+    for number in (read_end, write_end):
+        os.close(number)
     ring.set_hold(True)
     # All that is still there counts as unread.
     assert ring.room() == ring.capacity - (ring.head - ring.tail)
@@ -186,3 +210,138 @@ def test_a_pipe_that_has_ended(ring: Ring) -> None:
     assert ring.read_from(read_end) == 0
     os.close(read_end)
     assert ring.head == 0
+
+
+# ---- when what was written
+
+SECOND = 1_000_000_000
+# As many as the header of a ring has room for, two words each, behind sixteen others.
+STAMPS = (HEADER_BYTES // 8 - 16) // 2
+
+
+@STEADY
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3 * SECOND), st.integers(0, 20_000)), min_size=1, max_size=60
+    ),
+    st.lists(st.integers(-2 * SECOND, 200 * SECOND), min_size=1, max_size=10),
+)
+def test_since_leaves_nothing_out_and_is_true_to_a_second(
+    writes: list[tuple[int, int]], asked: list[int]
+) -> None:
+    ring = Ring.create("stamps", hold=False, capacity=CAPACITY)
+    now, begin = 100 * SECOND, 100 * SECOND
+    written: list[tuple[int, int, int]] = []  # when, from where, to where
+    for pause, count in writes:
+        now += pause
+        ring.stamp(ring.head, now)
+        written.append((now, ring.head, ring.head + count))
+        ring.append(bytes(count))
+    for time in [*(begin + span for span in asked), *(when for when, _, _ in written)]:
+        offset = ring.since(max(0, time))
+        assert ring.tail <= offset <= ring.head
+        for when, start, end in written:
+            if when >= time:
+                # What was written from then on is there, as far as it is left.
+                assert offset <= max(start, ring.tail)
+            elif when + 2 * SECOND <= time and end > start:
+                assert offset >= min(end, ring.head), "much older than what was asked for"
+    ring.close()
+
+
+def test_a_clock_that_is_set_back() -> None:
+    ring = Ring.create("stamps", hold=False)
+    for number, time in enumerate((50, 51, 52, 10, 11)):
+        ring.stamp(number * 10, time * SECOND)
+        ring.append(bytes(10))
+    # What was written last counts; its time is what the clock says now.
+    assert ring.since(11 * SECOND) == 40
+    assert ring.since(10 * SECOND) <= 30
+    assert ring.since(0) == 0
+    ring.close()
+
+
+def test_more_stamps_than_there_is_room_for() -> None:
+    ring = Ring.create("stamps", hold=False)
+    count = STAMPS + 100
+    for number in range(count):
+        ring.stamp(ring.head, number * SECOND)
+        ring.append(b"x")
+    for number in range(100, count, 7):
+        assert ring.since(number * SECOND) == number
+    # Of what is older than all of them it cannot be said when: it is left out.
+    assert ring.since(50 * SECOND) == 100
+    assert ring.since(count * SECOND) == count
+    # Nothing of it stands where the bytes are.
+    assert ring.read(0, count).data == b"x" * count
+    ring.close()
+
+
+def test_since_of_a_ring_without_stamps(ring: Ring) -> None:
+    assert ring.since(0) == 0
+    ring.append(b"abc")
+    # Written before there were stamps: nothing is known to be newer.
+    assert ring.since(0) == 3
+
+
+# ---- what is typed
+
+
+@STEADY
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(0, CHUNK_BYTES)),
+            st.tuples(st.just("write"), st.just(0)),
+            st.tuples(st.just("take"), st.integers(1, CHUNK_BYTES)),
+        ),
+        max_size=40,
+    )
+)
+def test_write_to_a_slow_reader(steps: list[tuple[str, int]]) -> None:
+    """Nothing is lost or doubled, however little goes in at once."""
+    ring = Ring.create("input", hold=True, capacity=CAPACITY)
+    read_end, write_end = os.pipe2(os.O_NONBLOCK)
+    typed = written = 0
+    taken = b""
+    for step, count in steps:
+        if step == "append":
+            more = pattern(typed, min(count, ring.room()))
+            ring.append(more)
+            typed += len(more)
+        elif step == "take":
+            try:
+                taken += os.read(read_end, count)
+            except BlockingIOError:
+                assert len(taken) == written
+        else:
+            try:
+                done = ring.write_to(write_end)
+            except BlockingIOError:
+                assert len(taken) < written, "the pipe is empty"
+                continue
+            assert (done == 0) == (written == typed)
+            written += done
+        assert (ring.acked, ring.head) == (written, typed)
+        assert ring.room() == min(CHUNK_BYTES, CAPACITY - (typed - written))
+    while len(taken) < typed:
+        with contextlib.suppress(BlockingIOError):
+            ring.write_to(write_end)
+        taken += os.read(read_end, 1 << 20)
+    assert taken == pattern(0, typed)
+    os.close(read_end)
+    os.close(write_end)
+    ring.close()
+
+
+def test_write_to_nobody() -> None:
+    ring = Ring.create("input", hold=True)
+    read_end, write_end = os.pipe()
+    assert ring.write_to(write_end) == 0
+    os.close(read_end)
+    ring.append(b"abc")
+    with pytest.raises(BrokenPipeError):
+        ring.write_to(write_end)
+    assert ring.acked == 0
+    os.close(write_end)
+    ring.close()

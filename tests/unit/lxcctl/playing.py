@@ -101,7 +101,7 @@ def echo(frames: Frames, **how: Any) -> Callable[[Iterator[Any]], Iterator[Any]]
     return play
 
 
-def client(daemon: FakeDaemon, *argv: str, **more: Any) -> subprocess.Popen[bytes]:
+def client(daemon: FakeDaemon, *argv: str, **more: Any) -> subprocess.Popen[Any]:
     """lxcctl as a process of its own."""
     more.setdefault("stdout", subprocess.PIPE)
     return subprocess.Popen(

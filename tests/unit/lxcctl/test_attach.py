@@ -110,7 +110,7 @@ class BreakingDaemon:
         assert (method, request, reply) == ("ExecService/AttachExec", *TYPES)
         plan = self.plans.pop(0) if self.plans else None
         start = queue.get().start
-        at = start.offsets["stdout"]
+        at = start.offsets.get("stdout", 0)
         acked = base = len(self.typed)
         yield EXEC.started(base, self.window)
         if plan is not None:

@@ -336,7 +336,7 @@ def test_attach_steals_once(creating: FakeDaemon, lxcctl: Lxcctl, refusal: type[
     def play(heard: Iterator[Any]) -> Iterator[Any]:
         start = next(heard).start
         yield EXEC.started()
-        if start.offsets["stdout"] == 0:
+        if not start.offsets:
             yield EXEC.output(b"abc")
             raise refusal("UNAVAILABLE", "Socket closed")
         yield EXEC.end(code=0)

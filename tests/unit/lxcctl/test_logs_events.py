@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,54 @@ def test_logs_what_is_asked(
     assert lxcctl("logs", "001", *argv).status == 0
     (request,) = daemon.asked("ReadConsoleLog")
     assert request == console_pb2.ReadConsoleLogRequest(name="001", **request_)
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("2023-11-14T22:13:20Z", 1_700_000_000 * 10**9),
+        ("2023-11-14T22:13:20.5Z", 1_700_000_000 * 10**9 + 5 * 10**8),
+        ("1970-01-01T00:00:00Z", 0),
+    ],
+)
+def test_logs_since_a_time(daemon: FakeDaemon, lxcctl: Lxcctl, text: str, nanoseconds: int) -> None:
+    daemon.on["ReadConsoleLog"] = lambda _: iter([part(b"x")])
+    assert lxcctl("logs", "001", "--since", text).out == "x"
+    (request,) = daemon.asked("ReadConsoleLog")
+    assert request.WhichOneof("from") == "since"
+    assert request.since.ToNanoseconds() == nanoseconds
+
+
+def test_logs_since_so_long_ago(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    daemon.on["ReadConsoleLog"] = lambda _: iter([])
+    before = time.time_ns()
+    lxcctl("logs", "001", "--since", "10m")
+    after = time.time_ns()
+    (request,) = daemon.asked("ReadConsoleLog")
+    assert before <= request.since.ToNanoseconds() + 600 * 10**9 <= after
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "-1", "2023-13-01"])
+def test_logs_since_no_time(daemon: FakeDaemon, lxcctl: Lxcctl, text: str) -> None:
+    result = lxcctl("logs", "001", f"--since={text}")
+    assert (result.status, "not a time" in result.err) == (2, True)
+    assert not daemon.requests
+
+
+def test_logs_follow_since_resumes_by_offset(
+    daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]
+) -> None:
+    def read(request: Any) -> Iterator[Any]:
+        if request.WhichOneof("from") == "since":
+            yield part(b"abc", 10)
+            raise refusal("UNAVAILABLE", "Socket closed")
+        assert request.offsets["console"] == 13
+        yield console_pb2.ReadConsoleLogResponse(exit=types_pb2.Exit(code=0))
+
+    daemon.on["ReadConsoleLog"] = read
+    daemon.on["GetContainer"] = lambda _: container_pb2.Container(name="001", generation=5)
+    assert lxcctl("logs", "001", "--follow", "--since", "1h").out == "abc"
+    assert len(daemon.asked("ReadConsoleLog")) == 2
 
 
 def test_logs_tell_a_gap(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:

@@ -1,8 +1,8 @@
-"""Reading what a container may make wait for ever: its files may be on a file system of its own
-(FUSE), whose server does not answer.
+"""What somebody else may make wait for ever: a container's files may be on a file system of its own
+(FUSE) whose server does not answer, a log file on one whose server is gone.
 
-Each time in a thread of its own, one for each container: those of the daemon's pool are for work
-that ends, and nobody waits for these when lxcd does.
+Each errand is a thread of its own, one at a time for each key: those of the daemon's pool are for
+work that ends, and nobody waits for these when lxcd does.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _SECONDS = 10.0
 Found = TypeVar("Found")
 
 
-class Lookups:
-    """Those that are under way, by container."""
+class Errands:
+    """Those that are under way, by their keys."""
 
     def __init__(self) -> None:
         self._turns: dict[str, asyncio.Lock] = {}
 
-    async def run(self, container: str, work: Callable[[], Found]) -> Found:
+    async def run(self, key: str, work: Callable[[], Found]) -> Found:
         """What `work` returns, or raises. Raises DeadlineExceeded if it does not in time, and as
-        long as an earlier one of the same container has not come back.
+        long as an earlier one with this key has not come back.
         """
-        turn = self._turns.setdefault(container, asyncio.Lock())
+        turn = self._turns.setdefault(key, asyncio.Lock())
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Found] = loop.create_future()
 
@@ -44,7 +44,7 @@ class Lookups:
             else:
                 result.set_result(found)  # type: ignore[arg-type]
 
-        def look() -> None:
+        def go() -> None:
             found, failure = None, None
             try:
                 found = work()
@@ -59,9 +59,7 @@ class Lookups:
         try:
             async with asyncio.timeout(_SECONDS):
                 await turn.acquire()
-                threading.Thread(target=look, name="lookup", daemon=True).start()
+                threading.Thread(target=go, name="errand", daemon=True).start()
                 return await result
         except TimeoutError:
-            raise errors.DeadlineExceeded(
-                f"the files of {container} do not answer", "CONTAINER_FILES_HANG"
-            ) from None
+            raise errors.DeadlineExceeded(f"{key} does not answer", "FILES_HANG") from None
