@@ -27,7 +27,9 @@ _CHUNK = 64 * 1024
 _AHEAD_BYTES = 4 << 20
 _REASON_LEAVES = 4  # SESSION_END_DAEMON_LEAVES
 _VIEWER = 1  # SESSION_ROLE_VIEWER
+_PIPES = ("stdout", "stderr")
 _ROBBED = ("NOT_THE_CONTROLLER", "CONTROL_TAKEN")
+_NO_INPUT = ("NO_INPUT", "INPUT_AFTER_END")
 
 
 class Attachment:
@@ -53,6 +55,7 @@ class Attachment:
         self.start = start
         self.offsets: dict[str, int] = {}
         self._credited: dict[str, int] = {}
+        self._cut: set[str] = set()  # streams of which something was lost just now
         self.on_started: Callable[[Any], object] = lambda _: None
         # The daemon is away, and nothing has begun yet.
         self.on_waiting: Callable[[], None] = lambda: None
@@ -105,10 +108,14 @@ class Attachment:
                     else:
                         self._take(kind, frame)
             except CallError as error:
-                if error.reason in _ROBBED and self._controls and not (first or self._leaving):
+                reads_on = self._controls and not (first or self._leaving)
+                if reads_on and error.reason in _ROBBED:
                     # Something was under way when control was taken, or the connection was lost:
                     # what comes is ours still.
                     self._has_role(_VIEWER)
+                elif reads_on and error.reason in _NO_INPUT and not self._unacked:
+                    # Nothing is lost that was typed, only its end.
+                    self._stop_typing()
                 elif end is None and not self._comes_back(error, first=first):
                     raise
             finally:
@@ -172,10 +179,11 @@ class Attachment:
         match kind:
             case "output":
                 output = frame.output
-                self.on_output(output.stream, output.data)
+                self.on_output(output.stream, self._shown(output))
                 self._consumed(output.stream, output.offset + len(output.data))
             case "gap":
                 gap = frame.gap
+                self._cut.add(gap.stream)
                 self.on_gap(gap.stream, gap.end_offset - gap.begin_offset)
                 self._consumed(gap.stream, gap.end_offset, at_once=True)
             case "input_ack":
@@ -187,20 +195,36 @@ class Attachment:
             case _:
                 return
 
+    def _shown(self, output: Any) -> bytes:  # noqa: ANN401
+        """A terminal's bytes with their beginning lost begin where they make sense."""
+        data: bytes = output.data
+        cut = output.stream in self._cut or (output.offset and output.stream not in self.offsets)
+        self._cut.discard(output.stream)
+        if not cut or output.stream in _PIPES:
+            return data
+        from lxcctl.escapes import behind_cut
+
+        return behind_cut(data)
+
     @property
     def controls(self) -> bool:
         """Whether nobody has taken control away."""
         return self._controls
 
     def _has_role(self, role: int, by: str = "") -> None:
-        with self._changed:
-            self._controls = role != _VIEWER
-            if not self._controls:
-                # Nobody takes it from us any more.
-                self._unacked.clear()
-                self._sent = 0
-                self._changed.notify_all()
+        if role == _VIEWER:
+            self._stop_typing()
+        else:
+            self._controls = True
         self.on_role(self._controls, by)
+
+    def _stop_typing(self) -> None:
+        with self._changed:
+            self._controls = False
+            # Nobody takes it from us any more.
+            self._unacked.clear()
+            self._sent = 0
+            self._changed.notify_all()
 
     def _consumed(self, stream: str, offset: int, *, at_once: bool = False) -> None:
         self.offsets[stream] = offset

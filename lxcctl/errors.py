@@ -71,6 +71,14 @@ class CallError(ClientError):
         return self.code in {"UNAVAILABLE", "CANCELLED"}
 
 
+# What helps, by the daemon's reason.
+_HINTS = {
+    "CONTROL_TAKEN": "console and attach: --steal takes control, --read-only only watches",
+    "NO_INPUT": "attach --read-only only watches",
+    "INPUT_AFTER_END": "attach --read-only only watches",
+}
+
+
 def _status(code: str, reason: str) -> int:
     if reason == "START_FAILED":
         return FAILED
@@ -89,6 +97,8 @@ def explain(error: ClientError, name: str = "") -> list[str]:
     lines = [error.text]
     if isinstance(error, UsageError) and error.usage:
         lines.append(error.usage.rstrip("\n"))
+    if isinstance(error, CallError) and error.reason in _HINTS:
+        lines.append(f"  {_HINTS[error.reason]}")
     if isinstance(error, CallError) and error.reason == "START_FAILED":
         lines += _start_failure(error.metadata)
         known = name or error.metadata.get("name", "") or error.metadata.get("container", "")

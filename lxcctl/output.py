@@ -89,12 +89,13 @@ def harmless(text: str, *, keep_newlines: bool = False) -> str:
     if text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or c == "\u3000" or (keep_newlines and c == "\n") else _escape(c)
+        c if c.isprintable() or c == "\u3000" or (keep_newlines and c == "\n") else escaped(c)
         for c in text
     )
 
 
-def _escape(character: str) -> str:
+def escaped(character: str) -> str:
+    r"""One that a terminal obeys, as text: `\x1b`."""
     short = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character)
     if short:
         return short

@@ -1,6 +1,8 @@
-"""`logs`: what a container wrote, byte for byte."""
+"""`logs`: what a container wrote; byte for byte where no terminal is to obey it."""
 
 from __future__ import annotations
+
+import os
 
 from lxcctl import arguments, output
 from lxcctl.channel import LOOK_SECONDS
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
+    from lxcctl.escapes import Harmless
     from lxcd.v1.console_pb2 import ReadConsoleLogResponse
+
+_STDOUT = 1
 
 
 def _logs_options(parser: Parser) -> None:
@@ -28,6 +33,11 @@ def _logs_options(parser: Parser) -> None:
         metavar="S",
         default="",
         help="console (the default), tty1 ..., stdout, stderr, output",
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="every byte also to a terminal, which obeys what the container says",
     )
 
 
@@ -53,7 +63,11 @@ def _logs(session: Session, args: Namespace) -> int:
             "ContainerService/GetContainer", look, Container, LOOK_SECONDS
         )
         request.generation = container.generation
-    read_log(session, request, _show)
+    show = _Shown(harmless=not args.raw and os.isatty(_STDOUT))
+    try:
+        read_log(session, request, show)
+    finally:
+        show.end()
     return 0
 
 
@@ -66,10 +80,34 @@ def _moment(text: str) -> int:
         raise UsageError(f"logs: not a time: {text!r} (try 10m, or 2026-01-31T12:00:00)") from None
 
 
-def _show(message: ReadConsoleLogResponse) -> None:
-    if message.gap_bytes:
-        output.note(f"{message.gap_bytes} bytes are lost")
-    output.write_stdout(message.data)
+class _Shown:
+    """Writes what is read to stdout. `harmless`: with nothing that a terminal would obey."""
+
+    def __init__(self, *, harmless: bool) -> None:
+        self._harmless = harmless
+        self._streams: dict[str, Harmless] = {}
+
+    def __call__(self, message: ReadConsoleLogResponse) -> None:
+        """The next message of any of its streams."""
+        if message.gap_bytes:
+            self.end()
+            output.note(f"{message.gap_bytes} bytes are lost")
+        data = message.data
+        if self._harmless:
+            data = self._of(message.stream).feed(data)
+        output.write_stdout(data)
+
+    def _of(self, stream: str) -> Harmless:
+        from lxcctl.escapes import Harmless
+
+        if stream not in self._streams:
+            self._streams[stream] = Harmless()
+        return self._streams[stream]
+
+    def end(self) -> None:
+        """Nothing follows what was written until now."""
+        for stream in self._streams.values():
+            output.write_stdout(stream.end())
 
 
 VERBS = {"logs": (_logs_options, _logs)}

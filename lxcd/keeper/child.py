@@ -94,7 +94,7 @@ class Stream:
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._hung_up(is_real=error.errno != errno.EIO)
+            self._hung_up(for_good=error.errno != errno.EIO)
             return 0
         self.at_end = count == 0
         return count
@@ -148,9 +148,9 @@ class Stream:
         poll.register(self.fd, select.POLLIN)
         return sum(events for _, events in poll.poll(0))
 
-    def _hung_up(self, *, is_real: bool = False) -> None:
+    def _hung_up(self, *, for_good: bool = False) -> None:
         """A terminal can be opened again as long as its child lives."""
-        if self.is_tty and not self.child.ended and not is_real:
+        if self.is_tty and not self.child.ended and not for_good:
             with contextlib.suppress(OSError):
                 self.open_peer()
                 return

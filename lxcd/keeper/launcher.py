@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     """`--runtime-dir DIR --build TEXT`: become the keeper, or do what one of these says.
 
     --candidate FD   become one that may take the place of the keeper that runs (see `upgrade`)
-    --trustee yes    the keeper is a child of the trustee, which is started if need be
+    --entrusted yes  the keeper is a child of the trustee, which is started if need be
     """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     runtime_dir = options["--runtime-dir"]
@@ -46,10 +46,10 @@ def main(arguments: list[str]) -> None:
     if "--candidate" in options:
         numbers["--candidate"] = int(options["--candidate"])
     else:
-        stored = {} if "--trustee" in options else _stored()
+        stored = {} if "--entrusted" in options else _stored()
         numbers["--listener"] = _listen(private)
         numbers["--journal"] = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
-        if "--trustee" not in options and (notify := _notify()) is not None:
+        if "--entrusted" not in options and (notify := _notify()) is not None:
             numbers["--notify"] = notify.detach()
     log = os.open("keeper.log", flags, 0o600, dir_fd=private)
     null = os.open("/dev/null", os.O_RDWR)
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     words = ["--runtime-dir", runtime_dir, "--build", options["--build"]]
     argv = [*trust.command("lxcd.keeper.__main__"), *words]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    if "--trustee" in options:
+    if "--entrusted" in options:
         numbers["--namespace"] = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         trust.start_keeper(private, argv, numbers)
         return

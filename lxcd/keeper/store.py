@@ -105,7 +105,9 @@ class Store:
         token = self._tokens.get((id_, "pidfd", ""), "")
         if self._ends < 0 or not token:
             return None
-        for line in kernel_fd.read_all(self._ends, _BOOK_LIMIT).splitlines():
+        text = kernel_fd.read_all(self._ends, _BOOK_LIMIT)
+        # The last one may be about to be written.
+        for line in text[: text.rfind(b"\n") + 1].splitlines():
             name, *words = line.decode().split()
             if name == token:
                 return int(words[0]), int(words[1])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _AGAIN_SECONDS = 1.0
 _TRIES = 3
+_PATIENCE_SECONDS = 10.0
 
 
 class Trust:
@@ -133,6 +134,7 @@ def start_keeper(private: int, argv: list[str], handed: dict[str, int]) -> None:
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
+        ours.settimeout(_PATIENCE_SECONDS)
         with ours, theirs, _reach(private) as trustee:
             with contextlib.suppress(ConnectionError):
                 kernel_fd.send(trustee, order, [theirs.fileno(), root, 2, *handed.values()])

@@ -114,7 +114,7 @@ class Trustee:
         if not data:
             self._part()
             return False
-        lines = [line.partition("=") for line in data.decode().splitlines()]
+        lines = [line.partition("=") for line in data.decode(errors="replace").splitlines()]
         words = {word: value for word, _, value in lines}
         name = words.get("FDNAME", "")
         if "STOPPING" in words:
@@ -156,15 +156,21 @@ class Trustee:
                 return
             if found is None:
                 return
-            # It is ours because its keeper is no more; which child it is may be among the last
-            # that this one has said.
-            while self._hear():
-                continue
-            for name, (number, pid) in self._kept.items():
-                # The number is another's if that one was reaped by its keeper.
-                if pid == found.si_pid and _pid(number) == pid:
-                    self._note(name, found)
+            try:
+                self._look_at(found)
+            except (OSError, ValueError) as error:
+                _say(f"how {found.si_pid} has ended is not known: {error}")
             os.waitid(os.P_PID, found.si_pid, os.WEXITED | os.WNOHANG)
+
+    def _look_at(self, found: os.waitid_result) -> None:
+        # It is ours because its keeper is no more; which child it is may be among the last that
+        # this one has said.
+        while self._hear():
+            continue
+        for name, (number, pid) in self._kept.items():
+            # The number is another's by now if the child was reaped by its keeper.
+            if pid == found.si_pid and _pid(number) == pid:
+                self._note(name, found)
 
     def _note(self, name: str, found: os.waitid_result) -> None:
         status = found.si_status

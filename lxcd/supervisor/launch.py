@@ -69,7 +69,7 @@ def become_keeper(runtime_dir: str) -> NoReturn:
 
 def spawn_keeper(runtime_dir: str, build: str) -> int:
     """Have a keeper started, detached from us: the pid of who does it and ends. Raises OSError."""
-    return _spawn(command(runtime_dir, build, "--trustee", "yes"), [])
+    return _spawn(command(runtime_dir, build, "--entrusted", "yes"), [])
 
 
 def spawn_candidate(runtime_dir: str, build: str, answers: socket.socket) -> int:

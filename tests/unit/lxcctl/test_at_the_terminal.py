@@ -37,7 +37,7 @@ def test_notes_on_a_raw_terminal_begin_at_the_left(
         CONSOLE,
         CONSOLE.gap(0, 9, "console"),
         CONSOLE.role(VIEWER, "bob\nhere"),
-        CONSOLE.output(b"\r\nend", 9, "console"),
+        CONSOLE.output(b"cut\r\nend", 9, "console"),
         CONSOLE.end(code=0),
     )
     argv = ["console", "001"]
@@ -48,7 +48,6 @@ def test_notes_on_a_raw_terminal_begin_at_the_left(
         b"lxcctl: 9 bytes of console are lost: we were too slow",
         b"lxcctl: bob",
         b"here has taken control; you only watch now",
-        b"",
         b"endlxcctl: 001 has stopped: 0 -",
         b"",
     ]

@@ -64,10 +64,9 @@ def test_what_is_typed(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
         next(heard)
         yield CONSOLE.started()
         typed = b""
-        for frame in heard:
-            if frame.WhichOneof("frame") == "input_end":
-                break
-            typed += frame.input
+        # A terminal has no end of input: it goes on behind what there was.
+        while len(typed) < len(b"a\x01qb"):
+            typed += next(heard).input
         yield shown(typed)
         yield CONSOLE.end(code=0)
 
@@ -139,7 +138,8 @@ def test_what_is_refused(
 
     daemon.on["AttachConsole"] = play
     result = lxcctl("console", "001")
-    assert (result.status, result.err) == (status, "lxcctl: why not\n")
+    assert result.status == status
+    assert result.err.splitlines()[0] == "lxcctl: why not"
 
 
 def test_nobody_is_there(lxcctl: Lxcctl) -> None:

@@ -25,7 +25,7 @@ from tests.unit.lxcctl.playing import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.unit.lxcctl.conftest import FakeDaemon, Lxcctl
+    from tests.unit.lxcctl.conftest import FakeDaemon, Lxcctl, Refusal
 
 
 @pytest.fixture
@@ -100,3 +100,24 @@ def test_who_was_robbed_watches_the_next_life_too(daemon: FakeDaemon, lxcctl: Lx
     assert lxcctl("console", "001", "--steal").status == 0
     asked = [(start.role, start.steal) for start in starts(daemon, "AttachConsole")]
     assert asked == [(CONTROLLER, True), (VIEWER, False)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "method"),
+    [(["console", "001"], "AttachConsole"), (["attach", "e1"], "AttachExec")],
+)
+def test_who_comes_second_is_told_what_helps(
+    daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal], argv: list[str], method: str
+) -> None:
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        next(heard)
+        yield from ()
+        raise refusal("FAILED_PRECONDITION", "bob has control", "CONTROL_TAKEN")
+
+    daemon.on[method] = play
+    result = lxcctl(*argv)
+    assert result.status == 4
+    assert result.err == (
+        "lxcctl: bob has control\n"
+        "  console and attach: --steal takes control, --read-only only watches\n"
+    )

@@ -298,6 +298,31 @@ def test_attach(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
     )
 
 
+@pytest.mark.parametrize("reason", ["NO_INPUT", "INPUT_AFTER_END"])
+@pytest.mark.parametrize("typed", [b"", b"hello"])
+def test_attach_to_what_has_no_input(
+    creating: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal], reason: str, typed: bytes
+) -> None:
+    """That is told to whoever types, and nothing to whoever has nothing to type."""
+
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        start = next(heard).start
+        yield EXEC.started()
+        if start.role == CONTROLLER:
+            next(heard)
+            raise refusal("INVALID_ARGUMENT", "it has no input", reason)
+        yield EXEC.output(b"x")
+        yield EXEC.end(code=5)
+
+    creating.on["AttachExec"] = play
+    result = lxcctl("attach", "e1", stdin=typed)
+    if typed:
+        assert result.status == 2
+        assert result.err.startswith("lxcctl: it has no input\n")
+    else:
+        assert (result.status, result.out, result.err) == (5, "x", "")
+
+
 def test_attach_only_to_watch(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
     creating.on["AttachExec"] = says(EXEC, EXEC.output(b"x", 7), EXEC.end(code=5))
     result = lxcctl("attach", "e1", "--read-only", "--no-replay", stdin=b"never sent")
