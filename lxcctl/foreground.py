@@ -81,10 +81,14 @@ def _act_as_anybody(number: int) -> None:
         os._exit(128 + number)
 
 
-def begin(taken: SignalThread, start: Callable[[], Made], end: Callable[[Made], None]) -> Made:
-    """Do `start`, which the daemon finishes whether we wait for it or not. If a signal says
-    meanwhile that we should leave, we do so behind it, when what was made has its `end` (which is
-    called in any thread); a second one leaves at once.
+def begin(
+    taken: SignalThread,
+    start: Callable[[], Made],
+    acts: Callable[[Made], Callable[[int], None]],
+) -> Made:
+    """Do `start`, which the daemon finishes whether we wait for it or not. A signal that says
+    meanwhile that we should leave is for who `acts` on them from then on, and knows what was made;
+    a second one leaves at once.
     """
     early: list[int] = []
 
@@ -93,22 +97,28 @@ def begin(taken: SignalThread, start: Callable[[], Made], end: Callable[[Made], 
             _act_as_anybody(number)
         else:
             early.append(number)
-            output.note("waiting for it to begin, to end it (once more: leave it running)")
+            output.note("waiting for it to begin (once more: leave it running)")
 
     taken.act = wait
     made = start()
+    act = acts(made)
+    taken.act = act
+    for number in early:
+        act(number)
+    return made
+
+
+def leaving(end: Callable[[], None]) -> Callable[[int], None]:
+    """Acts on signals between the beginning of a command on a terminal and `typing`: nobody has
+    seen anything of it yet, so it has its `end` and we leave.
+    """
 
     def leave(number: int) -> None:
         if number not in (signal.SIGWINCH, signal.SIGTSTP):
-            end(made)
+            end()
         _act_as_anybody(number)
 
-    # Until somebody takes over who knows better.
-    taken.act = leave
-    if early:
-        end(made)
-        raise SystemExit(128 + early[0])
-    return made
+    return leave
 
 
 def typist(keys: bytes, at_end: bytes | None = b"") -> Typist:
@@ -220,14 +230,14 @@ class Relay:
     and at once he who only watches by now.
     """
 
-    def __init__(self, attachment: Attachment, send: Callable[[int], None]) -> None:
-        self._attachment = attachment
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self.attachment: Attachment | None = None
         self._send = send
         self._interrupts = 0
 
     def __call__(self, number: int) -> None:
         """One has arrived."""
-        if not self._attachment.controls:
+        if self.attachment is not None and not self.attachment.controls:
             os._exit(128 + number)
         self._interrupts += number == signal.SIGINT
         if self._interrupts == _PATIENCE - 1:

@@ -14,13 +14,13 @@ from lxcctl.wire import exit_status, exit_words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import Any
 
     from lxcctl.arguments import Parser
     from lxcctl.attach import Attachment
     from lxcctl.channel import Session
     from lxcctl.output import Column
-    from lxcctl.signals import SignalThread
     from lxcd.v1.exec_pb2 import CreateExecRequest, Exec
 
 _USAGE = "usage: lxcctl exec NAME [OPTIONS] [--] CMD..."
@@ -178,15 +178,6 @@ def _create(session: Session, request: CreateExecRequest) -> Exec:
     return session.channel.call("ExecService/CreateExec", request, Exec)
 
 
-def _begin(session: Session, request: CreateExecRequest, signals: SignalThread) -> Exec:
-    """Make it; if a signal asks us to leave meanwhile, do so, but not with it running."""
-    from lxcctl import foreground
-
-    return foreground.begin(
-        signals, lambda: _create(session, request), lambda made: _signal(session, made.id, 9)
-    )
-
-
 def _attachment(session: Session, id_: str, *, known: bool) -> Attachment:
     from lxcctl import foreground
     from lxcctl.attach import Attachment
@@ -210,8 +201,11 @@ def _on_terminal(
 ) -> int:
     from lxcctl import foreground
 
+    def acts(made: Exec) -> Callable[[int], None]:
+        return foreground.leaving(lambda: _signal(session, made.id, 9))
+
     with foreground.signals() as signals:
-        made = _begin(session, request, signals)
+        made = foreground.begin(signals, lambda: _create(session, request), acts)
         attachment = _attachment(session, made.id, known=True)
 
         def hang_up() -> None:
@@ -229,14 +223,17 @@ def _with_streams(session: Session, request: CreateExecRequest, args: Namespace)
     from lxcctl.streams import OwnStreams
     from lxcctl.typist import Typist
 
+    def start() -> tuple[Exec, foreground.Relay]:
+        made = _create(session, request)
+        return made, foreground.Relay(lambda number: _signal(session, made.id, number))
+
     with foreground.signals(at_terminal=False) as signals, OwnStreams() as streams:
         if not args.streamed:
             request.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(request.descriptors_token)
         request.stdin = not own
-        made = _begin(session, request, signals)
-        attachment = _attachment(session, made.id, known=True)
-        signals.act = foreground.Relay(attachment, lambda number: _signal(session, made.id, number))
+        made, relay = foreground.begin(signals, start, lambda begun: begun[1])
+        attachment = relay.attachment = _attachment(session, made.id, known=True)
         if own:
             streams.begin()
         else:

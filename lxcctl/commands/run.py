@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from lxcctl.arguments import Parser
     from lxcctl.channel import Session
-    from lxcctl.signals import SignalThread
     from lxcd.v1.container_pb2 import StartContainerRequest
     from lxcd.v1.types_pb2 import Exit
 
@@ -124,15 +123,6 @@ def _start(session: Session, start: StartContainerRequest) -> int:
     return reply.generation
 
 
-def _begin(session: Session, start: StartContainerRequest, signals: SignalThread) -> int:
-    """Start it; if a signal asks us to leave meanwhile, do so, but not with it running."""
-    from lxcctl import foreground
-
-    return foreground.begin(
-        signals, lambda: _start(session, start), lambda _: _send(session, start.name, 9)
-    )
-
-
 def _on_terminal(
     session: Session, define: Callable[[], StartContainerRequest], keys: bytes
 ) -> Exit:
@@ -144,7 +134,8 @@ def _on_terminal(
         term = os.environ.get("TERM", "")
         if term:
             start.define.add(key="lxc.environment", value=f"TERM={term}")
-        generation = _begin(session, start, signals)
+        leave = foreground.leaving(lambda: _send(session, start.name, 9))
+        generation = foreground.begin(signals, lambda: _start(session, start), lambda _: leave)
         viewer = Viewer(session, start.name, "console", at_end=b"\x04")
         end = viewer.watch(keys, signals, generation=generation)
     if end is None:
@@ -169,7 +160,8 @@ def _with_streams(
             start.descriptors_token = streams.hand_over(session.channel.address)
         own = bool(start.descriptors_token)
         start.stdin = not own
-        generation = _begin(session, start, signals)
+        relay = foreground.Relay(lambda number: _send(session, start.name, number))
+        generation = foreground.begin(signals, lambda: _start(session, start), lambda _: relay)
 
         def fill(message: Any) -> None:  # noqa: ANN401
             message.name, message.lxcpath = start.name, session.lxcpath
@@ -182,9 +174,7 @@ def _with_streams(
         attachment.on_output = foreground.show
         attachment.on_gap = foreground.show_gap
         attachment.on_role = foreground.show_role
-        signals.act = foreground.Relay(
-            attachment, lambda number: _send(session, start.name, number)
-        )
+        relay.attachment = attachment
         if own:
             streams.begin()
         else:
