@@ -73,6 +73,7 @@ class Attachment:
         self._window = 0
         self._input_ended = False
         self._end_sent = False
+        self._size: tuple[int, int] | None = None  # of the terminal, if it is not told yet
         self._live = False
         self._connected = False
         self._leaving = False
@@ -166,6 +167,7 @@ class Attachment:
             self._sent = 0
             self._end_sent = False
             self._connected = True
+            self._tell_size()
             self._pump()
         if first:
             if self._live:
@@ -287,10 +289,17 @@ class Attachment:
             self._pump()
 
     def resize(self, rows: int, columns: int) -> None:
-        """The terminal here has another size."""
+        """The terminal here has another size; told once the daemon is there."""
         with self._changed:
-            if self._connected and self._controls:
-                self._send(resize={"rows": rows, "columns": columns})
+            self._size = (rows, columns)
+            self._tell_size()
+
+    def _tell_size(self) -> None:
+        """The caller has the lock."""
+        if self._size is not None and self._connected and self._controls:
+            rows, columns = self._size
+            self._send(resize={"rows": rows, "columns": columns})
+            self._size = None
 
     def detach(self) -> bool:
         """Leave; what the session is attached to goes on. False if the session is over."""

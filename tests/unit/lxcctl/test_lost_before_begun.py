@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lxcctl.channel import Patience
+from lxcctl.attach import Attachment
+from lxcctl.channel import Patience, Session
 from lxcd.v1 import container_pb2, exec_pb2
 from tests.unit.lxcctl.playing import CONSOLE, EXEC, Frames, client, starts
 
@@ -90,3 +91,35 @@ def test_keys_leave_also_while_nothing_has_begun(
     os.close(master)
     (create,) = breaking.asked("CreateExec")
     assert create.tty
+
+
+def test_a_size_that_changed_while_the_daemon_was_away(
+    daemon: FakeDaemon, refusal: type[Refusal]
+) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def play(heard: Iterator[Any]) -> Iterator[Any]:
+        again = bool(next(heard).start.offsets)
+        yield EXEC.started()
+        if not again:
+            yield EXEC.output(b"x", 0, "terminal")
+            raise refusal("UNAVAILABLE", "Socket closed")
+        resize = next(heard).resize
+        sizes.append((resize.rows, resize.columns))
+        yield EXEC.end(code=0)
+
+    daemon.on["AttachExec"] = play
+    session = Session(daemon.address, "", "table")
+    types = (exec_pb2.AttachExecRequest, exec_pb2.AttachExecResponse)
+    attachment: Attachment
+
+    def start(_message: Any) -> None:
+        # Between two connections.
+        if attachment.offsets:
+            attachment.resize(30, 100)
+            attachment.resize(40, 120)
+
+    attachment = Attachment(session, "ExecService/AttachExec", types, start)
+    assert attachment.run().exit.code == 0
+    session.channel.close()
+    assert sizes == [(40, 120)]
