@@ -225,8 +225,9 @@ def _processes(host: Host, keeper: int, inits: set[int]) -> list[str]:
     ]
     ready = [process for process in others if process.parent == keeper]
     lines += [f"nobody's {process}" for process in others if process.parent != keeper]
-    # Without version 1 there are no slots: all that can be said then is that they are few.
-    if len(ready) > (len(waiting) if _VERSION_1 else 1):
+    # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is that
+    # they are few.
+    if len(ready) > (len(waiting) if _VERSION_1 else 1) + 1:
         lines += [f"{len(waiting)} are prepared, and there is {process}" for process in ready]
     ours = {str(process.pid) for process in ready}
     lines += [
