@@ -77,8 +77,14 @@ def kill_keeper(host: Host, pid: int) -> None:
 
 def trustees(host: Host) -> list[int]:
     """Who holds what the keeper would leave behind: one, but for a moment."""
-    below = [found.pid for found in ledger.descendants(host.machine.pid)]
-    return [pid for pid in below if not gone(pid) and procfs.status(pid).comm == "lxcd-trustee"]
+    found: list[int] = []
+    for below in ledger.descendants(host.machine.pid):
+        # It may end at any moment.
+        with suppress(OSError):
+            status = procfs.status(below.pid)
+            if status.comm == "lxcd-trustee" and status.state != "Z":
+                found.append(below.pid)
+    return found
 
 
 def kill_trustee(host: Host) -> None:
