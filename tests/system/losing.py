@@ -77,8 +77,14 @@ def kill_keeper(host: Host, pid: int) -> None:
 
 def trustees(host: Host) -> list[int]:
     """Who holds what the keeper would leave behind: one, but for a moment."""
-    below = [found.pid for found in ledger.descendants(host.machine.pid)]
-    return [pid for pid in below if not gone(pid) and procfs.status(pid).comm == "lxcd-trustee"]
+    found: list[int] = []
+    for below in ledger.descendants(host.machine.pid):
+        # It may end at any moment.
+        with suppress(OSError):
+            status = procfs.status(below.pid)
+            if status.comm == "lxcd-trustee" and status.state != "Z":
+                found.append(below.pid)
+    return found
 
 
 def kill_trustee(host: Host) -> None:
@@ -225,8 +231,9 @@ def _processes(host: Host, keeper: int, inits: set[int]) -> list[str]:
     ]
     ready = [process for process in others if process.parent == keeper]
     lines += [f"nobody's {process}" for process in others if process.parent != keeper]
-    # Without version 1 there are no slots: all that can be said then is that they are few.
-    if len(ready) > (len(waiting) if _VERSION_1 else 1):
+    # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is that
+    # they are few.
+    if len(ready) > (len(waiting) if _VERSION_1 else 1) + 1:
         lines += [f"{len(waiting)} are prepared, and there is {process}" for process in ready]
     ours = {str(process.pid) for process in ready}
     lines += [
