@@ -73,6 +73,7 @@ class Keeper:
         self._open = False  # it has told what it holds: requests may come
         self._leaving = False
         self._lost = asyncio.Event()
+        self._settled = asyncio.Event()  # there is one, or none could be had
         self.children: dict[str, Held] = {}
         self._heard_pid = 0
         self.pid = 0  # of the last one that took requests
@@ -113,6 +114,7 @@ class Keeper:
                 await self.connect()
             except (errors.LxcdError, OSError) as error:
                 self._watch_all()
+                self._settled.set()
                 _log.error("no keeper: %s; the next try is in %.1f s", error, pause)
                 await asyncio.sleep(pause)
                 pause = min(10.0, pause * 2 + 0.1)
@@ -187,6 +189,7 @@ class Keeper:
         told meanwhile.
         """
         self._open, self.pid = True, self._heard_pid
+        self._settled.set()
         for id_ in self._forgotten:
             self._send(protocol.Forget(id_))
         self._forgotten.clear()
@@ -219,6 +222,16 @@ class Keeper:
             self._send(adopted, fds)
 
     # ---- asking
+
+    async def there(self) -> None:
+        """Wait until there is a keeper, if the next one is on its way. Raises Unavailable when
+        there is none for too long, and at once while none can be had.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._settled.wait()
+        if not self._open:
+            raise gone()
 
     async def prepare(
         self, id_: str, kind: str, flags: int, channel: int, cgroup: int, procs: list[int]
@@ -508,6 +521,7 @@ class Keeper:
         if self._leaving or not was_open:
             # Not one that we had: why it could not be had is told where it was wanted.
             return
+        self._settled.clear()
         _log.error("the keeper is gone: %s", why)
         if self.on_lost is not None:
             self.on_lost(why)

@@ -44,6 +44,7 @@ _QUIET_SECONDS = 0.03
 _MOMENT_SECONDS = 0.003
 _ENOUGH = 4  # with a quarter of the stock left, others are made as soon as it is quiet
 _REMEMBERED = 100
+_KEEPERS = 3  # that may die in a row while one child is made
 
 
 def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
@@ -131,16 +132,21 @@ class Pool:
     async def _take(self, key: _Key) -> Prepared:
         kind = self._kinds.setdefault(key, _Kind())
         kind.starts.append(asyncio.get_running_loop().time())
-        found = None
-        while found is None and kind.stock:
-            found = kind.stock.popleft()
-            if found.child.is_gone() or self.house.keeper.lost(found.child):
+        for _ in range(_KEEPERS):
+            # Nothing has been done to any container yet: the next keeper is as good.
+            await self.house.keeper.there()
+            while kind.stock:
+                found = kind.stock.popleft()
+                if not (found.child.is_gone() or self.house.keeper.lost(found.child)):
+                    return found
                 await self._discard(found)
-                found = None
-        return found or await self._make(key)
+            with contextlib.suppress(errors.Unavailable):
+                return await self._make(key)
+        raise gone()
 
     async def alone(self, flags: int, payload: tree.Payload) -> Prepared:
         """A child in these cgroups, for a container whose directories cannot be had by a rename."""
+        await self.house.keeper.there()
         procs = tree.open_procs(self.house.trees, payload)
         try:
             slot = tree.Payload({}, (), payload.mark)
