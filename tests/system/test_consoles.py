@@ -69,11 +69,14 @@ def test_one_types_and_the_others_watch(shell: Box) -> None:
     first.until(lambda: len(first.roles) == 3)
     second.send(role={"role": CONTROLLER})
     second.until(lambda: len(second.roles) == 2)
-    first.send(input=b"reboot\n")
-    assert refused(first.to_the_end).reason == "NOT_THE_CONTROLLER"
+    # What one sends who had control is dropped; who never had it is refused.
+    first.send(input=b"echo rob''bed\n")
+    viewer.send(input=b"reboot\n")
+    assert refused(viewer.to_the_end).reason == "NOT_THE_CONTROLLER"
     settled(second)
+    assert b"robbed" not in shell.log()
     second.cancel()
-    viewer.cancel()
+    first.cancel()
     until(lambda: not sessions.with_console(shell), "nobody is listed any more")
 
 

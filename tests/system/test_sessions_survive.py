@@ -1,0 +1,79 @@
+"""kill -9 of lxcd while lxcctl has a session: the process inside notices nothing, no byte is lost or comes twice, each way."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.system.calls import idle
+from tests.system.host import Host
+from tests.system.machine import DEADLINE, until
+
+LINE = 8
+STEP = 20_000  # lines between two deaths, at most
+
+
+def stamped(count: int) -> bytes:
+    """Eight bytes a line, and each says at which offset it stands."""
+    return b"".join(b"%07d\n" % number for number in range(count))
+
+
+def survive(host: Host, root: Path, options: tuple[str, ...], deaths: int, seed: int) -> None:
+    """Bytes go in and come back out, while lxcd dies again and again at random places of them."""
+    places = random.Random(seed)
+    steps = [places.randrange(1, STEP) for _ in range(deaths + 1)]
+    whole = stamped(sum(steps))
+    got = bytearray()
+    with idle(host, root, "app") as made:
+        script = "cat; exit 42"
+        argv = host.ctl_argv("exec", made.name, *options, "--", "/bin/sh", "-c", script)
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=host.environment
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            output = process.stdout
+
+            def read() -> None:
+                while data := os.read(output.fileno(), 1 << 16):
+                    got.extend(data)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            offset = 0
+            for number, step in enumerate(steps):
+                process.stdin.write(whole[offset : offset + step * LINE])
+                process.stdin.flush()
+                offset += step * LINE
+                if number < deaths:
+                    # Somewhere in the middle of what was just written.
+                    least = offset - places.randrange(1, step * LINE)
+                    until(lambda least=least: len(got) >= least, "it has come so far")  # type: ignore[misc]
+                    host.kill_daemon()
+                    host.start_daemon()
+            process.stdin.close()
+            assert process.wait(DEADLINE) == 42
+            reader.join(DEADLINE)
+        assert bytes(got) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--streamed",), ()], ids=["streamed", "descriptors"])
+def test_what_goes_in_comes_out_though_lxcd_dies(
+    host: Host, busybox_root: Path, options: tuple[str, ...]
+) -> None:
+    survive(host, busybox_root, options, 4, 4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("options", [("--streamed",), ()], ids=["streamed", "descriptors"])
+def test_what_goes_in_comes_out_though_lxcd_dies_twenty_times(
+    host: Host, busybox_root: Path, options: tuple[str, ...]
+) -> None:
+    survive(host, busybox_root, options, 20, 20)
