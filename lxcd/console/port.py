@@ -131,7 +131,7 @@ class Port:
             self.controller = None
         if not session.detached:
             # Whoever comes back sends again what was not acknowledged.
-            self._typed = deque(entry for entry in self._typed if entry[0] is not session)
+            self._drop_typed(session)
         for stream in self.outputs:
             self.settle(stream)
         if self.on_left is not None:
@@ -152,6 +152,11 @@ class Port:
         session.notice(RoleChanged(Role.VIEWER, session.label))
 
     def _give_control(self, session: Session) -> None:
+        # It is told how far the input has come: that must not shrink when one that is cut off, and
+        # may be this one's former self, is found to be gone.
+        for other in {by for by, _ in self._typed}:
+            if other is not session and not other.detached:
+                self._drop_typed(other)
         self.controller = session
         session.role = Role.CONTROLLER
         session.had_control = True
@@ -276,6 +281,10 @@ class Port:
         """Its input has: an earlier lxcd may have ended it."""
         ring = self.input.input if self.input is not None else None
         return ring is not None and ring.closed
+
+    def _drop_typed(self, by: Session) -> None:
+        """What there was no room for yet; it knows that nobody has acknowledged it."""
+        self._typed = deque(entry for entry in self._typed if entry[0] is not by)
 
     def _push(self) -> None:
         """Into the ring what there is room for; the rest when there is more."""

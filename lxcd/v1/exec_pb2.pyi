@@ -177,9 +177,13 @@ class CreateExecRequest(_message.Message):
     """Without `tty`: give it a standard input that can be typed into; else that is /dev/null."""
     on_disconnect: Global___DisconnectPolicy.ValueType
     lossless: _builtins.bool
-    """Without `tty`: what it writes waits for readers. Else the oldest output is overwritten when nobody has read it."""
+    """Without `tty`: what it writes waits for the sessions that are `lossless` too, and for the first of them to come.
+    Else the oldest output is overwritten when nobody has read it.
+    """
     delete_on_exit: _builtins.bool
-    """It is forgotten once it has ended and its last session has left."""
+    """It is forgotten once it has ended and its last session has left; but not after one has detached, who means to come
+    back.
+    """
     descriptors_token: _builtins.str
     """Of the side socket: these descriptors become its own streams, in place of ours."""
     request_id: _builtins.str

@@ -195,7 +195,10 @@ BROKEN = [
         "__main__.py", lambda text: "import no_such_module\n" + text, "has ended", id="import"
     ),
     pytest.param(
-        "handover.py", lambda text: text.replace("STATE = 1", "STATE = 0"), "version 1", id="older"
+        "handover.py",
+        lambda text: text.replace(f"STATE = {handover.STATE}", "STATE = 0"),
+        f"version {handover.STATE}",
+        id="older",
     ),
     pytest.param(
         "upgrade.py",

@@ -216,7 +216,9 @@ def test_a_process_waits_for_a_reader_that_does_not_read(app: Box) -> None:
     script = LINES % 1_200_000 + "; echo over >&2"
     whole = b"".join(b"%d\n" % number for number in range(1_000_001, 1_200_001))
     with sessions.running(app, "/bin/sh", "-c", script, lossless=True) as found:
-        attached = sessions.attach(app.api, found.id, giving_credit=False, window_bytes=4096)
+        attached = sessions.attach(
+            app.api, found.id, lossless=True, giving_credit=False, window_bytes=4096
+        )
         attached.until(lambda: attached.offsets.get("stdout", 0) >= 4096)
         # It has written what ring and pipe hold, and waits: not for time, but in the kernel.
         pid = sessions.look(app.api, found.id).pid
@@ -229,7 +231,7 @@ def test_a_process_waits_for_a_reader_that_does_not_read(app: Box) -> None:
         begun = bytes(attached.data["stdout"])
         attached.cancel()
         # Whoever comes next goes on where that one was.
-        again = sessions.attach(app.api, found.id, offsets={"stdout": len(begun)})
+        again = sessions.attach(app.api, found.id, lossless=True, offsets={"stdout": len(begun)})
         assert again.to_the_end().exit.code == 0
         assert begun + again.data["stdout"] == whole
         assert again.data["stderr"] == b"over\n"
@@ -269,7 +271,7 @@ def test_many_watch_one_exec(app: Box) -> None:
 
         def watch(began: threading.Barrier) -> None:
             with Api(app.host.address) as api:
-                attached = sessions.attach(api, found.id)
+                attached = sessions.attach(api, found.id, lossless=True)
                 began.wait()
                 code = attached.to_the_end().exit.code
                 results.append((bytes(attached.data["stdout"]), code))
@@ -279,7 +281,7 @@ def test_many_watch_one_exec(app: Box) -> None:
         for thread in threads:
             thread.start()
         began.wait()
-        driver = sessions.attach(app.api, found.id, role=CONTROLLER, label="driver")
+        driver = sessions.attach(app.api, found.id, lossless=True, role=CONTROLLER, label="driver")
         listed = sessions.look(app.api, found.id).sessions
         assert len(listed) == 10
         assert [each.label for each in listed if each.role == CONTROLLER] == ["driver"]
@@ -297,7 +299,7 @@ def test_an_exec_goes_on_when_everybody_leaves_and_is_found_again(app: Box) -> N
         seen, offset = b"", 0
         for number in range(4):
             attached = sessions.attach(
-                app.api, found.id, role=CONTROLLER, offsets={"stdout": offset}
+                app.api, found.id, lossless=True, role=CONTROLLER, offsets={"stdout": offset}
             )
             assert attached.started.input_offset == offset
             attached.type(b"round %d\n" % number)
@@ -308,7 +310,7 @@ def test_an_exec_goes_on_when_everybody_leaves_and_is_found_again(app: Box) -> N
             assert attached.to_the_end().reason == sessions.DETACHED
             assert not sessions.look(app.api, found.id).sessions
         assert seen == b"".join(b"round %d\n" % number for number in range(4))
-        live = sessions.attach(app.api, found.id, role=CONTROLLER, live_only=True)
+        live = sessions.attach(app.api, found.id, lossless=True, role=CONTROLLER, live_only=True)
         live.send(input_end=True)
         assert live.to_the_end().exit.code == 6
         assert live.data == {}
@@ -316,7 +318,7 @@ def test_an_exec_goes_on_when_everybody_leaves_and_is_found_again(app: Box) -> N
 
 def test_what_was_typed_is_typed_once_though_the_one_who_did_is_gone(app: Box) -> None:
     with sessions.running(app, "/bin/cat", stdin=True, lossless=True) as found:
-        first = sessions.attach(app.api, found.id, role=CONTROLLER)
+        first = sessions.attach(app.api, found.id, lossless=True, role=CONTROLLER)
         first.send(signal=19)
         # As much as pipe and ring hold, and then what waits for them.
         text = b"".join(b"%07d\n" % number for number in range(21_000))
@@ -326,9 +328,11 @@ def test_what_was_typed_is_typed_once_though_the_one_who_did_is_gone(app: Box) -
         first.send(role={"role": sessions.VIEWER})
         first.until(lambda: bool(first.roles))
         first.cancel()
-        second = sessions.attach(app.api, found.id, role=CONTROLLER)
-        assert second.started.input_offset == 150 * 1024
-        second.send(input=text[150 * 1024 :])
+        second = sessions.attach(app.api, found.id, lossless=True, role=CONTROLLER)
+        # What waited was dropped with its session, and it knows that nobody acknowledged it.
+        assert second.started.input_offset == first.acked == 128 * 1024
+        for begin in range(128 * 1024, len(text), 32 * 1024):
+            second.type(text[begin : begin + 32 * 1024])
         second.send(input_end=True)
         second.send(signal=18)
         assert second.to_the_end().exit.code == 0
@@ -342,7 +346,7 @@ def test_waiting_signals_sizes_and_deleting(app: Box) -> None:
     api = app.api
     script = "trap 'echo usr1' USR1; trap 'stty size; exit 3' TERM; trap 'stty size' WINCH; echo up; while :; do sleep 0.05; done"
     with sessions.running(app, "/bin/sh", "-c", script, tty=True) as found:
-        attached = sessions.attach(api, found.id)
+        attached = sessions.attach(api, found.id, lossless=True)
         attached.shows(b"up", "terminal")
         wait = exec_pb2.WaitExecRequest(id=found.id, timeout=seconds(0.05))
         assert refused(lambda: api.exec.WaitExec(wait, timeout=DEADLINE)).reason == "WAIT_TIMEOUT"
@@ -428,21 +432,31 @@ def test_a_command_is_killed_once_nobody_comes_back(app: Box) -> None:
         assert not sessions.look(app.api, found.id).HasField("exit")
 
 
-@pytest.mark.parametrize("policy", ["detach", "end"])
-def test_an_exec_that_is_to_be_forgotten_is(app: Box, policy: str) -> None:
+def test_an_exec_that_is_to_be_forgotten_is(app: Box) -> None:
     found = sessions.create(
         app, "/bin/sh", "-c", "echo on; read a", stdin=True, delete_on_exit=True
     )
     attached = sessions.attach(app.api, found.id, role=CONTROLLER)
     attached.shows(b"on\n", "stdout")
-    if policy == "detach":
-        attached.send(detach={})
-        attached.to_the_end()
-        assert found.id in sessions.listed(app.api)
-        attached = sessions.attach(app.api, found.id, role=CONTROLLER)
     attached.send(input_end=True)
     assert attached.to_the_end().exit.code == 1
     until(lambda: found.id not in sessions.listed(app.api), "it is forgotten")
+
+
+def test_an_exec_that_somebody_means_to_come_back_to_is_kept(app: Box) -> None:
+    found = sessions.create(
+        app, "/bin/sh", "-c", "echo on; read a", stdin=True, delete_on_exit=True
+    )
+    attached = sessions.attach(app.api, found.id, role=CONTROLLER)
+    attached.shows(b"on\n", "stdout")
+    attached.send(detach={})
+    attached.to_the_end()
+    again = sessions.attach(app.api, found.id, role=CONTROLLER)
+    again.send(input_end=True)
+    assert again.to_the_end().exit.code == 1
+    assert sessions.look(app.api, found.id).exit.code == 1
+    sessions.delete(app.api, found.id)
+    assert found.id not in sessions.listed(app.api)
 
 
 def test_an_exec_in_a_frozen_container_is_deleted_and_leaves_nothing(
