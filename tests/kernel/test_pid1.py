@@ -6,6 +6,7 @@ import faulthandler
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -339,8 +340,16 @@ def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(kind: str, endi
 
 def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
     def look(init: Init) -> tuple[str, str, list[str]]:
-        command = procfs.read(init.pid, "cmdline").rstrip(b"\0").decode()
-        found = procfs.status(init.pid).comm, command, os.listdir(f"/proc/{init.pid}/fd")
+        def what() -> tuple[str, str, list[str]]:
+            command = procfs.read(init.pid, "cmdline").rstrip(b"\0").decode()
+            return procfs.status(init.pid).comm, command, os.listdir(f"/proc/{init.pid}/fd")
+
+        # One that runs nothing has nobody who could tell that it is there.
+        end = time.monotonic() + 10
+        while (found := what())[0] != "lxc-init" or found[2]:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.001)
         init.send(LAST if init.children() else signal.SIGTERM)
         init.ends()
         return found
