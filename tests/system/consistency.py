@@ -92,8 +92,9 @@ class Watch:
         ]
         ready = prepared(self.host)
         lines = [f"no {path}" for slot in ready for path in slot if not os.path.isdir(path)]
-        # Without version 1 there are no slots: all that can be said then is that they are few.
-        if len(others) > (len(ready) if VERSION_1 else 1):
+        # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is
+        # that they are few.
+        if len(others) > (len(ready) if VERSION_1 else 1) + 1:
             lines += [f"process {process} ({len(ready)} are prepared)" for process in others]
         return lines
 

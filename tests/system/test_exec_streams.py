@@ -21,7 +21,6 @@ from tests.system.machine import DEADLINE, until
 from tests.system.sessions import CONTROLLER
 
 # Some 34 MB of Debian: programs, libraries, links, and the names of terminals.
-TREE = ("usr/bin", "usr/sbin")
 LINES = "for i in $(seq 1000001 %d); do echo $i; done"
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["descriptors", "streamed"])
 
@@ -59,15 +58,14 @@ def checksum(made: Box, argv: list[str]) -> str:
     return digest.hexdigest()
 
 
-def tar(*, out: bool) -> tuple[str, ...]:
-    options = ("--sort=name", "-C", "/")
-    return ("tar", *options, "-cf", "-", *TREE) if out else ("tar", "-C", "/tmp", "-xf", "-")
+def packing(directory: str, tree: tuple[str, ...]) -> tuple[str, ...]:
+    return ("tar", "--sort=name", "-C", directory, "-cf", "-", *tree)
 
 
-def back_in(made: Box, streamed: bool, archive: Path) -> None:  # noqa: FBT001
-    """Unpack it below /tmp in the container, from a pipe."""
+def back_in(made: Box, streamed: bool, archive: Path, directory: str) -> None:  # noqa: FBT001
+    """Unpack it there in the container, from a pipe."""
     with subprocess.Popen(
-        exec_argv(made, streamed, *tar(out=False)),
+        exec_argv(made, streamed, "tar", "-C", directory, "-xf", "-"),
         stdin=subprocess.PIPE,
         env=made.host.environment,
     ) as process:
@@ -79,30 +77,33 @@ def back_in(made: Box, streamed: bool, archive: Path) -> None:  # noqa: FBT001
     assert process.returncode == 0
 
 
-def rounds(made: Box, streamed: bool, count: int) -> None:  # noqa: FBT001
+def rounds(made: Box, streamed: bool, count: int, *tree: str) -> None:  # noqa: FBT001
+    """Out so often, alone and eight at once, and in the same way."""
     archive = made.host.root / "usr.tar"
+    out = exec_argv(made, streamed, *packing("/", tree))
     with open(archive, "wb") as file:
         # Into a file lxcctl copies itself.
         subprocess.run(
-            exec_argv(made, streamed, *tar(out=True)),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            check=True,
-            env=made.host.environment,
+            out, stdin=subprocess.DEVNULL, stdout=file, check=True, env=made.host.environment
         )
     expected = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert archive.stat().st_size > 30_000_000
-    for _ in range(count):
-        assert checksum(made, exec_argv(made, streamed, *tar(out=True))) == expected
-    back_in(made, streamed, archive)
-    packed = ("tar", "--sort=name", "-C", "/tmp", "-cf", "-", *TREE)
-    assert checksum(made, exec_argv(made, streamed, *packed)) == expected
-    made.sh("rm -rf /tmp/usr")
+
+    def goes_in(number: int) -> str:
+        directory = f"/var/tmp/in.{number}"
+        made.sh(f"mkdir {directory}")
+        back_in(made, streamed, archive, directory)
+        seen = checksum(made, exec_argv(made, streamed, *packing(directory, tree)))
+        made.sh(f"rm -r {directory}")
+        return seen
+
+    for number in range(count):
+        assert checksum(made, out) == expected
+        assert goes_in(number) == expected
     with ThreadPoolExecutor(8) as pool:
-        eight = [
-            pool.submit(checksum, made, exec_argv(made, streamed, *tar(out=True))) for _ in range(8)
-        ]
+        eight = [pool.submit(checksum, made, out) for _ in range(8)]
         assert {each.result() for each in eight} == {expected}
+        assert set(pool.map(goes_in, range(8))) == {expected}
     archive.unlink()
 
 
@@ -110,14 +111,14 @@ def rounds(made: Box, streamed: bool, count: int) -> None:  # noqa: FBT001
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_tree_goes_out_and_in_with_every_byte(debian: Box, streamed: bool) -> None:  # noqa: FBT001
-    rounds(debian, streamed, 2)
+    rounds(debian, streamed, 10, "usr/bin", "usr/sbin")
 
 
 @STREAMED
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_tree_goes_out_and_in_a_hundred_times(debian: Box, streamed: bool) -> None:  # noqa: FBT001
-    rounds(debian, streamed, 100)
+    rounds(debian, streamed, 100, "usr")
 
 
 @STREAMED

@@ -55,7 +55,7 @@ _KEYS = {
     "write_sysctl": "lxc.sysctl.",
 }
 # Execs alone join; they take no fault from the file, and have a test of their own.
-_OF_EXECS = {"join"}
+_OF_EXECS = {"join": "setns", "open_terminal": "open"}  # and a call that each makes
 _QUIET = 40  # looks in a row
 
 _WHOLE = """\
@@ -435,16 +435,16 @@ def test_there_is_a_case_for_every_kind_of_step(cold_host: Host, busybox_root: P
             steps = [step.name for step in _steps(made, case)]
         seen |= case.only or set(steps)
         assert case.only <= set(steps), name
-    assert seen == set(_STEPS) - _OF_EXECS
+    assert seen == set(_STEPS) - set(_OF_EXECS)
 
 
-# The one step that only execs have
+# Steps that only execs have
 
 
 @contextmanager
-def _at_setns(keeper: int, what: str) -> Iterator[None]:
-    """Have it happen to a child of the keeper as it calls setns(2): how it joins."""
-    inject = f"inject=setns:{what}:when=1"
+def _at_call(keeper: int, call: str, what: str) -> Iterator[None]:
+    """Have it happen to a child of the keeper as it makes this system call."""
+    inject = f"inject={call}:{what}:when=1"
     argv = ["strace", "-f", "-o", "/dev/null", "-p", str(keeper), "-e", inject]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
@@ -461,19 +461,22 @@ def _stopped(keeper: int) -> list[int]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_exec_fails_cleanly_as_it_joins(
-    cold_host: Host, busybox_root: Path, fault: str, record_property: Callable[..., None]
+@pytest.mark.parametrize("step", _OF_EXECS)
+def test_an_exec_fails_cleanly_at_every_step(
+    cold_host: Host, busybox_root: Path, step: str, fault: str, record_property: Callable[..., None]
 ) -> None:
-    host = cold_host
+    host, syscall = cold_host, _OF_EXECS[step]
     host.config.write_text(FEW_PREPARED)
     host.start_daemon()
     watch = Watch(host, _NAME)
     with idle(host, busybox_root, _NAME) as made:
         keeper, before = host.keeper_pid, made.info()
-        request = exec_pb2.RunExecRequest(container=_NAME, command=["/bin/echo", "in"])
+        request = exec_pb2.CreateExecRequest(
+            container=_NAME, command=["/bin/echo", "in"], tty=step == "open_terminal"
+        )
         what = {"EIO": "error=EIO", "kill-child": "signal=SIGKILL"}.get(fault, "signal=SIGSTOP")
-        with _at_setns(keeper, what):
-            call = made.api.exec.RunExec.future(request, timeout=DEADLINE)
+        with _at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what):
+            call = made.api.exec.CreateExec.future(request, timeout=DEADLINE)
             if fault.endswith(("keeper", "daemon")):
                 there: set[int] = set()
 
@@ -501,9 +504,10 @@ def test_an_exec_fails_cleanly_as_it_joins(
             assert "keeper" in refused.text, refused
         else:
             told_of = {key: refused.metadata.get(key) for key in ("step", "syscall", "errno")}
-            how = ("setns", "EIO") if fault == "EIO" else ("", "")
-            assert told_of == {"step": "join", "syscall": how[0], "errno": how[1]}, refused
+            # One that is killed does not say how far it came.
+            how = (step, syscall, "EIO") if fault == "EIO" else ("join", "", "")
+            assert told_of == dict(zip(told_of, how, strict=True)), refused
         assert made.info() == before
         watch.is_clean({before.pid}, set(before.cgroups.values()))
         assert made.sh("echo in") == "in"
-    record_property("faults", json.dumps(["exec", fault, {"join": "error"}]))
+    record_property("faults", json.dumps(["exec", fault, {step: "error"}]))
