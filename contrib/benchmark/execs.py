@@ -29,11 +29,10 @@ _MILLION = 1e6
 BIG = "/big"
 _CREDIT_BYTES = 64 * 1024
 # An init that waits to be told to write to its console.
-FLOOD = ("/flooder",)
 _FLOODER = """\
 #!/bin/sh
 stty raw -echo
-while read -r word < /go; do cat /flood; done
+while read -r word < "$1"; do cat /flood; done
 """
 
 
@@ -138,7 +137,7 @@ class LxcdFlood:
                     raise BenchError("the only viewer of a console has lost something")
                 case _:
                     continue
-        raise BenchError("a console has ended")
+        raise BenchError(f"a console has ended after {seen} of {self._count} bytes: {frame}")
 
 
 class StockFlood:
@@ -180,20 +179,26 @@ def _read(fd: int, count: int) -> None:
         count -= len(os.read(fd, 65536))
 
 
-def make_files(kind: Kind, stream_bytes: int, flood_bytes: int) -> Path:
-    """What is read inside; the fifo that begins a flood."""
+def flooder(trigger: Path) -> tuple[str, str]:
+    """What an init has to be whose console is flooded when that fifo is written to."""
+    return "/flooder", f"/{trigger.name}"
+
+
+def make_files(kind: Kind, stream_bytes: int, flood_bytes: int) -> tuple[Path, Path]:
+    """What is read inside; and two fifos that begin floods: each container listens to its own."""
     root = kind.rootfs
     with open(f"{root}{BIG}", "wb") as big:
         big.truncate(stream_bytes)
     with open(f"{root}/flood", "wb") as flood:
         flood.truncate(flood_bytes)
-    flooder = root / "flooder"
-    flooder.write_text(_FLOODER)
-    flooder.chmod(0o755)
-    fifo = root / "go"
-    with suppress(FileExistsError):
-        os.mkfifo(fifo)
-    return fifo
+    program = root / "flooder"
+    program.write_text(_FLOODER)
+    program.chmod(0o755)
+    triggers = root / "go.lxcd", root / "go.stock"
+    for trigger in triggers:
+        with suppress(FileExistsError):
+            os.mkfifo(trigger)
+    return triggers
 
 
 def taking_turns(

@@ -160,25 +160,25 @@ def _runs(run: _Run, daemon: Daemon) -> None:
 def _execs(run: _Run, daemon: Daemon) -> None:
     """In two containers that are alike, one of lxcd's and one of stock LXC's."""
     wanted, kind = run.wanted, run.kinds[0]
-    trigger = execs.make_files(kind, wanted.stream_bytes, wanted.flood_bytes)
+    trigger, other_trigger = execs.make_files(kind, wanted.stream_bytes, wanted.flood_bytes)
     name = f"{run.token}-joined"
-    config = kind.config(execs.FLOOD)
-    daemon.define(name, config)
+    daemon.define(name, kind.config(execs.flooder(trigger)))
     daemon.client.start(name)
     if run.stock.here:
-        run.stock.define(name, config)
+        run.stock.define(name, kind.config(execs.flooder(other_trigger)))
         run.stock.start(name)
     big = ("cat", execs.BIG)
-    flood = (trigger, wanted.flood_bytes)
     stages: dict[str, list[execs.Contestant]] = {
         "exec": [execs.LxcdExec(daemon, name), execs.LxcctlExec(daemon, name, containers.TRUE)],
         "stream": [execs.LxcctlExec(daemon, name, *big)],
-        "flood": [execs.LxcdFlood(daemon, name, *flood)],
+        "flood": [execs.LxcdFlood(daemon, name, trigger, wanted.flood_bytes)],
     }
     if run.stock.here:
         stages["exec"].append(execs.StockExec(run.stock, name, containers.TRUE))
         stages["stream"].append(execs.StockExec(run.stock, name, *big))
-    rounds = {"exec": wanted.rounds, "stream": 3, "flood": 3}
+        flood = execs.StockFlood(run.stock, name, other_trigger, wanted.flood_bytes)
+        stages["flood"].append(flood)
+    rounds = {"exec": wanted.rounds, "stream": 5, "flood": 3}
     for stage, contestants in stages.items():
         if stage not in wanted.stages:
             continue
@@ -188,10 +188,6 @@ def _execs(run: _Run, daemon: Daemon) -> None:
         )
         run.add(figures)
     daemon.client.kill(name)
-    if "flood" in wanted.stages and run.stock.here:
-        # Alone: the other would hear the same trigger.
-        stock = execs.StockFlood(run.stock, name, *flood)
-        run.add(execs.taking_turns("flood", kind.name, [stock], 3, wanted.pause_seconds))
     if run.stock.here:
         run.stock.stop(name)
 

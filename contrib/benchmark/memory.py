@@ -34,6 +34,7 @@ _SETTLE_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
 _STABLE = 0.002
 _READY = "children kept ready"
+_SPARE_SECONDS = 90.0  # lxcd keeps them for a minute
 _ALONE = "lxcd + lxcd-keeper + lxcd-trustee, without a container"
 
 
@@ -189,7 +190,7 @@ def _growth(daemon: Daemon, starts: list[tuple[str, tuple[str, ...]]]) -> Growth
     before = _supervisors(daemon)
     for name, command in starts:
         start(name, command)
-    after = _supervisors(daemon)
+    after = _supervisors(daemon, ready_count=before.ready_count)
     # Whose the unmapped pages are cannot be said; the sum is right, and that is what counts.
     unmapped = (after.both.whole - after.both.pss) - (before.both.whole - before.both.pss)
     scale = _MB * len(starts)
@@ -213,7 +214,10 @@ class _Supervisors:
     ready_count: int
 
 
-def _supervisors(daemon: Daemon) -> _Supervisors:
+def _supervisors(daemon: Daemon, ready_count: int | None = None) -> _Supervisors:
+    """Read them; when no more children than that are kept ready. After many starts in a row more
+    are, for a minute, however many containers run.
+    """
     keeper = daemon.client.host().keeper_pid
     inits = {container.pid for container in daemon.client.containers()}
 
@@ -221,6 +225,9 @@ def _supervisors(daemon: Daemon) -> _Supervisors:
         return [pid for pid in processes.children(keeper) if pid not in inits]
 
     trustee = processes.parent(keeper)
+    end = time.monotonic() + _SPARE_SECONDS
+    while ready_count is not None and len(ready()) > ready_count and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
     both = settled(lambda: [daemon.pid, keeper, trustee, *ready()])
     spare = ready()
     return _Supervisors(both, look(daemon.pid), look(keeper, trustee), look(*spare), len(spare))

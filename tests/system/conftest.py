@@ -42,7 +42,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             for name, value in getattr(report, "user_properties", ()):
                 if name == "faults" and report.when == "call":
                     case, fault, results = json.loads(value)
-                    columns.setdefault(case, {})[fault] = results
+                    columns.setdefault(case, {}).setdefault(fault, {}).update(results)
     for case, found in columns.items():
         terminalreporter.section(f"faults at every place of a start: {case}")
         places = list(dict.fromkeys(place for results in found.values() for place in results))

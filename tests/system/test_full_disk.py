@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from lxcd.v1 import container_pb2, event_pb2
+from lxcd.v1 import container_pb2, event_pb2, exec_pb2
 from tests.system.boxes import Refused
 from tests.system.calls import IDLE, define, events, everything, get, refused, state
 from tests.system.host import Host
@@ -52,7 +52,8 @@ def _start(host: Host, name: str, image: str = "") -> None:
 def _goes_on(host: Host, name: str) -> None:
     assert name in everything(host.channel())
     assert state(get(host.channel(), name)) == "RUNNING"
-    assert host.ctl("exec", name, "--", "echo", "in").stdout == "in\n"
+    request = exec_pb2.RunExecRequest(container=name, command=["echo", "in"])
+    assert host.channel().exec.RunExec(request, timeout=DEADLINE).stdout == b"in\n"
     assert host.ctl("info", name).stdout
 
 
@@ -117,6 +118,10 @@ def test_a_full_runtime_directory_refuses_a_start_and_holds_nothing_up(cold_host
         _is_no_room(refused(lambda: _start(host, "other")))
         assert state(get(api, "other")) == "STOPPED"
         _goes_on(host, "old")
+        # One that is to be found again by the next daemon cannot be written down; nothing is left of it.
+        request = exec_pb2.CreateExecRequest(container="old", command=["sleep", "1000"])
+        _is_no_room(refused(lambda: api.exec.CreateExec(request, timeout=DEADLINE)))
+        assert host.ctl("execs", "old", "--format", "json").stdout.strip() in ("", "[]")
         host.ctl("stop", "--kill", "old")
         assert state(get(api, "old")) == "STOPPED"
         _free(disk)

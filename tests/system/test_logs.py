@@ -96,7 +96,8 @@ def test_history_is_read_whole_from_an_offset_and_from_the_end(
         assert all(piece.generation == 1 and not piece.HasField("exit") for piece in everything)
         assert data(read(api, "writer", stream="stdout", offset=4004)) == whole[4004:]
         assert data(read(api, "writer", stream="stdout", offset=8000)) == b""
-        assert data(read(api, "writer", stream="stdout", offset=1 << 63)) == b""
+        beyond = refused(lambda: read(api, "writer", stream="stdout", offset=1 << 63))
+        assert (beyond.code, beyond.reason) == ("INVALID_ARGUMENT", "OFFSET_BEYOND_END")
         assert data(read(api, "writer", stream="stdout", tail_bytes=13)) == whole[-13:]
         assert data(read(api, "writer", stream="stdout", tail_bytes=0)) == b""
         assert data(read(api, "writer", stream="stdout", tail_bytes=(1 << 64) - 1)) == whole
