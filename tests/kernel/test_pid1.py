@@ -338,7 +338,6 @@ def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(kind: str, endi
 # what one sees of it
 
 
-@pytest.mark.long  # fails behind all of the other tests, for a reason not found yet; never alone
 def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
     def look(init: Init) -> tuple[str, str, list[str]]:
         def what() -> tuple[str, str, list[str]]:
