@@ -339,26 +339,25 @@ def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(kind: str, endi
 
 
 def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
-    def look(init: Init) -> tuple[str, str, list[str]]:
+    def look(init: Init, wanted: str) -> tuple[str, str, list[str]]:
         def what() -> tuple[str, str, list[str]]:
             command = procfs.read(init.pid, "cmdline").rstrip(b"\0").decode()
             return procfs.status(init.pid).comm, command, os.listdir(f"/proc/{init.pid}/fd")
 
-        # One that runs nothing has nobody who could tell that it is there.
+        # One that runs nothing has nobody who could tell that it is there, and in the middle of its execve(2) it has
+        # its new name and no command line yet.
         end = time.monotonic() + 10
-        while (found := what())[0] != "lxc-init" or found[2]:
-            if time.monotonic() > end:
-                break
+        while (found := what()) != ("lxc-init", wanted, []) and time.monotonic() < end:
             time.sleep(0.001)
         init.send(LAST if init.children() else signal.SIGTERM)
         init.ends()
         return found
 
+    above_it, alone = "lxc-init\0--\0/bin/command\0an argument", "lxc-init"
+
     def act() -> JSON:
         above = Init(kind, tell_signals)
         above.hears()
-        return [look(above), look(Init(kind, None))]
+        return [look(above, above_it), look(Init(kind, None), alone)]
 
-    above, idle = in_child(act)
-    assert above == ["lxc-init", "lxc-init\0--\0/bin/command\0an argument", []]
-    assert idle == ["lxc-init", "lxc-init", []]
+    assert in_child(act) == [["lxc-init", above_it, []], ["lxc-init", alone, []]]
