@@ -23,15 +23,27 @@ VERSION_1 = " - cgroup " in Path("/proc/self/mountinfo").read_text(encoding="utf
 _DEADLINE = 20.0
 
 
+def private(host: Host) -> Path:
+    """The private part of the runtime directory, as lxcd sees it: a test may have put it on a disk of its own."""
+    return Path(f"/proc/{host.machine.pid}/root{host.run_dir}/private")
+
+
 def prepared(host: Host) -> list[list[str]]:
     """Children that wait to become a container, of each its directories of version 1."""
     try:
-        journal = json.loads((host.run_dir / "private/slots").read_bytes())
+        journal = json.loads((private(host) / "slots").read_bytes())
     except FileNotFoundError:
         return []
     # It may name some that are used, or gone, by now.
     slots = [list(slot["directories"].values()) for slot in journal]
     return [slot for slot in slots if any(map(os.path.isdir, slot))]
+
+
+def too_many(ready: int, waiting: int) -> bool:
+    """Whether so many children of the keeper cannot all be prepared, with so many slots that are waited in."""
+    # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is that
+    # they are few.
+    return ready > (waiting if VERSION_1 else 1) + 1
 
 
 @dataclass
@@ -40,7 +52,7 @@ class Watch:
 
     host: Host
     tag: str
-    before: frozenset[str] = field(default_factory=lambda: frozenset(_slots()))
+    before: frozenset[str] = field(default_factory=lambda: frozenset(slots()))
 
     def is_clean(self, inits: Collection[int] = (), own: Collection[str] = ()) -> None:
         """Nothing is left besides containers with these inits and cgroups, or will be once lxcd has done all."""
@@ -61,7 +73,7 @@ class Watch:
 
     def stock(self) -> int:
         """How many children are prepared and sit in their slots; of version 1 only."""
-        return sum(all(map(_inside, slot)) for slot in prepared(self.host))
+        return sum(all(map(inside, slot)) for slot in prepared(self.host))
 
     def sweep(self) -> None:
         """Away with empty cgroups that were left over, so that they are found only once."""
@@ -80,8 +92,8 @@ class Watch:
         # Of another lxcd that is at work just now there is a process in each, and that one goes on.
         return found + [
             path
-            for path in _slots()
-            if path not in waiting and path not in self.before and not _inside(path)
+            for path in slots()
+            if path not in waiting and path not in self.before and not inside(path)
         ]
 
     def _processes(self, keeper: int, inits: Collection[int]) -> list[str]:
@@ -92,22 +104,27 @@ class Watch:
         ]
         ready = prepared(self.host)
         lines = [f"no {path}" for slot in ready for path in slot if not os.path.isdir(path)]
-        # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is
-        # that they are few.
-        if len(others) > (len(ready) if VERSION_1 else 1) + 1:
+        if too_many(len(others), len(ready)):
             lines += [f"process {process} ({len(ready)} are prepared)" for process in others]
         return lines
 
     def _records(self) -> list[str]:
-        names = os.listdir(self.host.run_dir / "private/containers")
-        return [f"record {name}" for name in names if name.endswith(".new")]
+        return half_written(self.host)
 
 
-def _slots() -> list[str]:
+def half_written(host: Host) -> list[str]:
+    """Records that were to replace others."""
+    names = os.listdir(private(host) / "containers")
+    return [f"record {name}" for name in names if name.endswith(".new")]
+
+
+def slots() -> list[str]:
+    """Directories of all that wait, of whichever lxcd."""
     return glob("/sys/fs/cgroup/*/lxcd.slot.*")
 
 
-def _inside(cgroup: str) -> list[str]:
+def inside(cgroup: str) -> list[str]:
+    """Pids; none if it is not there."""
     with suppress(OSError):
         return Path(cgroup, "cgroup.procs").read_text().split()
     return []

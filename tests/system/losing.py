@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,9 @@ from lxcd.v1 import console_pb2, types_pb2
 from tests.system import ledger
 from tests.system.boxes import Box
 from tests.system.calls import everything, state
+from tests.system.consistency import half_written, inside, prepared, slots, too_many
 from tests.system.host import CHECKOUT, Host
 from tests.system.machine import DEADLINE, until
-
-# For `lxcd.toml`: at most one child of each kind is prepared, so that they can be counted.
-FEW_PREPARED = "prepared_max = 1\n"
 
 # Nobody else's container has this in its name, nor its cgroups.
 TAG = f"k{os.environ[ledger.MARK][:8]}"
@@ -174,22 +170,6 @@ def settled(host: Host) -> dict[str, str]:
     return found
 
 
-def private(host: Host) -> Path:
-    """The private part of the runtime directory, as lxcd sees it: a test may have put it on a disk of its own."""
-    return Path(f"/proc/{host.machine.pid}/root{host.run_dir}/private")
-
-
-def slots(host: Host) -> list[list[str]]:
-    """Directories of version 1 in which children wait to become containers, as lxcd has written down."""
-    try:
-        found = json.loads((private(host) / "slots").read_bytes())
-    except FileNotFoundError:
-        return []
-    # It may name some that are used, or gone, by now.
-    places = [list(slot["directories"].values()) for slot in found]
-    return [slot for slot in places if any(map(os.path.isdir, slot))]
-
-
 def disorder(host: Host, keeper: int) -> list[str]:
     """What does not belong together: states, processes, cgroups, slots; of containers with TAG in their names."""
     assert host.daemon is not None
@@ -204,17 +184,12 @@ def disorder(host: Host, keeper: int) -> list[str]:
         for path in ledger.cgroups()
         if TAG in path and not any(path == top or path.startswith(f"{top}/") for top in own)
     ]
-    lines += [
-        f"record {name}"
-        for name in os.listdir(private(host) / "containers")
-        if name.endswith(".new")
-    ]
-    return [*lines, *_processes(host, keeper, inits)]
+    return [*lines, *half_written(host), *_processes(host, keeper, inits)]
 
 
 def _processes(host: Host, keeper: int, inits: set[int]) -> list[str]:
     """All that run on the machine are lxcd, its keeper and its trustee, what is prepared, and what belongs to a container."""
-    waiting = slots(host)
+    waiting = prepared(host)
     mine = {path for slot in waiting for path in slot}
     lines = [f"no {path}" for path in mine if not os.path.isdir(path)]
     known = {host.daemon, keeper, *inits}
@@ -231,26 +206,15 @@ def _processes(host: Host, keeper: int, inits: set[int]) -> list[str]:
     ]
     ready = [process for process in others if process.parent == keeper]
     lines += [f"nobody's {process}" for process in others if process.parent != keeper]
-    # One waits in no slot, to become an exec. Without version 1 there are none at all: all that can be said then is that
-    # they are few.
-    if len(ready) > (len(waiting) if _VERSION_1 else 1) + 1:
+    if too_many(len(ready), len(waiting)):
         lines += [f"{len(waiting)} are prepared, and there is {process}" for process in ready]
     ours = {str(process.pid) for process in ready}
     lines += [
         f"a slot that nobody knows of: {path}"
-        for path in glob("/sys/fs/cgroup/*/lxcd.slot.*")
-        if path not in mine and ours & set(_inside(path))
+        for path in slots()
+        if path not in mine and ours & set(inside(path))
     ]
     return lines
-
-
-_VERSION_1 = " - cgroup " in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-
-
-def _inside(cgroup: str) -> list[str]:
-    with suppress(OSError):
-        return Path(cgroup, "cgroup.procs").read_text().split()
-    return []
 
 
 def in_order(host: Host, keeper: int) -> None:

@@ -13,9 +13,9 @@ from lxcd.supervisor import launch
 from lxcd.v1 import container_pb2, exec_pb2, host_pb2
 from tests.system.boxes import Box, defined, over
 from tests.system.calls import IDLE, application, events, everything, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.host import CHECKOUT, Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     Console,
     at_rest,

@@ -18,9 +18,9 @@ from lxcd.kernel import procfs
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
 from tests.system.boxes import Refused, busybox_up, defined, generation_runs, over
 from tests.system.calls import IDLE, application, define, events, everything, get, idle, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.host import Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     Console,
     at_rest,

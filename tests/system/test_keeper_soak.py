@@ -16,9 +16,9 @@ import pytest
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
 from tests.system.boxes import Refused, over
 from tests.system.calls import application, define, events, everything, get, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.host import Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     ends_with,
     gone,

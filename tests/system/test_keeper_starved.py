@@ -14,9 +14,9 @@ import pytest
 from lxcd.v1 import container_pb2, types_pb2
 from tests.system.boxes import Refused, defined
 from tests.system.calls import IDLE, application, events, idle, refused, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.host import Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     Console,
     ends_with,

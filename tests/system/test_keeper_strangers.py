@@ -17,9 +17,9 @@ from lxcd.kernel import procfs
 from lxcd.v1 import container_pb2, event_pb2, types_pb2
 from tests.system.boxes import Box, defined
 from tests.system.calls import IDLE, application, events, refused, seconds, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.host import Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     ends_with,
     go,

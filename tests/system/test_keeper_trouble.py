@@ -14,10 +14,10 @@ from lxcd.keeper import protocol
 from lxcd.supervisor import launch
 from tests.system.boxes import defined
 from tests.system.calls import IDLE, application, get, refused, state
+from tests.system.consistency import FEW_PREPARED
 from tests.system.fakes import Peer, fake_keeper
 from tests.system.host import Host
 from tests.system.losing import (
-    FEW_PREPARED,
     TAG,
     attempt,
     ends_with,
