@@ -29,6 +29,7 @@ processes.py   who belongs to which container
 keeper.py      the asyncio side of the keeper's protocol; another keeper when one is lost
 line.py        the connection to it
 held.py        a child of the keeper, as lxcd holds it
+unkept.py      children while no keeper can be had
 joining.py     the way to the keeper's socket
 launch.py      the keeper's process, and a candidate for its place
 service.py     telling a service manager how we are

@@ -107,6 +107,27 @@ class Held:
             streams=streams,
         )
 
+    def end(self, how: protocol.Exited) -> None:
+        """It has ended; what it wrote is there still."""
+        self.exited = how
+        self.pidfd.close()
+        for stream in self.streams.values():
+            # One that the child never came to open will not write either.
+            stream.closed = stream.closed or (stream.fd is None and stream.ring is None)
+            stream.wake()
+        for port in self.ports.values():
+            port.end()
+        self.wake()
+
+    def close(self) -> None:
+        """Let go of all that is held of it."""
+        self.pidfd.close()
+        for port in self.ports.values():
+            port.close()
+        for stream in self.streams.values():
+            stream.close()
+        self.streams.clear()
+
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""
         if self.exited is None:

@@ -3,8 +3,7 @@ lost.
 
 Holds a copy of every pidfd, terminal and ring that the keeper holds, and hands them to the next
 one. Its word counts: it reaps the children and knows the time, also of those that end before it
-comes. While none can be had the pidfds are watched here, and the kernel says how a child ended
-where it can.
+comes. While none can be had the kernel's word does (`unkept.py`).
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
 from lxcd.console.session import Reason
 from lxcd.keeper import protocol
-from lxcd.keeper.ring import INPUT_CAPACITY_BYTES, Ring
-from lxcd.kernel import libc, process
+from lxcd.keeper.ring import Ring
+from lxcd.kernel import libc
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 from lxcd.supervisor.held import Held
 from lxcd.supervisor.joining import Joining
 from lxcd.supervisor.line import Line
+from lxcd.supervisor.unkept import Unkept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from lxcd.paths import Paths
 
 _log = logging.getLogger(__name__)
-_ASK_AGAIN_SECONDS = 0.01
-_STATUS_TRIES = 500
 _ANSWER_SECONDS = 10.0
 _UPGRADE_SECONDS = 30.0
 _CONNECTS = 3
@@ -74,6 +71,7 @@ class Keeper:
         self._leaving = False
         self._lost = asyncio.Event()
         self._settled = asyncio.Event()  # there is one, or none could be had
+        self._unkept = Unkept(self._end)
         self.children: dict[str, Held] = {}
         self._heard_pid = 0
         self.pid = 0  # of the last one that took requests
@@ -113,7 +111,7 @@ class Keeper:
             try:
                 await self.connect()
             except (errors.LxcdError, OSError) as error:
-                self._watch_all()
+                self._unkept.watch(list(self.children.values()))
                 self._settled.set()
                 _log.error("no keeper: %s; the next try is in %.1f s", error, pause)
                 await asyncio.sleep(pause)
@@ -194,7 +192,7 @@ class Keeper:
             self._send(protocol.Forget(id_))
         self._forgotten.clear()
         for child in list(self.children.values()):
-            self._unwatch(child)
+            self._unkept.unwatch(child)
             self._adopt(child)
             if child.acknowledged:
                 self.acknowledge(child)
@@ -268,29 +266,13 @@ class Keeper:
         with contextlib.suppress(errors.Unavailable):
             self._send(protocol.Drained(child.id, stream.name))
 
-    def put(self, child: Held, stream: Stream, data: memoryview) -> int:
-        """Have bytes written to a stream when it takes them; how many there is room for now."""
-        if stream.input is None:
-            stream.input = Ring.create(
-                f"lxcd-input-{stream.name}", hold=True, capacity=INPUT_CAPACITY_BYTES
-            )
-            with contextlib.suppress(errors.Unavailable):
-                taken = protocol.TakeInput(child.id, stream.name)
-                self._send(taken, [stream.input.memfd])
-        count = min(len(data), stream.input.room())
-        stream.input.append(data[:count])
-        if count:
-            self._feed(child, stream)
-        return count
+    def take_input(self, child: Held, stream: Stream, ring: Ring) -> None:
+        """What is put into this ring from now on is to be written to the stream."""
+        with contextlib.suppress(errors.Unavailable):
+            self._send(protocol.TakeInput(child.id, stream.name), [ring.memfd])
 
-    def finish(self, child: Held, stream: Stream) -> None:
-        """Nothing more will be put into it: it is closed behind what was."""
-        self.put(child, stream, memoryview(b""))
-        if stream.input is not None:
-            stream.input.finish()
-        self._feed(child, stream)
-
-    def _feed(self, child: Held, stream: Stream) -> None:
+    def feed(self, child: Held, stream: Stream) -> None:
+        """There is more in its input ring, or its end."""
         with contextlib.suppress(errors.Unavailable):
             self._send(protocol.Feed(child.id, stream.name))
 
@@ -393,7 +375,7 @@ class Keeper:
     ) -> None:
         match answer:
             case protocol.Forked():
-                self._unwatch(child)
+                self._unkept.unwatch(child)
                 child.pidfd.close()
                 child.pid, child.pidfd, child.forked = answer.pid, fds[0], True
                 child.wake()
@@ -446,16 +428,8 @@ class Keeper:
             self.acknowledge(child)
 
     def _end(self, child: Held, how: protocol.Exited) -> None:
-        child.exited = how
-        self._unwatch(child)
-        child.pidfd.close()
-        for stream in child.streams.values():
-            # One that the child never came to open will not write either.
-            stream.closed = stream.closed or (stream.fd is None and stream.ring is None)
-            stream.wake()
-        for port in child.ports.values():
-            port.end()
-        child.wake()
+        self._unkept.unwatch(child)
+        child.end(how)
         if child.on_exit is not None:
             child.on_exit(child)
 
@@ -466,42 +440,11 @@ class Keeper:
             stream.wake()
 
     def _drop(self, child: Held) -> None:
-        self._unwatch(child)
-        child.pidfd.close()
+        self._unkept.unwatch(child)
         self.children.pop(child.id, None)
-        for port in child.ports.values():
-            port.close()
-        for stream in child.streams.values():
-            stream.close()
-        child.streams.clear()
+        child.close()
 
-    # ---- without a keeper
-
-    def _watch_all(self) -> None:
-        """No keeper can be had. Else it would know better than the kernel how they end."""
-        loop = asyncio.get_running_loop()
-        for child in list(self.children.values()):
-            if child.exited is None and not child.pidfd.closed:
-                # Readable at once if it has ended meanwhile.
-                loop.add_reader(child.pidfd.fileno(), self._ended_unseen, child)
-
-    def _unwatch(self, child: Held) -> None:
-        if not child.pidfd.closed:
-            asyncio.get_running_loop().remove_reader(child.pidfd.fileno())
-
-    def _ended_unseen(self, child: Held, tries: int = _STATUS_TRIES) -> None:
-        """It ended while there is no keeper to be had: the kernel may know how."""
-        if child.pidfd.closed or self._open:
-            # The new keeper finds out.
-            return
-        self._unwatch(child)
-        status = process.ended_status(child.pidfd.fileno(), child.pid)
-        if status is None and tries > 0:
-            loop = asyncio.get_running_loop()
-            loop.call_later(_ASK_AGAIN_SECONDS, self._ended_unseen, child, tries - 1)
-            return
-        now = time.time_ns()
-        self._end(child, protocol.Exited(child.id, child.pid, status or 0, now, status is not None))
+    # ---- parting
 
     def _hang_up(self, why: str) -> None:
         """The connection is over, from whichever side."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.console.port import Port
+from lxcd.keeper.ring import INPUT_CAPACITY_BYTES, Ring
 
 if TYPE_CHECKING:
     from lxcd.console.stream import Stream
@@ -32,10 +33,25 @@ class _Ends:
         self.keeper.drained(self.child, stream)
 
     def put(self, stream: Stream, data: memoryview) -> int:
-        return self.keeper.put(self.child, stream, data)
+        ring = self._input(stream)
+        count = min(len(data), ring.room())
+        if count:
+            ring.append(data[:count])
+            self.keeper.feed(self.child, stream)
+        return count
 
     def finish(self, stream: Stream) -> None:
-        self.keeper.finish(self.child, stream)
+        self._input(stream).finish()
+        self.keeper.feed(self.child, stream)
+
+    def _input(self, stream: Stream) -> Ring:
+        """Made with the first of it."""
+        if stream.input is None:
+            stream.input = Ring.create(
+                f"lxcd-input-{stream.name}", hold=True, capacity=INPUT_CAPACITY_BYTES
+            )
+            self.keeper.take_input(self.child, stream, stream.input)
+        return stream.input
 
 
 def names_of(child: Held, asked: str) -> list[str]:
