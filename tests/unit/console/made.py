@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import pytest
 
 from lxcd.console.port import Port, Start
 from lxcd.console.session import PAUSE_SECONDS, WINDOW_BYTES, Frame, Role, Session
@@ -11,7 +14,10 @@ from lxcd.console.stream import Stream
 from lxcd.keeper.ring import INPUT_CAPACITY_BYTES, Ring
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
+
+    from lxcd import errors
 
 ALL = Start()
 
@@ -114,3 +120,11 @@ async def settled() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         await asyncio.sleep(2 * PAUSE_SECONDS)
+
+
+@contextmanager
+def refused(kind: type[errors.LxcdError], reason: str) -> Iterator[None]:
+    """It is, for this reason."""
+    with pytest.raises(kind) as caught:
+        yield
+    assert caught.value.reason == reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -29,19 +29,6 @@ from lxcd.keeper.ring import CHUNK_BYTES as WRITE_BYTES
 from tests.unit.console.made import Made, Reader
 
 STEADY = settings(deadline=None, derandomize=True, database=None)
-
-
-@pytest.fixture
-async def made() -> AsyncIterator[Callable[..., Made]]:
-    every: list[Made] = []
-
-    def make(*names: str, **more: bool) -> Made:
-        every.append(Made(*names, **more))
-        return every[-1]
-
-    yield make
-    for one in every:
-        one.close()
 
 
 def data(frames: list[Frame], stream: str = "console") -> bytes:
