@@ -197,6 +197,35 @@ def add_name(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the container")
 
 
+def add_streams(parser: Parser) -> None:
+    """What a command in the foreground has as its standard streams."""
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument(
+        *("-t", "--tty"),
+        action="store_true",
+        default=None,
+        help="with a terminal (default: if stdin and stdout are one)",
+    )
+    terminal.add_argument(
+        *("-T", "--no-tty"), dest="tty", action="store_false", help="without a terminal"
+    )
+    parser.add_argument(
+        "--streamed", action="store_true", help="send bytes through the daemon, as from afar"
+    )
+
+
+def add_session(parser: Parser) -> None:
+    """How to attach to what is there already."""
+    from lxcctl.keys import DEFAULT
+
+    parser.add_argument("--read-only", action="store_true", help="only watch")
+    parser.add_argument("--steal", action="store_true", help="take control from whoever has it")
+    parser.add_argument("--no-replay", action="store_true", help="only what comes from now on")
+    parser.add_argument(
+        "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave ({DEFAULT})"
+    )
+
+
 def add_define(parser: Parser) -> None:
     """`-s KEY=VALUE`, as lxc-start has it."""
     parser.add_argument(

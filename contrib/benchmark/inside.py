@@ -167,15 +167,14 @@ def _execs(run: _Run, daemon: Daemon) -> None:
     if run.stock.here:
         run.stock.define(name, kind.config(execs.flooder(other_trigger)))
         run.stock.start(name)
-    big = ("cat", execs.BIG)
     stages: dict[str, list[execs.Contestant]] = {
         "exec": [execs.LxcdExec(daemon, name), execs.LxcctlExec(daemon, name, containers.TRUE)],
-        "stream": [execs.LxcctlExec(daemon, name, *big)],
+        "stream": [execs.LxcctlExec(daemon, name, *execs.READ_BIG)],
         "flood": [execs.LxcdFlood(daemon, name, trigger, wanted.flood_bytes)],
     }
     if run.stock.here:
         stages["exec"].append(execs.StockExec(run.stock, name, containers.TRUE))
-        stages["stream"].append(execs.StockExec(run.stock, name, *big))
+        stages["stream"].append(execs.StockExec(run.stock, name, *execs.READ_BIG))
         flood = execs.StockFlood(run.stock, name, other_trigger, wanted.flood_bytes)
         stages["flood"].append(flood)
     rounds = {"exec": wanted.rounds, "stream": 5, "flood": 3}

@@ -34,7 +34,7 @@ class Options:
     rounds: int = 30
     burst: int = 45
     runs: int = 20
-    stream_bytes: int = 16 << 30
+    stream_bytes: int = 64 << 30
     flood_bytes: int = 64 << 20
     containers: int = 200
     stock_containers: int = 100

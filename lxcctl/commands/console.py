@@ -24,18 +24,11 @@ _VIEWER = 1
 
 
 def _console_options(parser: Parser) -> None:
-    from lxcctl.keys import DEFAULT
-
     arguments.add_name(parser)
     parser.add_argument(
         "--tty", metavar="N", type=arguments.count, default=0, help="ttyN (default: the console)"
     )
-    parser.add_argument("--read-only", action="store_true", help="only watch")
-    parser.add_argument("--steal", action="store_true", help="take control from whoever has it")
-    parser.add_argument("--no-replay", action="store_true", help="without what was shown before")
-    parser.add_argument(
-        "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave ({DEFAULT})"
-    )
+    arguments.add_session(parser)
 
 
 def _console(session: Session, args: Namespace) -> int:

@@ -48,16 +48,7 @@ def _exec_options(parser: Parser) -> None:
     add("--keep-env", action="store_true", help="add all of the environment here")
     add("--group", metavar="G", action="append", default=[], help="in place of the user's groups")
     add("--umask", metavar="M", type=_octal, help="octal (default: 022)")
-    terminal = parser.add_mutually_exclusive_group()
-    terminal.add_argument(
-        *("-t", "--tty"),
-        action="store_true",
-        default=None,
-        help="with a terminal (default: if stdin and stdout are one)",
-    )
-    terminal.add_argument(
-        *("-T", "--no-tty"), dest="tty", action="store_false", help="without a terminal"
-    )
+    arguments.add_streams(parser)
     add("--detach", action="store_true", help="leave it running, and print its id")
     add("--detach-keys", metavar="K", default="", help="keys that leave it running (default: none)")
     add(
@@ -76,7 +67,6 @@ def _exec_options(parser: Parser) -> None:
         default=[],
         help="keep cgroup, capabilities, security or all",
     )
-    add("--streamed", action="store_true", help="send bytes through the daemon, as from afar")
     add("--timeout", metavar="S", type=arguments.seconds, help="kill the command after this time")
 
 
@@ -297,15 +287,8 @@ def _status(end: Any, id_: str) -> int:  # noqa: ANN401 - AttachExecEnd
 
 
 def _attach_options(parser: Parser) -> None:
-    from lxcctl.keys import DEFAULT
-
     parser.add_argument("id", metavar="ID", help="of an exec: `lxcctl execs` lists them")
-    parser.add_argument("--read-only", action="store_true", help="only watch")
-    parser.add_argument("--steal", action="store_true", help="take control from whoever has it")
-    parser.add_argument("--no-replay", action="store_true", help="only what comes from now on")
-    parser.add_argument(
-        "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave ({DEFAULT})"
-    )
+    arguments.add_session(parser)
 
 
 def _attach(session: Session, args: Namespace) -> int:

@@ -32,21 +32,9 @@ def _run_options(parser: Parser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="root file system; `host` is the host's own")
     parser.add_argument("--name", metavar="N", default="", help="default: IMAGE-xxxxxx")
     parser.add_argument("--rm", action="store_true", help="leave nothing behind")
-    terminal = parser.add_mutually_exclusive_group()
-    terminal.add_argument(
-        *("-t", "--tty"),
-        action="store_true",
-        default=None,
-        help="with a terminal (default: if stdin and stdout are one)",
-    )
-    terminal.add_argument(
-        *("-T", "--no-tty"), dest="tty", action="store_false", help="without a terminal"
-    )
+    arguments.add_streams(parser)
     parser.add_argument(
         "--detach-keys", metavar="K", default=DEFAULT, help=f"keys that leave it ({DEFAULT})"
-    )
-    parser.add_argument(
-        "--streamed", action="store_true", help="send bytes through the daemon, as from afar"
     )
     arguments.add_define(parser)
     parser.add_argument(
