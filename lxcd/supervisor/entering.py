@@ -29,7 +29,7 @@ from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
@@ -178,9 +178,9 @@ class Entry:
         self._elevate = Elevation.ALL if command.namespaces else command.elevate
         self.user: passwd.User
 
-    async def enter(self) -> Held:
+    async def enter(self, before_exec: Callable[[Held], None] = lambda _: None) -> Held:
         """Return once the command was exec'ed, or has ended. Raises an LxcdError if the container
-        could not be entered; nothing is left then.
+        could not be entered, or what `before_exec` raises; nothing is left then.
         """
         init = await self.find_user()
         with self._house.pool.start():
@@ -191,7 +191,7 @@ class Entry:
                     # Whoever is root inside may stop it on its way, or have it wait for a file
                     # system of his.
                     async with asyncio.timeout(_ENTRY_SECONDS):
-                        await self._joined(prepared.child, prepared.channel)
+                        await self._joined(prepared.child, prepared.channel, before_exec)
                 except TimeoutError:
                     prepared.channel.close()
                     await end(self._house, prepared.child)
@@ -366,7 +366,9 @@ class Entry:
 
     # ---- hearing from it
 
-    async def _joined(self, child: Held, ours: socket.socket) -> None:
+    async def _joined(
+        self, child: Held, ours: socket.socket, before_exec: Callable[[Held], None]
+    ) -> None:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
         entered.
         """
@@ -385,6 +387,7 @@ class Entry:
                     if not await keeper.known(child, *streams) and child.exited is None:
                         raise gone()
                     self._set_limits(child)
+                    before_exec(child)
                     with contextlib.suppress(ConnectionError):
                         channel.send_go(ours)
                 case channel.Prepared():

@@ -76,26 +76,36 @@ class Execs:
         """Start one; it is exec'ed when this returns. Raises an LxcdError; nothing is left then."""
         check(command)
         entry = Entry(self._house, container, command, given, waits=wanted.lossless)
-        child = await entry.enter()
-        record = ExecRecord(
-            id=child.id,
-            container=container.name,
-            lxcpath=container.lxcpath,
-            generation=container.record.generation,
-            command=command.argv,
-            user=f"{entry.user.uid}:{entry.user.gid}",
-            tty=command.size is not None,
-            created_ns=time.time_ns(),
-            kill_on_disconnect=wanted.kill_on_disconnect,
-            delete_on_exit=wanted.delete_on_exit,
-            lossless=wanted.lossless,
-        )
+        records: list[ExecRecord] = []
+
+        def write_down(child: Held) -> None:
+            # What has been done and is known to nobody cannot be found again.
+            record = ExecRecord(
+                id=child.id,
+                container=container.name,
+                lxcpath=container.lxcpath,
+                generation=container.record.generation,
+                command=command.argv,
+                user=f"{entry.user.uid}:{entry.user.gid}",
+                tty=command.size is not None,
+                created_ns=time.time_ns(),
+                kill_on_disconnect=wanted.kill_on_disconnect,
+                delete_on_exit=wanted.delete_on_exit,
+                lossless=wanted.lossless,
+            )
+            records.append(record)
+            try:
+                write_whole(self._path(child.id), json.dumps(record, default=plain).encode())
+            except OSError as error:
+                raise errors.from_oserror(error, "writing the record of an exec") from None
+
         try:
-            write_whole(self._path(child.id), json.dumps(record, default=plain).encode())
-        except OSError as error:
-            await end(self._house, child)
-            raise errors.from_oserror(error, "writing the record of an exec") from None
-        return self._add(record, child)
+            child = await entry.enter(write_down)
+        except BaseException:
+            for record in records:
+                self._unlink(record.id)
+            raise
+        return self._add(records[0], child)
 
     def _add(self, record: ExecRecord, child: Held) -> Exec:
         made = Exec(self._house, record, child, self._write, self._forgotten)

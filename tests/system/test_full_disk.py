@@ -118,10 +118,12 @@ def test_a_full_runtime_directory_refuses_a_start_and_holds_nothing_up(cold_host
         _is_no_room(refused(lambda: _start(host, "other")))
         assert state(get(api, "other")) == "STOPPED"
         _goes_on(host, "old")
-        # One that is to be found again by the next daemon cannot be written down; nothing is left of it.
-        request = exec_pb2.CreateExecRequest(container="old", command=["sleep", "1000"])
+        # One that is to be found again by the next daemon cannot be written down: so it has not even begun.
+        request = exec_pb2.CreateExecRequest(container="old", command=["touch", "/tmp/begun"])
         _is_no_room(refused(lambda: api.exec.CreateExec(request, timeout=DEADLINE)))
         assert host.ctl("execs", "old", "--format", "json").stdout.strip() in ("", "[]")
+        look = exec_pb2.RunExecRequest(container="old", command=["test", "-e", "/tmp/begun"])
+        assert api.exec.RunExec(look, timeout=DEADLINE).exit.code == 1
         host.ctl("stop", "--kill", "old")
         assert state(get(api, "old")) == "STOPPED"
         _free(disk)
