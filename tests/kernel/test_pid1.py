@@ -354,6 +354,9 @@ def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
         return found
 
     above_it, alone = "lxc-init\0--\0/bin/command\0an argument", "lxc-init"
+    if kind == "fallback":
+        # It is a fork of ours, and has the room that our own command line takes, the last NUL included.
+        above_it = above_it[: len(procfs.read(os.getpid(), "cmdline")) - 1]
 
     def act() -> JSON:
         above = Init(kind, tell_signals)
