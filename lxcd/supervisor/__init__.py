@@ -22,6 +22,8 @@ ending.py      the end of a life, and what it leads to
 execs.py       commands that join a container, by their ids; and the short way
 exec.py        one of them
 errands.py     what somebody else may make wait for ever
+collecting.py  all that a command writes, for who wants it in one piece
+programs.py    programs of the host, run through the keeper
 entering.py    how a command gets into a container
 ports.py       where sessions attach to what the keeper holds
 consolelog.py  the session that fills a console's log file

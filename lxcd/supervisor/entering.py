@@ -25,7 +25,6 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import reports, walking
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.state import State
-from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     import socket
@@ -372,31 +371,15 @@ class Entry:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
         entered.
         """
-        keeper = self._house.keeper
+
+        def at_ready() -> None:
+            self._set_limits(child)
+            before_exec(child)
+
         streams = self._streams(0).streams
-        executing = False
-        while (report := await reports.next_report(ours)) is not None:
-            match report:
-                case channel.Failed():
-                    if reports.is_cut_off(report):
-                        await child.until(lambda: child.exited is not None or keeper.lost(child))
-                    raise self._refused(child, report)
-                case channel.Executing():
-                    executing = True
-                case channel.Reached():
-                    if not await keeper.known(child, *streams) and child.exited is None:
-                        raise gone()
-                    self._set_limits(child)
-                    before_exec(child)
-                    with contextlib.suppress(ConnectionError):
-                        channel.send_go(ours)
-                case channel.Prepared():
-                    continue
-        if not executing:
-            await child.until(lambda: child.exited is not None or keeper.lost(child))
-            status = child.exited.status if child.exited is not None else 0
-            how = f"killed by {signal_name(status & 0x7F)}" if status & 0x7F else "it has ended"
-            raise self._refused(child, channel.Failed(-1, "join", "", 0, how))
+        failure = await reports.failure_of(self._house.keeper, child, ours, streams, at_ready)
+        if failure is not None:
+            raise self._refused(child, failure)
 
     def _set_limits(self, child: Held) -> None:
         """lxc.prlimit.*, as init has them."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.kernel.fd import Fd
+from lxcd.supervisor.collecting import Collecting, Result
 from lxcd.supervisor.entering import Command, Entry, check, end, require_enterable
-from lxcd.supervisor.exec import Exec, ExecRecord, exit_of
+from lxcd.supervisor.exec import Exec, ExecRecord
 from lxcd.supervisor.records import plain, write_whole
 from lxcd.supervisor.state import Cause, Exit
 
@@ -29,8 +30,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_OUTPUT_BYTES = 16 << 20
 # Both streams have to go into one message.
 OUTPUT_LIMIT_BYTES = 28 << 20
-# How long a command that was killed is waited for: it may be frozen.
-_KILL_SECONDS = 10.0
 # So many that have ended are remembered; the oldest go first.
 _ENDED_LIMIT = 1000
 
@@ -185,18 +184,6 @@ def _record(data: dict[str, Any]) -> ExecRecord:
 # ---- small in, small out
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How it went. Killed for its time or its output, it still has an exit."""
-
-    stdout: bytes
-    stderr: bytes
-    exit: Exit
-    pid: int
-    timed_out: bool
-    output_truncated: bool
-
-
 async def run(
     house: House,
     container: Container,
@@ -230,85 +217,8 @@ async def run(
                 f"{container.name} could not be entered in time", "EXEC_TIMEOUT"
             ) from None
         try:
-            return await _Run(house, container, child, limit).to_the_end(feeding, stdin, deadline)
+            generation = container.record.generation
+            collecting = Collecting(house, child, generation, limit)
+            return await collecting.to_the_end(feeding, stdin, deadline)
         finally:
             await end(house, child)
-
-
-class _Run:
-    """One command that somebody waits for."""
-
-    def __init__(self, house: House, container: Container, child: Held, limit: int) -> None:
-        self._house = house
-        self._generation = container.record.generation
-        self._child = child
-        self._limit = limit
-
-    async def to_the_end(self, feeding: Fd, stdin: bytes, deadline: float | None) -> Result:
-        child, timed_out = self._child, False
-        async with asyncio.TaskGroup() as group:
-            feeder = group.create_task(_feed(feeding, stdin))
-            out = group.create_task(self._collect("stdout"))
-            err = group.create_task(self._collect("stderr"))
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await child.ended()
-            except TimeoutError:
-                timed_out = True
-                child.kill()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_KILL_SECONDS):
-                        await child.ended()
-                if child.exited is None:
-                    out.cancel()
-                    err.cancel()
-            feeder.cancel()
-        if child.exited is None:
-            raise errors.DeadlineExceeded(
-                "the command was killed, but does not end", "KILL_TIMEOUT"
-            )
-        (stdout, cut_out), (stderr, cut_err) = out.result(), err.result()
-        cut = cut_out or cut_err
-        sent = {9} if timed_out else set[int]()
-        how = exit_of(child, self._generation, sent)
-        return Result(stdout, stderr, how, child.pid, timed_out, cut)
-
-    async def _collect(self, name: str) -> tuple[bytes, bool]:
-        """All that it writes to one pipe; more than the limit ends it."""
-        stream = self._child.stream(name)
-        parts: list[bytes] = []
-        offset = 0
-        while await stream.grown(offset):
-            piece = stream.read(offset)
-            parts.append(piece.data)
-            offset = piece.offset + len(piece.data)
-            if stream.ring is not None and stream.ring.acknowledge(offset):
-                self._house.keeper.drained(self._child, stream)
-            if offset > self._limit:
-                self._child.kill()
-                return b"".join(parts)[: self._limit], True
-        return b"".join(parts), False
-
-
-async def _feed(feeding: Fd, stdin: bytes) -> None:
-    """Write its standard input as it takes it, then close it."""
-    if feeding.closed:
-        return
-    loop = asyncio.get_running_loop()
-    number = feeding.fileno()
-    os.set_blocking(number, False)
-    view = memoryview(stdin)
-    room = asyncio.Event()
-    loop.add_writer(number, room.set)
-    try:
-        while view:
-            try:
-                view = view[os.write(number, view) :]
-            except BlockingIOError:
-                room.clear()
-                await room.wait()
-    except BrokenPipeError:
-        return
-    finally:
-        loop.remove_writer(number)
-        feeding.close()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import TYPE_CHECKING
 
 from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
+from lxcd.supervisor.keeper import Keeper, gone
+from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
+
+    from lxcd.supervisor.held import Held
 
 
 async def next_report(ours: socket.socket) -> channel.Report | None:
@@ -51,3 +57,40 @@ def is_cut_off(report: channel.Failed) -> bool:
     """It could not hand something to the keeper: that this is lost is what we are told next."""
     # The latter if the keeper has left something unread: unix(7).
     return report.errno in (errno.EPIPE, errno.ECONNRESET)
+
+
+async def failure_of(
+    keeper: Keeper,
+    child: Held,
+    ours: socket.socket,
+    streams: tuple[str, ...],
+    at_ready: Callable[[], None],
+) -> channel.Failed | None:
+    """Hear from a child with one barrier until it has exec'ed: None. Or why it has not.
+
+    At the barrier its streams are known here, and `at_ready` may still stop it. Raises what that
+    raises, and Unavailable if the keeper is lost there.
+    """
+    executing = False
+    while (report := await next_report(ours)) is not None:
+        match report:
+            case channel.Failed():
+                if is_cut_off(report):
+                    await child.until(lambda: child.exited is not None or keeper.lost(child))
+                return report
+            case channel.Executing():
+                executing = True
+            case channel.Reached():
+                if not await keeper.known(child, *streams) and child.exited is None:
+                    raise gone()
+                at_ready()
+                with contextlib.suppress(ConnectionError):
+                    channel.send_go(ours)
+            case channel.Prepared():
+                continue
+    if executing:
+        return None
+    await child.until(lambda: child.exited is not None or keeper.lost(child))
+    status = child.exited.status if child.exited is not None else 0
+    how = f"killed by {signal_name(status & 0x7F)}" if status & 0x7F else "it has ended"
+    return channel.Failed(-1, "join", "", 0, how)
