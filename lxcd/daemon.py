@@ -171,6 +171,7 @@ def _make_directories(paths: Paths) -> None:
             (paths.records, 0o700),
             (paths.execs, 0o700),
             (paths.logs, 0o700),
+            (paths.namespaces, 0o700),
             (paths.state_dir, 0o700),
         ):
             os.makedirs(path, mode=mode, exist_ok=True)

@@ -58,6 +58,11 @@ class Paths:
         return os.path.join(self.private, "logs")
 
     @property
+    def namespaces(self) -> str:
+        """Network namespaces that are kept until devices of the host have come home from them."""
+        return os.path.join(self.private, "namespaces")
+
+    @property
     def side_socket(self) -> str:
         """Where callers prove who they are, and hand over descriptors."""
         return os.path.join(self.runtime_dir, "side.sock")

@@ -20,7 +20,7 @@ _INDEXED = re.compile(r"lxc\.(?:net|network)\.([0-9]{1,10})(?:\.(.*))?\Z", re.DO
 
 @dataclass(frozen=True, slots=True)
 class NicKey:
-    """One row. lxcd acts on none of them yet."""
+    """One row."""
 
     name: str
     read: Callable[[str], object]
@@ -30,7 +30,7 @@ class NicKey:
     several: bool = False  # lines add up, an empty one clears
     kinds: tuple[str, ...] = ()  # the only types of device that have it; empty: all
     choices: tuple[str, ...] = ()
-    in_force: bool = False
+    in_force: bool = True
 
 
 _vlan = values.number(0, 4094)

@@ -4,9 +4,9 @@ that will be done.
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
     (id maps, from outside) · fork · clocks · barrier limits (prlimit, /proc/PID)
-    [barrier network] · cgroup namespace · hostname · keyring · core scheduling · lo
+    cgroup namespace · hostname · keyring · core scheduling · lo
     [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
-    [mount, autodev hooks] · devpts · console and ttys · sysctls · pivot_root
+    [mount, autodev hooks] · devpts · console and ttys · barrier network · sysctls · pivot_root
     personality · capabilities · [LSM label] · no_new_privs · [seccomp] · [start hooks]
     barrier ready [device program, start-host hooks] · exec
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lxcd.config.model import DEFAULT, ContainerConfig
+from lxcd.config.model import DEFAULT, ContainerConfig, Nic
 from lxcd.container import credentials, devices, namespaces, resources, rootfs
 from lxcd.container.draft import Draft, Host, Life, fail
 from lxcd.container.mount_plan import MountPlanner
@@ -26,6 +26,7 @@ __all__ = ["Host", "Life", "Plan", "compile_plan"]
 
 # Barriers, in the order in which a child reaches them.
 LIMITS = "limits"
+NETWORK = "network"
 READY = "ready"
 
 _ALWAYS: tuple[str, ...] = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
@@ -78,6 +79,8 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
             chosen.add("time")
         # lxc.namespace.share is not in force yet; one of its own is what separates.
         chosen -= set(config.namespace_keep)
+    if any(nic.kind == "none" for nic in config.nics):
+        chosen.discard("net")
     if config.idmap:
         chosen.add("user")
     if "mnt" not in chosen:
@@ -94,6 +97,10 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
             "a container needs a mount namespace of its own",
         )
     return tuple(name for name in process.NAMESPACES if name in chosen)
+
+
+def _option(nic: Nic, name: str) -> str:
+    return next((one.value for one in nic.options if one.name == name), "")
 
 
 def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | None:
@@ -138,6 +145,7 @@ class _Compiler:
         mounting.rootfs()
         mounting.below()
         self._terminals(mounting)
+        self._network()
         for setting in draft.config.sysctls:
             draft.add(
                 credentials.WriteSysctl(
@@ -231,6 +239,19 @@ class _Compiler:
             self.draft.add(namespaces.NewCoreCookie(origin=self.draft.origin("lxc.sched.core")))
         if "net" in self.draft.namespaces:
             self.draft.add(namespaces.LoopbackUp(origin=DEFAULT))
+
+    def _network(self) -> None:
+        """Devices are made from outside, meanwhile; what is set below /proc/sys/net is set when
+        they are there.
+        """
+        nics = [nic for nic in self.draft.config.nics if nic.kind != "none"]
+        scripted = {"script.up", "script.down"}
+        made = [n for n in nics if n.kind != "empty" or scripted & {one.name for one in n.options}]
+        if made and "net" in self.draft.namespaces:
+            links = {nic.index: _option(nic, "link") for nic in made}
+            words = [f"{n.kind} on {links[n.index]}" if links[n.index] else n.kind for n in made]
+            why = f"network devices: {', '.join(words)}"
+            self.draft.add(namespaces.Barrier(origin=made[0].origin, barrier=NETWORK, why=why))
 
     # ---- terminals
 

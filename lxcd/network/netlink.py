@@ -34,6 +34,7 @@ _BUFFER_BYTES = 1 << 20
 # What a dump may lose to a change beside it: NLM_F_DUMP_INTR.
 _INTERRUPTED = 0x10
 _ATTEMPTS = 5
+_IPVLAN_KNOWN = 2  # attributes of an ipvlan that pyroute2 0.9 knows
 
 AF_BRIDGE = 7
 
@@ -89,7 +90,9 @@ _VERBS: dict[str, tuple[int, int, str]] = {
     "getroute": (26, 0, "route"),
     "newneigh": (28, _CREATE | _EXCL, "neighbour"),
     "delneigh": (29, 0, "neighbour"),
-    "bridgelink": (19, 0, "link"),  # RTM_SETLINK: ports of a bridge, with family AF_BRIDGE
+    # RTM_SETLINK and RTM_DELLINK for ports of a bridge: with family AF_BRIDGE.
+    "bridgelink": (19, 0, "link"),
+    "unbridgelink": (17, 0, "link"),
 }
 _TOLD = {
     16: ("newlink", "link"),
@@ -106,9 +109,14 @@ def _classes() -> dict[str, Any]:
     """pyroute2's; imported on first use, which takes a tenth of a second."""
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: PLC0415
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: PLC0415
+    from pyroute2.netlink.rtnl.ifinfmsg.plugins.ipvlan import ipvlan  # noqa: PLC0415
     from pyroute2.netlink.rtnl.ndmsg import ndmsg  # noqa: PLC0415
     from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415
 
+    if len(ipvlan.nla_map) == _IPVLAN_KNOWN:
+        # linux/if_link.h has had a third since Linux 4.15: who may talk to whom.
+        known: Any = ipvlan
+        known.nla_map = (*ipvlan.nla_map, ("IFLA_IPVLAN_FLAGS", "uint16"))
     return {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg, "neighbour": ndmsg}
 
 

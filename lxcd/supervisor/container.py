@@ -17,7 +17,7 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import consolelog, ending, ports, removal, start, stopping
+from lxcd.supervisor import consolelog, ending, nics, ports, removal, start, stopping
 from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
@@ -204,6 +204,7 @@ class Container(Changes):
         self.require_stopped()
         log.container.set(self.name)
         compiled = self.compile(definition, request, given)
+        devices = nics.wanted(definition.config, self.lxcpath, self.name)
         self.forget_output()
         text = None
         if not self.defined:
@@ -217,6 +218,7 @@ class Container(Changes):
             transient_dir=transient_dir,
             exit=before.exit,
             intent=None,
+            nics=(),
         )
         self.record = record
         self.stop_requested = False
@@ -224,7 +226,7 @@ class Container(Changes):
         self.set_state(State.STARTING)
         try:
             started = await start.start(
-                self._house, definition.config, compiled, record, given or {}
+                self._house, definition.config, compiled, devices, record, given or {}
             )
         except BaseException as error:
             self._not_started(before, error)

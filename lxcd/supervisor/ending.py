@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors, log
 from lxcd.cgroup import tree
+from lxcd.supervisor import nics
 from lxcd.supervisor.definition import read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent
 from lxcd.supervisor.state import Cause, Exit, State, exit_of
@@ -32,6 +33,8 @@ async def finish(house: House, container: Container, child: Held) -> None:
     try:
         config = container.running.config if container.running is not None else None
         ephemeral = container.record.request.ephemeral or (config is not None and config.ephemeral)
+        # First of all: what waits for the name of a device, or the device, shall have it.
+        await nics.take_away(house, config, container.record)
         await _clean_up(house, container, child, ephemeral=ephemeral)
     except Exception:  # noqa: BLE001 - see below
         # One container's mess must not end the supervision of all the others.
@@ -86,6 +89,7 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
         pid=0,
         cgroups={},
         cgroups_made=(),
+        nics=(),
         stop_requested=False,
         intent=follows,
     )

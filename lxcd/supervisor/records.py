@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from lxcd.network.wiring import Wired
 from lxcd.supervisor.state import Cause, Exit
 
 STARTING = "starting"
@@ -79,6 +80,7 @@ class Record:
     cgroups: dict[str, str] = field(default_factory=dict[str, str])
     cgroups_made: tuple[str, ...] = ()
     cgroups_mark: str = ""
+    nics: tuple[Wired, ...] = ()
     stop_requested: bool = False
     # Of a container that is not defined: its whole configuration, and the directory that goes with
     # it.
@@ -171,6 +173,7 @@ def _record(data: dict[str, Any]) -> Record:
     ended: dict[str, Any] | None = data.pop("exit")
     for key in ("namespaces", "command", "cgroups_made"):
         data[key] = tuple(data[key])
+    data["nics"] = tuple(_wired(one) for one in data.pop("nics", ()))
     if data["capabilities"] is not None:
         data["capabilities"] = tuple(data["capabilities"])
     how = None
@@ -184,3 +187,8 @@ def _record(data: dict[str, Any]) -> Record:
         begun["kept"] = tuple(begun["kept"])
         intent = Intent(**begun)
     return Record(request=Request(**request), exit=how, intent=intent, **data)
+
+
+def _wired(data: dict[str, Any]) -> Wired:
+    data["proxied"] = tuple(data["proxied"])
+    return Wired(**data)

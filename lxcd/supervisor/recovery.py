@@ -17,7 +17,7 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.kernel import procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import consolelog, ending, making, removal
+from lxcd.supervisor import consolelog, ending, making, nics, removal
 from lxcd.supervisor.held import Held, unseen
 from lxcd.supervisor.records import RUNNING, STOPPED, Deed, Intent, Record
 
@@ -129,13 +129,14 @@ class Recovery:
             actor.child = child
             actor.adopt(child or unseen(record.child, record.pid), record)
             return
+        await nics.take_away(self._house, None, record)
         left = await asyncio.to_thread(tree.remove, actor.payload)
         if left:
             _log.error("cgroups could not be removed: %s", " ".join(left))
         if child is not None:
             self._house.keeper.forget(child)
         actor.tell("container.start_failed", message=_CUT_SHORT)
-        actor.record = record.but(phase=STOPPED, cgroups={}, cgroups_made=(), pid=0)
+        actor.record = record.but(phase=STOPPED, cgroups={}, cgroups_made=(), nics=(), pid=0)
         if actor.defined:
             actor.write_record()
         else:

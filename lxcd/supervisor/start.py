@@ -20,15 +20,16 @@ from lxcd.container.resources import Given
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
-from lxcd.supervisor import walking
+from lxcd.supervisor import nics, walking
 from lxcd.supervisor.records import RUNNING, STARTING, Record
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lxcd.config.model import ContainerConfig, IdMapping
+    from lxcd.network.device import Device
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
     from lxcd.supervisor.pool import Prepared
@@ -58,6 +59,7 @@ async def start(
     house: House,
     config: ContainerConfig,
     made: plan.Plan,
+    devices: Sequence[Device],
     record: Record,
     given: Mapping[str, int],
 ) -> Started:
@@ -69,7 +71,7 @@ async def start(
     """
     with house.pool.start():
         async with AsyncExitStack() as undo:
-            this = _Start(house, config, made, record, given, undo)
+            this = _Start(house, config, made, devices, record, given, undo)
             try:
                 return await this.to_the_end()
             except OSError as error:
@@ -86,6 +88,7 @@ class _Start:
         house: House,
         config: ContainerConfig,
         made: plan.Plan,
+        devices: Sequence[Device],
         record: Record,
         given: Mapping[str, int],
         undo: AsyncExitStack,
@@ -93,6 +96,7 @@ class _Start:
         self._house = house
         self._config = config
         self._plan = made
+        self._nics = nics.Nics(house, config, devices)
         self._record = record
         self._given = given
         self._undo = undo
@@ -109,6 +113,7 @@ class _Start:
         house, clock = self._house, _Clock()
         self._undo.callback(lambda: kernel_fd.close_all([fd for fd in self._fds if fd >= 0]))
         own = payload_name(self._config, self._record.name)
+        self._record = self._record.but(nics=self._nics.foresee())
         self._enter("take", None)
         # Version 1 renames within one directory only, and a slot is at the top.
         alone = self._config.cgroup_relative or "/" in own
@@ -127,6 +132,8 @@ class _Start:
                 await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
+            if self._record.nics:
+                walk.network = self._begin_network(prepared.child)
             await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
         child = prepared.child
@@ -140,6 +147,27 @@ class _Start:
         kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
         prepared.channel.close()
         return Started(child, record, clock.total())
+
+    def _begin_network(self, child: Held) -> asyncio.Task[None]:
+        """Have devices made beside the walk."""
+        making = asyncio.get_running_loop().create_task(self._make_network(child))
+        # One that fails is told of at the barrier, unless something else comes first.
+        making.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._undo.push_async_callback(self._unmake_network, making)
+        return making
+
+    async def _make_network(self, child: Held) -> None:
+        pid = child.pid
+        try:
+            self._house.faults.strike("phase:network", child)
+        except OSError as error:
+            raise failed("network", error, -1, "default") from None
+        await self._nics.make(self._record, pid)
+
+    async def _unmake_network(self, making: asyncio.Task[None]) -> None:
+        # What is being made cannot be taken away before it is there.
+        await asyncio.wait([making])
+        await nics.take_away(self._house, self._config, self._record)
 
     # ---- a child
 

@@ -37,6 +37,7 @@ class Walk:
         prepared: Prepared,
         progress: int,
     ) -> None:
+        """`network` is set, if there is something to wait for, before the walk."""
         self._house = house
         self._config = config
         self._plan = made
@@ -44,15 +45,17 @@ class Walk:
         self._socket = prepared.channel
         self._progress = progress
         self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers = [step for step in made.spec.steps if isinstance(step, Barrier)]
-        self._released = False  # it may pass the last barrier
+        self._barriers = {step.barrier for step in made.spec.steps if isinstance(step, Barrier)}
+        self._origin = ""  # the line that is obeyed at a barrier
+        self._released: set[str] = set()  # it may pass these
+        self.network: asyncio.Task[None] | None = None  # making devices
 
     async def to_the_end(self, payload: tree.Payload) -> None:
         """Return once the child, which sits in `payload`, has exec'ed its program. Raises
         StartFailed.
         """
         self._house.begin(self._delegate(payload))
-        if len(self._barriers) == 1 and not self._house.faults.expected:
+        if plan.LIMITS not in self._barriers and not self._house.faults.expected:
             self._house.begin(self._release_ahead())
         executing = False
         while True:
@@ -75,22 +78,27 @@ class Walk:
             await self.has_ended()
 
     def _let_go(self, barrier: str) -> None:
-        """Send GO; for the last barrier once, as it may have been sent ahead."""
-        if barrier == plan.READY:
-            if self._released:
+        """Send GO; once for those for which it may have been sent ahead."""
+        if barrier in (plan.NETWORK, plan.READY):
+            if barrier in self._released:
                 return
-            self._released = True
+            self._released.add(barrier)
         # If it has died meanwhile, its end is read next.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             channel.send_go(self._socket)
 
     async def _release_ahead(self) -> None:
-        """Have it pass the only barrier without a stop, if all that is waited for there is done
-        before it comes.
+        """Have it pass the barriers without a stop, if all that is waited for there is done before
+        it comes.
         """
-        with contextlib.suppress(OSError):
+        # If something fails, that is told when it has come.
+        with contextlib.suppress(OSError, errors.LxcdError):
+            if plan.NETWORK in self._barriers:
+                await self._networked()
+                if self._socket.fileno() < 0:
+                    return
+                self._let_go(plan.NETWORK)
             if await self._house.keeper.known(self._child, *self._plan.streams):
-                # If this fails, that is told when it has come.
                 await asyncio.shield(self._delegated)
                 if self._socket.fileno() >= 0:
                     self._let_go(plan.READY)
@@ -146,29 +154,49 @@ class Walk:
             if isinstance(step, Barrier) and step.barrier == barrier
         )
         index = self._plan.spec.steps.index(step)
-        origin = step.origin
+        self._origin = step.origin
         try:
             # Whoever comes to a barrier has forked: until that is known here, `pid` and `pidfd` are
             # those of the first half.
             await self._known()
             self._house.faults.strike(f"barrier:{barrier}", self._child)
-            if barrier == plan.LIMITS:
-                for limit in self._config.prlimits:
-                    origin = limit.origin
-                    set_limit(self._child.pid, limit)
-                for setting in self._config.procs:
-                    origin = setting.origin
-                    path = f"/proc/{self._child.pid}/{setting.name}"
-                    await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
-            elif barrier == plan.READY:
-                # Nothing runs that nobody could end, or whose output nobody could follow.
-                await self._known(*self._plan.streams)
-                await self._delegated
+            await self._do_at(barrier)
+        except errors.StartFailed as error:
+            error.metadata["index"] = str(index)
+            raise
         except OSError as error:
             if self._child.exited is not None or isinstance(error, ProcessLookupError):
                 # It went away under our hands: that it did is the cause.
                 await self.has_ended()
-            raise failed(step.name, error, index, origin, what=step.describe()) from None
+            what = step.describe()
+            raise failed(step.name, error, index, self._origin, what=what) from None
+
+    async def _do_at(self, barrier: str) -> None:
+        match barrier:
+            case plan.LIMITS:
+                await self._set_limits()
+            case plan.NETWORK:
+                await self._networked()
+            case plan.READY:
+                # Nothing runs that nobody could end, or whose output nobody could follow.
+                await self._known(*self._plan.streams)
+                await self._delegated
+            case _:
+                pass
+
+    async def _set_limits(self) -> None:
+        for limit in self._config.prlimits:
+            self._origin = limit.origin
+            set_limit(self._child.pid, limit)
+        for setting in self._config.procs:
+            self._origin = setting.origin
+            path = f"/proc/{self._child.pid}/{setting.name}"
+            await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
+
+    async def _networked(self) -> None:
+        """Raises StartFailed if a device could not be made."""
+        if self.network is not None:
+            await asyncio.shield(self.network)
 
     async def _delegate(self, payload: tree.Payload) -> None:
         """Give the container its cgroups, beside the walk: not before it is born in them, or it

@@ -1,0 +1,447 @@
+"""Devices of a container as they are: made, and taken away again.
+
+All of it blocks, and belongs in a thread. What is about to be made is told beforehand (`Wired`), so
+that it can be written down; what was made by then is found again by that alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lxcd.kernel import libc, mount
+from lxcd.kernel.fd import Fd
+from lxcd.network import namespace, requests
+from lxcd.network.device import Device, Gateway, fail
+from lxcd.network.netlink import RefusedError, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lxcd import errors
+    from lxcd.network.netlink import Netlink
+
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
+_ETHERNET_MTU = 1500
+_UP = 1
+_OPTIONS = {
+    "veth": "CONFIG_VETH",
+    "macvlan": "CONFIG_MACVLAN",
+    "ipvlan": "CONFIG_IPVLAN",
+    "vlan": "CONFIG_VLAN_8021Q",
+    "bridge": "CONFIG_BRIDGE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """One device of a life: what has to be known to find it again, on both sides."""
+
+    number: int
+    kind: str
+    name: str  # inside
+    place: int  # its index inside
+    link: str = ""
+    hwaddr: str = ""
+    host_name: str = ""  # the host's end of a veth; the name of a phys at home
+    # What a phys was at home.
+    mtu: int = 0
+    home_hwaddr: str = ""
+    was_up: bool = False
+    proxied: tuple[str, ...] = ()  # addresses that the link answers for
+    script_down: str = ""
+
+
+def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
+    """What these devices will be. Raises StartFailed if a device of the host is not there."""
+    found: list[Wired] = []
+    for device in devices:
+        wired = Wired(
+            device.number,
+            device.kind,
+            device.name,
+            device.place,
+            device.link,
+            device.hwaddr,
+            script_down=device.script_down,
+        )
+        if device.kind == "veth":
+            wired = replace(wired, host_name=device.pair or f"veth{secrets.token_hex(4)}")
+        elif device.kind == "phys":
+            wired = _at_home(device, wired, [one.host_name for one in found])
+        if device.l2proxy:
+            addresses = tuple(str(one.interface.ip) for one in device.assigned)
+            wired = replace(wired, proxied=addresses)
+        found.append(wired)
+    return tuple(found)
+
+
+def _at_home(device: Device, wired: Wired, taken: list[str]) -> Wired:
+    """A device of the host that moves; `prefix+` is the first that is free."""
+    name = device.link
+    if name.endswith("+"):
+        names = sorted(name for _, name in socket.if_nameindex())
+        fitting = [one for one in names if one.startswith(name[:-1]) and one not in taken]
+        if not fitting:
+            raise fail(device.line("link"), f"no device of the host is called {name[:-1]}…")
+        name = fitting[0]
+    _require_link(device, name)
+    inside = name if wired.name == device.link else wired.name
+    return replace(
+        wired,
+        name=inside,
+        link=name,
+        host_name=name,
+        mtu=_mtu(name),
+        home_hwaddr=_hwaddr(name),
+        was_up=bool(_flags(name) & _UP),
+    )
+
+
+class Wires:
+    """The devices of one start, while they are being made. Owns both sockets."""
+
+    def __init__(self, devices: Sequence[Device], wired: Sequence[Wired], pid: int) -> None:
+        """`pid` sits in the namespace that they are for. Raises OSError."""
+        self._wired = {one.number: one for one in wired}
+        self._devices = [self._settled(device) for device in devices if device.kind != "empty"]
+        self._host_namespace = Fd(namespace.open_own())
+        self._namespace = Fd(namespace.open_of(pid))
+        self._host: Netlink | None = None
+        self._inside: Netlink | None = None
+        self._known: dict[int, requests.Known] = {}
+
+    def _settled(self, device: Device) -> Device:
+        """With the names that were chosen."""
+        wired = self._wired[device.number]
+        return replace(device, name=wired.name, link=wired.link)
+
+    def close(self) -> None:
+        """Let go of both namespaces."""
+        for one in (self._host, self._inside, self._host_namespace, self._namespace):
+            if one is not None:
+                one.close()
+
+    def make(self) -> None:
+        """Make them, and all of them that is inside; nothing gets in or out yet. Raises
+        StartFailed.
+        """
+        self._host = namespace.rtnetlink()
+        self._inside = namespace.rtnetlink(self._namespace.fileno())
+        for device in self._devices:
+            self._known[device.number] = self._look_up(device)
+        self._ask(self._host, requests.from_host)
+        self._ask(self._inside, requests.in_container)
+
+    def connect(self) -> None:
+        """Connect them to the host. Raises StartFailed."""
+        if self._host is None:
+            return
+        self._ask(self._host, requests.host_end)
+        for device in self._devices:
+            more = self._more(device)
+            if more:
+                self._run(self._host, device, more)
+
+    def _ask(self, netlink: Netlink, asked: object) -> None:
+        """All devices in one send; an error is the first's that has one."""
+        of: list[tuple[Device, Request]] = [
+            (device, request)
+            for device in self._devices
+            for request in asked(device, self._known[device.number])  # type: ignore[operator]
+        ]
+        try:
+            netlink.run([request for _, request in of])
+        except RefusedError as error:
+            device = next(device for device, request in of if request is error.request)
+            raise explain(error, device) from None
+
+    @staticmethod
+    def _run(netlink: Netlink, device: Device, asked: list[Request]) -> None:
+        try:
+            netlink.run(asked)
+        except RefusedError as error:
+            raise explain(error, device) from None
+
+    def _look_up(self, device: Device) -> requests.Known:
+        wired = self._wired[device.number]
+        index = mtu = 0
+        if device.link and not (device.kind == "veth" and device.mode == "router"):
+            index = _require_link(device, device.link)
+            mtu = _mtu(device.link)
+        gateways = tuple(self._resolved(device, index, one) for one in device.gateways)
+        return requests.Known(
+            host_namespace=self._host_namespace.fileno(),
+            namespace=self._namespace.fileno(),
+            link_index=index,
+            link_mtu=0 if mtu == _ETHERNET_MTU else mtu,
+            host_name=wired.host_name,
+            gateways=gateways,
+        )
+
+    def _resolved(self, device: Device, index: int, gateway: Gateway) -> Gateway:
+        """`auto` is the first address of the link."""
+        if not gateway.auto or self._host is None:
+            return gateway
+        fields = {"family": requests.family(gateway.version), "index": index}
+        asked = Request("getaddr", fields, [], f"addresses of {device.link}", gateway.origin)
+        for message in self._host.dump(asked):
+            if message.fields["index"] != index or message.fields["scope"] >= 253:  # noqa: PLR2004
+                continue
+            found = message.attributes.get("IFA_LOCAL") or message.attributes["IFA_ADDRESS"]
+            return replace(gateway, address=requests.address(found), auto=False)
+        version = gateway.version
+        raise fail(
+            gateway.origin,
+            f"{device.link} has no IPv{version} address that could be the gateway (auto)",
+        )
+
+    def _more(self, device: Device) -> list[Request]:
+        """What needs the index of the host's end, or is about the link."""
+        found: list[Request] = []
+        wired = self._wired[device.number]
+        if device.kind == "veth" and (
+            device.mode == "router"
+            or device.routes
+            or device.port_vlan is not None
+            or device.tagged_vlans
+        ):
+            index = socket.if_nametoindex(wired.host_name)
+            settled = replace(device, gateways=self._known[device.number].gateways)
+            if device.mode == "router":
+                _forward(wired.host_name, settled)
+            found += requests.host_routes(settled, index)
+            found += requests.port_vlans(device, index)
+        if device.l2proxy:
+            _require_forwarding(device)
+            index = socket.if_nametoindex(device.link)
+            found += [
+                requests.neighbour_proxy(one.interface.ip, index, device.line("l2proxy"))
+                for one in device.assigned
+            ]
+        return found
+
+
+# ---- the end
+
+
+def unwire(wired: Sequence[Wired], kept_namespace: str) -> list[str]:
+    """Take away what there is of these devices on the host; devices of the host's that are in
+    `kept_namespace` come home. What could not be done, one line each.
+    """
+    problems: list[str] = []
+    with namespace.rtnetlink() as host:
+        for one in wired:
+            try:
+                if one.kind == "veth":
+                    _remove_pair(host, one)
+                _stop_proxying(host, one)
+            except OSError as error:
+                problems.append(f"{one.host_name or one.name}: {_words(error)}")
+    if any(one.kind == "phys" for one in wired) and os.path.exists(kept_namespace):
+        problems += _bring_home([one for one in wired if one.kind == "phys"], kept_namespace)
+    return problems
+
+
+def _remove_pair(host: Netlink, one: Wired) -> None:
+    """It may be gone with its namespace already, and its name somebody else's."""
+    try:
+        index = socket.if_nametoindex(one.host_name)
+        if one.hwaddr and _hwaddr(one.host_name) != f"fe{one.hwaddr[2:]}":
+            return
+    except OSError:
+        return
+    removal = Request("dellink", {"index": index}, [], f"removing {one.host_name}")
+    try:
+        host.run([removal])
+    except RefusedError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def _stop_proxying(host: Netlink, one: Wired) -> None:
+    if not one.proxied:
+        return
+    try:
+        index = socket.if_nametoindex(one.link)
+    except OSError:
+        return
+    host.run([requests.without_proxy(address, index) for address in one.proxied])
+
+
+def _bring_home(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
+    problems: list[str] = []
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    with Fd(os.open(kept_namespace, flags)) as kept, Fd(namespace.open_own()) as home:
+        with namespace.rtnetlink(kept.fileno()) as inside:
+            for one in devices:
+                try:
+                    inside.run(_way_home(one, home.fileno()))
+                except RefusedError as error:
+                    # It went away, or was never moved.
+                    if error.errno != errno.ENODEV:
+                        problems.append(f"{one.host_name} does not come home: {_words(error)}")
+                    continue
+                except OSError as error:
+                    problems.append(f"{one.host_name} does not come home: {_words(error)}")
+                    continue
+                if one.was_up:
+                    with contextlib.suppress(OSError), namespace.rtnetlink() as host:
+                        host.run([_up(one.host_name)])
+    return problems
+
+
+def _way_home(one: Wired, home: int) -> list[Request]:
+    """Down first: the kernel renames and readdresses none that is up. Behind the move it is no
+    longer there to be asked for.
+    """
+    what = f"bringing {one.host_name} home"
+    down = {"index": one.place, "flags": 0, "change": _UP}
+    moved = [("IFLA_NET_NS_FD", home), ("IFLA_IFNAME", one.host_name)]
+    found = [Request("setlink", down, [], what)]
+    as_before: list[tuple[str, object]] = []
+    if one.home_hwaddr:
+        as_before.append(("IFLA_ADDRESS", one.home_hwaddr))
+    if one.mtu:
+        as_before.append(("IFLA_MTU", one.mtu))
+    found += [
+        Request("setlink", {"index": one.place}, [attribute], what, optional=True)
+        for attribute in as_before
+    ]
+    return [*found, Request("setlink", {"index": one.place}, list(moved), what)]
+
+
+def _up(name: str) -> Request:
+    attributes = [("IFLA_IFNAME", name)]
+    return Request("setlink", {"flags": _UP, "change": _UP}, attributes, f"setting {name} up")
+
+
+def keep_namespace(pid: int, path: str) -> None:
+    """Keep a network namespace, whoever ends: a physical device in one that goes is given to the
+    kernel's first, not to the host that we are on, and a veth is destroyed. Raises OSError.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    with Fd(mount.open_tree(mount.AT_FDCWD, f"/proc/{pid}/ns/net")) as taken:
+        mount.move_mount(taken.fileno(), mount.AT_FDCWD, path)
+
+
+def let_namespace_go(path: str) -> None:
+    """The end of that; nothing if it is not kept."""
+    with contextlib.suppress(OSError):
+        mount.umount2(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+# ---- what the host is asked directly
+
+
+def _require_link(device: Device, name: str) -> int:
+    """Index of a device of the host."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise fail(
+            device.line("link"), f"lxc.net.{device.number}.link: the host has no device {name}"
+        ) from None
+
+
+def _ioctl(name: str, request: int) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        return fcntl.ioctl(any_socket, request, struct.pack("40s", name.encode()))
+
+
+def _flags(name: str) -> int:
+    return int(struct.unpack_from("=H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
+
+
+def _mtu(name: str) -> int:
+    return int(struct.unpack_from("=i", _ioctl(name, _SIOCGIFMTU), 16)[0])
+
+
+def _hwaddr(name: str) -> str:
+    return _ioctl(name, _SIOCGIFHWADDR)[18:24].hex(":")
+
+
+def _sysctl(version: int, name: str, key: str) -> str:
+    return f"/proc/sys/net/ipv{version}/conf/{name}/{key}"
+
+
+def _versions(device: Device) -> set[int]:
+    return {one.interface.version for one in device.assigned}
+
+
+def _forward(host_name: str, device: Device) -> None:
+    """A router's port forwards, and answers for the gateways."""
+    for version in sorted(_versions(device)):
+        keys = ["forwarding"]
+        if version == 6:  # noqa: PLR2004
+            keys.append("proxy_ndp")
+        for key in keys:
+            path = _sysctl(version, host_name, key)
+            try:
+                with open(path, "w", encoding="ascii") as file:
+                    file.write("1")
+            except OSError as error:
+                raise fail(device.line("veth.mode"), f"{path}: {error.strerror}") from None
+
+
+def _require_forwarding(device: Device) -> None:
+    """LXC's rule: for l2proxy the link has to forward already; whether the host routes is not a
+    container's to say.
+    """
+    for version in sorted(_versions(device)):
+        keys = ["forwarding"]
+        if version == 6:  # noqa: PLR2004
+            keys.append("proxy_ndp")
+        for key in keys:
+            try:
+                with open(_sysctl(version, device.link, key), encoding="ascii") as file:
+                    value = file.read().strip()
+            except OSError:
+                value = ""
+            if value != "1":
+                raise fail(
+                    device.line("l2proxy"),
+                    f"lxc.net.{device.number}.l2proxy needs"
+                    f" net.ipv{version}.conf.{device.link}.{key} = 1 on the host",
+                )
+
+
+# ---- why not
+
+
+def explain(error: RefusedError, device: Device) -> errors.StartFailed:
+    """A refusal in words: which device, which line, and what could be done."""
+    found = fail(error.request.origin, f"lxc.net.{device.number}: {_why(error, device)}")
+    found.metadata.update(
+        syscall=error.syscall, errno=errno.errorcode.get(error.errno or 0, str(error.errno))
+    )
+    return found
+
+
+def _why(error: RefusedError, device: Device) -> str:
+    what, number = error.request.what, error.errno
+    if number == errno.EOPNOTSUPP and error.request.verb == "newlink":
+        return f"this kernel has no {device.kind} devices ({_OPTIONS[device.kind]})"
+    if number == errno.EOPNOTSUPP and error.request.verb in ("bridgelink", "unbridgelink"):
+        return f"{what}: this kernel's bridges know no VLANs (CONFIG_BRIDGE_VLAN_FILTERING)"
+    if number == errno.EEXIST and error.request.verb == "newlink" and device.kind == "veth":
+        return f"{what}: one of these names is taken on the host"
+    if "putting" in what and number in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
+        return f"{what}: {device.link} is no bridge"
+    return f"{what}: {_words(error)}"
+
+
+def _words(error: OSError) -> str:
+    text = getattr(error, "text", "")
+    call = libc.syscall_of(error)
+    words = os.strerror(error.errno or 0)
+    return f"{call}: {words} ({text})" if text else f"{call}: {words}"

@@ -1,0 +1,195 @@
+"""The network devices of one life: made while the child walks, taken away at its end, scripts in
+between.
+
+What they will be is in the record before any of them is made. The child's namespace is there from
+the first half of its spawn, so nobody waits for anybody: the child walks on to the barrier
+`network` meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.kernel import libc
+from lxcd.network import wiring
+from lxcd.network.device import Device, fail, read_devices, shares_host
+from lxcd.supervisor import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lxcd.config.model import ContainerConfig
+    from lxcd.network.wiring import Wired
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.records import Record
+
+_log = logging.getLogger(__name__)
+_SCRIPT_SECONDS = 60.0
+# Kinds whose parent and, behind it, peer a script is told: LXC's.
+_WITH_PARENT = ("veth", "macvlan", "ipvlan", "vlan", "phys")
+
+
+def wanted(config: ContainerConfig, lxcpath: str, name: str) -> tuple[Device, ...]:
+    """The devices that a start with this configuration makes. Raises StartFailed."""
+    keeps = "net" in config.namespace_keep or any(
+        share.namespace == "net" for share in config.namespace_share
+    )
+    cloned = config.namespace_clone is None or "net" in config.namespace_clone
+    if keeps or not cloned or shares_host(config) is not None:
+        # What it shares is not its own to add devices to: LXC does not either.
+        return ()
+    return read_devices(config, f"{_machine()}\0{lxcpath}\0{name}")
+
+
+def _machine() -> str:
+    """Two hosts on one network must not draw the same hardware address for the same name."""
+    try:
+        with open("/etc/machine-id", encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def kept_namespace(house: House, record: Record) -> str:
+    """Where a network namespace with physical devices is kept until they are home again."""
+    return os.path.join(house.paths.namespaces, record.child)
+
+
+class Nics:
+    """Those of one start."""
+
+    def __init__(self, house: House, config: ContainerConfig, devices: Sequence[Device]) -> None:
+        self._house = house
+        self._config = config
+        self._devices = devices
+
+    def foresee(self) -> tuple[Wired, ...]:
+        """What they will be. Raises StartFailed."""
+        try:
+            return wiring.foresee(self._devices)
+        except OSError as error:
+            raise fail(self._devices[0].origin, f"looking at the host: {error}") from None
+
+    async def make(self, record: Record, pid: int) -> None:
+        """Make them, for the namespace that `pid` sits in, as they are in the record, which is on
+        disk. Raises StartFailed; `take_away` takes away what was made.
+        """
+        try:
+            await asyncio.to_thread(self._make, record, pid)
+        except OSError as error:
+            text = f"making devices: {libc.syscall_of(error)}: {error.strerror}"
+            raise fail(self._devices[0].origin, text) from None
+        for device, wired in zip(self._devices, record.nics, strict=True):
+            if device.script_up:
+                await self._script_up(record, device, wired)
+
+    def _make(self, record: Record, pid: int) -> None:
+        if any(one.kind == "phys" for one in record.nics):
+            wiring.keep_namespace(pid, kept_namespace(self._house, record))
+        wires = wiring.Wires(self._devices, record.nics, pid)
+        try:
+            wires.make()
+            wires.connect()
+        finally:
+            wires.close()
+
+    async def _script_up(self, record: Record, device: Device, wired: Wired) -> None:
+        origin, key = device.line("script.up"), f"lxc.net.{device.number}.script.up"
+        command = device.script_up
+        try:
+            result = await _run(self._house, self._config, record, wired, "up", command)
+        except errors.LxcdError as error:
+            result = error.text
+        if result:
+            raise fail(origin, f"{key}: {result}")
+
+
+async def take_away(house: House, config: ContainerConfig | None, record: Record) -> None:
+    """Take away what there is of the devices of a life that is over, or never was."""
+    for wired in record.nics:
+        if wired.script_down:
+            try:
+                command = wired.script_down
+                result = await _run(house, config, record, wired, "down", command)
+            except errors.LxcdError as error:
+                result = error.text
+            if result:
+                # LXC goes on, too: the container has ended, whatever its script says.
+                _log.warning("lxc.net.%d.script.down: %s", wired.number, result)
+    if not record.nics:
+        return
+    path = kept_namespace(house, record)
+    for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
+        _log.error("network device: %s", problem)
+    await asyncio.to_thread(wiring.let_namespace_go, path)
+
+
+async def _run(
+    house: House,
+    config: ContainerConfig | None,
+    record: Record,
+    wired: Wired,
+    what: str,
+    command: str,
+) -> str:
+    """Run a script as LXC does: through a shell, as the line may hold arguments. What went wrong;
+    empty if nothing. Raises an LxcdError if it could not be begun.
+    """
+    environment, words = _told(config, record, wired, what)
+    line = " ".join(["exec", command, *(shlex.quote(word) for word in words)])
+    program = programs.Program(("/bin/sh", "-c", line), environment)
+    result = await programs.run(house, program, timeout_seconds=_SCRIPT_SECONDS)
+    said = (result.stdout + result.stderr).decode(errors="replace").strip()
+    _log.debug("lxc.net.%d.script.%s: %s", wired.number, what, said)
+    if result.timed_out:
+        return f"{command}: killed after {_SCRIPT_SECONDS:g} s"
+    how = result.exit
+    if not (how.code or how.signal):
+        return ""
+    status = f"signal {how.signal}" if how.signal else f"exit status {how.code}"
+    return f"{command}: {status}{f': {said[-500:]}' if said else ''}"
+
+
+def _told(
+    config: ContainerConfig | None, record: Record, wired: Wired, what: str
+) -> tuple[dict[str, str], list[str]]:
+    """What a script is told: environment, and, in version 0, arguments."""
+    version = config.hook_version if config is not None else 0
+    parent = wired.link if wired.kind in _WITH_PARENT else ""
+    peer = wired.host_name if wired.kind == "veth" else ""
+    environment = {
+        "LXC_NAME": record.name,
+        "LXC_CONFIG_FILE": os.path.join(record.lxcpath, record.name, "config"),
+        "LXC_CGNS_AWARE": "1",
+        "LXC_HOOK_VERSION": str(version),
+    }
+    if record.pid:
+        environment["LXC_PID"] = str(record.pid)
+    if config is not None:
+        environment |= _of_config(config)
+    if version == 0:
+        more = [word for word in (parent, peer) if word]
+        return environment, [record.name, "net", what, wired.kind, *more]
+    environment |= {
+        "LXC_HOOK_TYPE": what,
+        "LXC_HOOK_SECTION": "net",
+        "LXC_NET_TYPE": wired.kind,
+    }
+    more_environment = {"LXC_NET_PARENT": parent, "LXC_NET_PEER": peer}
+    return environment | {name: value for name, value in more_environment.items() if value}, []
+
+
+def _of_config(config: ContainerConfig) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if config.rootfs is not None:
+        found["LXC_ROOTFS_PATH"] = f"{config.rootfs.kind}:{config.rootfs.path}"
+        found["LXC_ROOTFS_MOUNT"] = config.rootfs.mount
+    for variable in config.environment:
+        if variable.scope in ("all", "hooks") and variable.value is not None:
+            found[variable.name] = variable.value
+    return found
