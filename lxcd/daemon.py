@@ -89,6 +89,7 @@ async def _serve(
             errands=Errands(),
         )
         registry = Registry(house)
+        house.init_of = registry.init_of
 
         async def drain(leaving: bool) -> tuple[list[str], list[str]]:  # noqa: FBT001
             await server.not_serving()

@@ -266,7 +266,7 @@ KEYS: tuple[Key, ...] = (
     _list("lxc.namespace.keep", "namespace_keep", _simple(values.namespace), "NAME…",
           "namespaces that stay lxcd's own", words=True, choices=_ns),
     _map("lxc.namespace.share.", "namespace_share", entries.share, "CONTAINER|PID|PATH",
-         "whose namespace of that kind to join", live=False),
+         "whose namespace of that kind to join: net, ipc or uts"),
     _row("lxc.time.offset.boot", "time_offset_boot_ns", values.time_offset, "NUMBER UNIT",
          "how far the container's boot time clock is ahead: h m s ms us ns"),
     _row("lxc.time.offset.monotonic", "time_offset_monotonic_ns", values.time_offset,

@@ -38,6 +38,8 @@ class Life:
     pipes: bool = False  # standard streams are pipes instead of the console
     stdin: bool = False  # so is standard input, which else is /dev/null
     given: frozenset[str] = frozenset()  # those that the caller's own descriptors become
+    # By the kind of a namespace that is shared: the file of whose it is.
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
     # Nothing to run unless lxc.init.cmd says so: the reaping PID 1 alone (the image `host`).
     idle: bool = False
 

@@ -64,6 +64,43 @@ class Fork(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShareNamespace(Step):
+    """Join somebody else's namespace: setns(2), while still root of the host."""
+
+    fd: int
+    namespace: str
+    whose: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"join the {self.namespace} namespace of {self.whose}"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        process.setns(walk.fds[self.fd], process.NAMESPACES[self.namespace])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeNamespaces(Step):
+    """Make those that else come with the spawn: unshare(2). Behind the joining of others, as who
+    sits in a new user namespace may join none of the host's.
+    """
+
+    namespaces: tuple[str, ...]
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"make namespaces {' '.join(self.namespaces)}"
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        flags = 0
+        for name in self.namespaces:
+            flags |= process.NAMESPACES[name]
+        process.unshare(flags)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BecomeRoot(Step):
     """Take user and group 0 of the new user namespace; before, the ids of the host stand there
     unmapped.

@@ -3,7 +3,8 @@ that will be done.
 
 The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes later:
 
-    (id maps, from outside) · fork · clocks · barrier limits (prlimit, /proc/PID)
+    [join shared namespaces, make the others] · (id maps, from outside) · fork · clocks
+    barrier limits (prlimit, /proc/PID)
     cgroup namespace · hostname · keyring · core scheduling · lo
     [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
     [mount, autodev hooks] · devpts · console and ttys · barrier network · sysctls · pivot_root
@@ -25,6 +26,7 @@ from lxcd.kernel import identity, process
 __all__ = ["Host", "Life", "Plan", "compile_plan"]
 
 # Barriers, in the order in which a child reaches them.
+IDENTITY = "identity"  # only where namespaces are shared; else the id maps are there before
 LIMITS = "limits"
 NETWORK = "network"
 READY = "ready"
@@ -33,6 +35,7 @@ _ALWAYS: tuple[str, ...] = ("mnt", "pid", "uts", "ipc", "cgroup", "net")
 # Namespaces that come as steps, once it is known which container a prepared child becomes, and it
 # sits where it will stay; all others are made with the child.
 _LATER = ("cgroup", "time", "pid")
+SHAREABLE = ("net", "ipc", "uts")
 _DEVPTS_DEFAULT_MAX = 1024
 _TTY_GROUP = 5
 _HOSTNAME = 64  # __NEW_UTS_LEN
@@ -50,6 +53,14 @@ class Plan:
     spec: Spec
     capabilities: tuple[int, ...] | None  # all that any process of it may have; None: not limited
     command: tuple[str, ...]
+
+    @property
+    def identity_later(self) -> bool:
+        """The id maps are written at a barrier, not before the walk."""
+        return any(
+            isinstance(step, namespaces.Barrier) and step.barrier == IDENTITY
+            for step in self.spec.steps
+        )
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -77,8 +88,12 @@ def chosen_namespaces(config: ContainerConfig) -> tuple[str, ...]:
         chosen = set(_ALWAYS)
         if config.time_offset_boot_ns or config.time_offset_monotonic_ns:
             chosen.add("time")
-        # lxc.namespace.share is not in force yet; one of its own is what separates.
         chosen -= set(config.namespace_keep)
+    for share in config.namespace_share:
+        if share.namespace not in SHAREABLE:
+            key, can = f"lxc.namespace.share.{share.namespace}", ", ".join(SHAREABLE)
+            raise fail("namespaces", share.origin, f"{key}: only {can} can be shared")
+        chosen.discard(share.namespace)
     if any(nic.kind == "none" for nic in config.nics):
         chosen.discard("net")
     if config.idmap:
@@ -139,6 +154,10 @@ class _Compiler:
     def plan(self) -> Plan:
         """Walk the order once."""
         draft = self.draft
+        flags = 0
+        for name in draft.namespaces:
+            flags |= 0 if name in _LATER else process.NAMESPACES[name]
+        flags = self._shares(flags)
         self._identity()
         self._names()
         mounting = MountPlanner(draft)
@@ -164,10 +183,8 @@ class _Compiler:
         draft.add(execute)
         if any(version is None for _, version in draft.host.hierarchies):
             # Its cgroup comes behind all that is opened for it.
-            draft.steps[0] = self._fork(len(draft.resources))
-        flags = 0
-        for name in draft.namespaces:
-            flags |= 0 if name in _LATER else process.NAMESPACES[name]
+            kinds = [type(step) for step in draft.steps]
+            draft.steps[kinds.index(namespaces.Fork)] = self._fork(len(draft.resources))
         return Plan(
             namespaces=draft.namespaces,
             flags=flags,
@@ -178,6 +195,30 @@ class _Compiler:
         )
 
     # ---- before the root file system
+
+    def _shares(self, flags: int) -> int:
+        """Join what is shared; what the spawn shall make then, as flags of clone3."""
+        draft, mapped = self.draft, "user" in self.draft.namespaces
+        for share in draft.config.namespace_share:
+            fd = draft.take(
+                resources.TakeNamespace(
+                    step=namespaces.ShareNamespace.name,
+                    origin=share.origin,
+                    path=draft.life.shared.get(share.namespace, ""),
+                    kind=process.NAMESPACES[share.namespace],
+                )
+            )
+            draft.add(
+                namespaces.ShareNamespace(
+                    origin=share.origin, fd=fd, namespace=share.namespace, whose=share.target
+                )
+            )
+        if not draft.config.namespace_share or not mapped:
+            return flags
+        made = tuple(name for name in draft.namespaces if name not in _LATER)
+        draft.add(namespaces.MakeNamespaces(origin=DEFAULT, namespaces=made))
+        draft.add(namespaces.Barrier(origin=DEFAULT, barrier=IDENTITY, why="id maps"))
+        return 0
 
     def _identity(self) -> None:
         config = self.draft.config

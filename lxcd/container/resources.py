@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lxcd.container.mounts import Options, describe_attributes
-from lxcd.kernel import libc, mount
+from lxcd.kernel import libc, mount, process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +143,30 @@ class MountDevice(Resource):
                     context.string(key, value)
             context.create()
             return context.mount(self.set_)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeNamespace(Resource):
+    """A namespace by its file below /proc or elsewhere."""
+
+    path: str
+    kind: int  # CLONE_NEW*: what it has to be
+
+    def describe(self) -> str:
+        """See Resource."""
+        return f"take the namespace {self.path}"
+
+    def open(self) -> int:
+        """See Resource."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = process.namespace_kind(fd)
+        except OSError:
+            found = 0
+        if found != self.kind:
+            os.close(fd)
+            raise libc.oserror(errno.EINVAL, "ioctl NS_GET_NSTYPE", self.path)
+        return fd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

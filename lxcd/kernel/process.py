@@ -54,6 +54,9 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 8
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
 
+# linux/nsfs.h: _IO(0xb7, 3).
+_NS_GET_NSTYPE = 0xB703
+
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
@@ -110,6 +113,13 @@ def setns(fd: int, flags: int) -> None:
     (Linux 5.8).
     """
     libc.check(libc.setns(fd, flags), "setns")
+
+
+def namespace_kind(fd: int) -> int:
+    """Which CLONE_NEW* a descriptor of a namespace is: ioctl_nsfs(2), NS_GET_NSTYPE. Raises
+    OSError for what is none.
+    """
+    return libc.check(libc.ioctl(fd, _NS_GET_NSTYPE, None), "ioctl NS_GET_NSTYPE")
 
 
 def unshare(flags: int) -> None:

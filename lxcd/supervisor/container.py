@@ -26,6 +26,7 @@ from lxcd.supervisor.state import TRANSITIONS, Exit, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lxcd.config.model import Share
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -185,8 +186,27 @@ class Container(Changes):
             stdin=request.stdin,
             given=frozenset(given or ()),
             idle=self._image() == host_image.NAME,
+            shared={
+                share.namespace: self._namespace(share)
+                for share in definition.config.namespace_share
+            },
         )
         return plan.compile_plan(definition.config, self._house.host, life)
+
+    def _namespace(self, share: Share) -> str:
+        """The file of a namespace that is to be shared: a path, a pid's, or a container's. Raises
+        StartFailed.
+        """
+        if share.target.startswith("/"):
+            return share.target
+        pid = int(share.target) if share.target.isdecimal() else 0
+        # A container's name may be a number; LXC takes that for a pid, too.
+        pid = pid or self._house.init_of(self.lxcpath, share.target)
+        if not pid:
+            key = f"lxc.namespace.share.{share.namespace}"
+            text = f"{share.origin}: {key}: container {share.target} does not run"
+            raise errors.StartFailed(text, step="namespaces", origin=share.origin, index="-1")
+        return f"/proc/{pid}/ns/{share.namespace}"
 
     async def start(
         self,

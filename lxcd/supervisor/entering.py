@@ -126,7 +126,8 @@ def require_enterable(container: Container) -> Held:
 
 def _require_own(container: Container, asked: tuple[str, ...]) -> None:
     """A command that is to join what the container shares with the host would be the host's."""
-    missing = [name for name in asked if name not in container.record.namespaces]
+    there = (*container.record.namespaces, *container.record.shared)
+    missing = [name for name in asked if name not in there]
     if missing:
         raise errors.FailedPrecondition(
             f"{container.name} has no {', '.join(missing)} namespace of its own",
@@ -169,7 +170,7 @@ class Entry:
         self._command = command
         self._given = given
         self._waits = waits
-        self._namespaces = container.record.namespaces
+        self._namespaces = (*container.record.namespaces, *container.record.shared)
         if command.namespaces:
             _require_own(container, command.namespaces)
             self._namespaces = command.namespaces

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from lxcd.cgroup.tree import Trees
     from lxcd.container import plan
@@ -37,6 +37,8 @@ class House:
     host: plan.Host
     tasks: asyncio.TaskGroup
     errands: Errands
+    # Pid of a container's init by lxcpath and name; 0 if it does not run.
+    init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

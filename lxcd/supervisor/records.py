@@ -74,6 +74,7 @@ class Record:
     started_ns: int = 0  # CLOCK_REALTIME
     request: Request = field(default_factory=Request)
     namespaces: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()  # namespaces that are not its own, and not the host's
     capabilities: tuple[int, ...] | None = None
     no_new_privs: bool = False
     command: tuple[str, ...] = ()
@@ -171,7 +172,8 @@ def _record(data: dict[str, Any]) -> Record:
     request["command"] = tuple(request["command"])
     request["defines"] = tuple((str(key), str(value)) for key, value in request["defines"])
     ended: dict[str, Any] | None = data.pop("exit")
-    for key in ("namespaces", "command", "cgroups_made"):
+    data.setdefault("shared", ())
+    for key in ("namespaces", "command", "cgroups_made", "shared"):
         data[key] = tuple(data[key])
     data["nics"] = tuple(_wired(one) for one in data.pop("nics", ()))
     if data["capabilities"] is not None:

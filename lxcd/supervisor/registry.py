@@ -48,6 +48,13 @@ class Registry:
             raise errors.InvalidArgument(f"lxcpath {asked!r} is not absolute", "INVALID_LXCPATH")
         return os.path.normpath(asked)
 
+    def init_of(self, lxcpath: str, name: str) -> int:
+        """Pid of a container's init; 0 if it does not run."""
+        actor = self._actors.get((lxcpath, name))
+        if actor is None or actor.child is None or not actor.state.alive:
+            return 0
+        return actor.child.pid if actor.child.exited is None else 0
+
     def get(self, lxcpath: str, name: str) -> Container:
         """The actor of a container that exists. Raises NotFound, or InvalidArgument for its
         name.

@@ -132,6 +132,7 @@ class _Start:
                 await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
+            walk.identify = lambda: self._identify(prepared.child)
             if self._record.nics:
                 walk.network = self._begin_network(prepared.child)
             await walk.to_the_end(self._payloads[-1])
@@ -204,21 +205,25 @@ class _Start:
             self._claim(own, prepared)
         self._enter("resources", prepared.child)
         self._open_resources()
-        if self._config.idmap:
-            self._enter("identity", prepared.child)
-            try:
-                self._give_identity(prepared.child.pid)
-            except FileNotFoundError as error:
-                if os.path.exists(f"/proc/{prepared.child.pid}"):
-                    raise failed("identity", error, -1, self._config.idmap[0].origin) from None
-                # It went away under our hands: that it did is the cause.
-                raise ProcessLookupError from None
-            except OSError as error:
-                raise failed("identity", error, -1, self._config.idmap[0].origin) from None
+        if self._config.idmap and not self._plan.identity_later:
+            self._identify(prepared.child)
         self._enter("walk", prepared.child)
         with contextlib.suppress(ConnectionError):
             # It has failed before it could read: its report says why.
             channel.send_fds(prepared.channel, self._fds)
+
+    def _identify(self, child: Held) -> None:
+        """Raises ProcessLookupError if it has ended."""
+        self._enter("identity", child)
+        try:
+            self._give_identity(child.pid)
+        except FileNotFoundError as error:
+            if os.path.exists(f"/proc/{child.pid}"):
+                raise failed("identity", error, -1, self._config.idmap[0].origin) from None
+            # It went away under our hands: that it did is the cause.
+            raise ProcessLookupError from None
+        except OSError as error:
+            raise failed("identity", error, -1, self._config.idmap[0].origin) from None
 
     def _claim(self, own: str, prepared: Prepared | None) -> tree.Payload:
         """Have the container's cgroups, under a name that nobody has. Written down before."""
@@ -252,6 +257,7 @@ class _Start:
             cgroups_made=payload.made,
             cgroups_mark=payload.mark,
             namespaces=self._plan.namespaces,
+            shared=tuple(share.namespace for share in self._config.namespace_share),
             capabilities=self._plan.capabilities,
             no_new_privs=self._config.no_new_privs,
             command=self._plan.command,

@@ -21,6 +21,8 @@ from lxcd.supervisor import reports
 from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
     from lxcd.supervisor.house import House
     from lxcd.supervisor.pool import Prepared
@@ -49,13 +51,15 @@ class Walk:
         self._origin = ""  # the line that is obeyed at a barrier
         self._released: set[str] = set()  # it may pass these
         self.network: asyncio.Task[None] | None = None  # making devices
+        self.identify: Callable[[], None] = lambda: None  # writes the id maps, blocking
 
     async def to_the_end(self, payload: tree.Payload) -> None:
         """Return once the child, which sits in `payload`, has exec'ed its program. Raises
         StartFailed.
         """
         self._house.begin(self._delegate(payload))
-        if plan.LIMITS not in self._barriers and not self._house.faults.expected:
+        stops = {plan.IDENTITY, plan.LIMITS} & self._barriers
+        if not stops and not self._house.faults.expected:
             self._house.begin(self._release_ahead())
         executing = False
         while True:
@@ -156,9 +160,10 @@ class Walk:
         index = self._plan.spec.steps.index(step)
         self._origin = step.origin
         try:
-            # Whoever comes to a barrier has forked: until that is known here, `pid` and `pidfd` are
-            # those of the first half.
-            await self._known()
+            if barrier != plan.IDENTITY:
+                # Whoever comes to another barrier has forked: until that is known here, `pid` and
+                # `pidfd` are those of the first half.
+                await self._known()
             self._house.faults.strike(f"barrier:{barrier}", self._child)
             await self._do_at(barrier)
         except errors.StartFailed as error:
@@ -173,6 +178,8 @@ class Walk:
 
     async def _do_at(self, barrier: str) -> None:
         match barrier:
+            case plan.IDENTITY:
+                await asyncio.to_thread(self.identify)
             case plan.LIMITS:
                 await self._set_limits()
             case plan.NETWORK:

@@ -347,6 +347,7 @@ IN_FORCE = [
     "lxc.namespace.clone",
     "lxc.namespace.keep",
     "lxc.time.offset.boot",
+    "lxc.namespace.share.",
     "lxc.time.offset.monotonic",
     "lxc.no_new_privs",
     "lxc.prlimit.",
