@@ -16,7 +16,7 @@ from lxcd import errors
 from lxcd.config.model import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from lxcd.config.model import ContainerConfig, Nic
 
@@ -107,14 +107,21 @@ def fail(origin: str, text: str) -> errors.StartFailed:
     return errors.StartFailed(f"{where}{text}", step=STEP, origin=origin, index="-1")
 
 
-def read_devices(config: ContainerConfig, seed: str) -> tuple[Device, ...]:
+def read_devices(
+    config: ContainerConfig,
+    seed: str,
+    *,
+    first_place: int = _FIRST_PLACE,
+    taken: Iterable[str] = (),
+) -> tuple[Device, ...]:
     """The devices of a container in their order; `none` is none, and of an `empty` one there are
-    only scripts. What is drawn follows from `seed`. Raises StartFailed with the line.
+    only scripts. What is drawn follows from `seed`. Their indexes inside begin at `first_place`;
+    none is called by a name that is `taken`. Raises StartFailed with the line.
     """
     nics = [nic for nic in config.nics if nic.kind != "none"]
-    taken = _names([nic for nic in nics if nic.kind != "empty"])
+    names = _names([nic for nic in nics if nic.kind != "empty"], set(taken))
     found = [
-        _Reader(nic, seed).device(taken.get(nic.index, ""), _FIRST_PLACE + position)
+        _Reader(nic, seed).device(names.get(nic.index, ""), first_place + position)
         for position, nic in enumerate(nics)
     ]
     _require_different(found)
@@ -126,13 +133,13 @@ def shares_host(config: ContainerConfig) -> Nic | None:
     return next((nic for nic in config.nics if nic.kind == "none"), None)
 
 
-def _names(nics: list[Nic]) -> dict[int, str]:
+def _names(nics: list[Nic], taken: set[str]) -> dict[int, str]:
     """Names inside, by number. eth0, eth1 … for those that have none, as the kernel would."""
     found = {nic.index: _value(nic, "name") for nic in nics}
     for nic in nics:
         if nic.kind == "phys" and not found[nic.index]:
             found[nic.index] = _value(nic, "link")
-    used = set(found.values())
+    used = taken | set(found.values())
     number = 0
     for index, name in found.items():
         if not name:

@@ -229,7 +229,29 @@ class Wires:
         return found
 
 
+def there(pid: int) -> dict[str, int]:
+    """The devices in the namespace of a process: name and index. Raises OSError."""
+    with Fd(namespace.open_of(pid)) as own, namespace.rtnetlink(own.fileno()) as inside:
+        found = inside.dump(Request("getlink", {}, [], "devices"))
+    return {str(one.attributes["IFLA_IFNAME"]): int(one.fields["index"]) for one in found}
+
+
 # ---- the end
+
+
+def remove_inside(one: Wired, pid: int) -> None:
+    """Remove a device that lives in a container alone, while that goes on; nothing if it is gone.
+    Raises OSError.
+    """
+    if one.kind not in ("macvlan", "ipvlan", "vlan"):
+        return
+    removal = Request("dellink", {"index": one.place}, [], f"removing {one.name}")
+    with Fd(namespace.open_of(pid)) as own, namespace.rtnetlink(own.fileno()) as inside:
+        try:
+            inside.run([removal])
+        except RefusedError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
 
 def unwire(wired: Sequence[Wired], kept_namespace: str) -> list[str]:

@@ -19,12 +19,15 @@ from lxcd.kernel import libc
 from lxcd.network import wiring
 from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
+from lxcd.supervisor.definition import read_text
+from lxcd.supervisor.records import write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lxcd.config.model import ContainerConfig
     from lxcd.network.wiring import Wired
+    from lxcd.supervisor.container import Container
     from lxcd.supervisor.house import House
     from lxcd.supervisor.records import Record
 
@@ -43,7 +46,12 @@ def wanted(config: ContainerConfig, lxcpath: str, name: str) -> tuple[Device, ..
     if keeps or not cloned or shares_host(config) is not None:
         # What it shares is not its own to add devices to: LXC does not either.
         return ()
-    return read_devices(config, f"{_machine()}\0{lxcpath}\0{name}")
+    return read_devices(config, _seed(lxcpath, name))
+
+
+def _seed(lxcpath: str, name: str) -> str:
+    """What is drawn for a container follows from it."""
+    return f"{_machine()}\0{lxcpath}\0{name}"
 
 
 def _machine() -> str:
@@ -89,8 +97,9 @@ class Nics:
                 await self._script_up(record, device, wired)
 
     def _make(self, record: Record, pid: int) -> None:
-        if any(one.kind == "phys" for one in record.nics):
-            wiring.keep_namespace(pid, kept_namespace(self._house, record))
+        path = kept_namespace(self._house, record)
+        if _kept(record) and not os.path.exists(path):
+            wiring.keep_namespace(pid, path)
         wires = wiring.Wires(self._devices, record.nics, pid)
         try:
             wires.make()
@@ -109,8 +118,115 @@ class Nics:
             raise fail(origin, f"{key}: {result}")
 
 
-async def take_away(house: House, config: ContainerConfig | None, record: Record) -> None:
-    """Take away what there is of the devices of a life that is over, or never was."""
+async def attach(house: House, container: Container, settings: Mapping[str, str]) -> Wired:
+    """Give a running container one more device, described as behind `lxc.net.N.`; until it stops.
+    The caller holds the lock. Raises FailedPrecondition, InvalidArgument, or StartFailed for the
+    device; nothing is left then.
+    """
+    pid = _require_own_network(container)
+    before = container.record
+    number = max((one.number for one in before.nics), default=-1) + 1
+    text = "".join(f"lxc.net.{number}.{key} = {value}\n" for key, value in _typed_first(settings))
+    definition = read_text(text.encode(errors="surrogateescape"), "attach", ())
+    config = definition.config
+    for problem in config.problems:
+        if problem.severity == "error":
+            raise errors.InvalidArgument(f"{problem.key}: {problem.message}", "INVALID_DEVICE")
+    if len(config.nics) != 1 or config.nics[0].kind in ("none", "empty"):
+        raise errors.InvalidArgument("no device of that type can be attached", "INVALID_DEVICE")
+    try:
+        found = await asyncio.to_thread(wiring.there, pid)
+    except OSError as error:
+        raise errors.from_oserror(error, f"looking into {container.name}") from None
+    seed = _seed(container.lxcpath, container.name)
+    place = max(found.values()) + 1
+    devices = read_devices(config, seed, first_place=place, taken=found)
+    if devices[0].name in found:
+        raise fail(devices[0].line("name"), f"{container.name} has a device {devices[0].name}")
+    nics = Nics(house, config, devices)
+    new = nics.foresee()
+    container.record = before.but(nics=(*before.nics, *new))
+    write(house.records, container.record)
+    try:
+        await nics.make(container.record.but(nics=new), pid)
+        _require_alive(container)
+    except BaseException as error:
+        await take_away(house, config, before.but(nics=new), keep=bool(_kept(before)))
+        # Its end, which is handled beside this, has taken the others away.
+        _require_alive(container, error)
+        container.record = container.record.but(nics=before.nics)
+        container.write_record()
+        raise
+    return new[0]
+
+
+async def detach(house: House, container: Container, name: str) -> None:
+    """Take a device away from a running container, by its name inside. The caller holds the lock.
+    Raises FailedPrecondition, NotFound.
+    """
+    pid = _require_own_network(container)
+    record = container.record
+    wired = next((one for one in record.nics if one.name == name and one.kind != "empty"), None)
+    if wired is None:
+        raise errors.NotFound(
+            f"{container.name} has no device {name} of lxcd's",
+            "DEVICE_NOT_FOUND",
+            container=container.name,
+            device=name,
+        )
+    try:
+        await asyncio.to_thread(wiring.remove_inside, wired, pid)
+    except OSError as error:
+        raise errors.from_oserror(error, f"removing {name} of {container.name}") from None
+    left = record.but(nics=tuple(one for one in record.nics if one is not wired))
+    config = container.running.config if container.running is not None else None
+    await take_away(house, config, record.but(nics=(wired,)), keep=bool(_kept(left)))
+    if container.state.alive:
+        container.record = container.record.but(nics=left.nics)
+        container.write_record()
+
+
+def _require_alive(container: Container, cause: BaseException | None = None) -> None:
+    if not container.state.alive:
+        raise errors.FailedPrecondition(
+            f"container {container.name} has ended meanwhile",
+            "CONTAINER_NOT_RUNNING",
+            container=container.name,
+        ) from cause
+
+
+def _kept(record: Record) -> list[Wired]:
+    """Devices of the host's, for which the namespace is kept."""
+    return [one for one in record.nics if one.kind == "phys"]
+
+
+def _require_own_network(container: Container) -> int:
+    """Its init's pid. Raises FailedPrecondition."""
+    init = container.require_running()
+    if "net" not in container.record.namespaces:
+        raise errors.FailedPrecondition(
+            f"{container.name} has no net namespace of its own",
+            "NAMESPACE_NOT_OWN",
+            container=container.name,
+            namespaces="net",
+        )
+    return init.pid
+
+
+def _typed_first(settings: Mapping[str, str]) -> list[tuple[str, str]]:
+    """LXC wants the type before all else."""
+    for key, value in settings.items():
+        if any(char in f"{key}{value}" for char in "\n\r\0"):
+            raise errors.InvalidArgument(f"{key!r} holds more than a line", "INVALID_DEVICE")
+    return sorted(settings.items(), key=lambda pair: pair[0] != "type")
+
+
+async def take_away(
+    house: House, config: ContainerConfig | None, record: Record, *, keep: bool = False
+) -> None:
+    """Take away what there is of the devices of a life that is over, or never was; with `keep`
+    others of it are still there.
+    """
     for wired in record.nics:
         if wired.script_down:
             try:
@@ -126,7 +242,8 @@ async def take_away(house: House, config: ContainerConfig | None, record: Record
     path = kept_namespace(house, record)
     for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
         _log.error("network device: %s", problem)
-    await asyncio.to_thread(wiring.let_namespace_go, path)
+    if not keep:
+        await asyncio.to_thread(wiring.let_namespace_go, path)
 
 
 async def _run(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from lxcd import errors
 from lxcd.network.wiring import Wired
 from lxcd.supervisor.state import Cause, Exit
 
@@ -131,6 +132,14 @@ class Records:
         # Two lxcpaths may hold the same name, and a name may be as long as a file's name may be.
         digest = blake2b(f"{lxcpath}\0{name}".encode(errors="surrogateescape"), digest_size=16)
         return os.path.join(self._directory, digest.hexdigest())
+
+
+def write(records: Records, record: Record) -> None:
+    """Have a record on disk before what it tells of is done. Raises an LxcdError."""
+    try:
+        records.write(record)
+    except OSError as error:
+        raise errors.from_oserror(error, "writing the container's record") from None
 
 
 def write_whole(path: str, text: bytes) -> None:

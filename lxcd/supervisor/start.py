@@ -21,7 +21,7 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import nics, walking
-from lxcd.supervisor.records import RUNNING, STARTING, Record
+from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class _Start:
             phase=RUNNING, pid=child.pid, start_time_ticks=procfs_start_time(child.pid)
         )
         self._enter("record", child)
-        _write(house, record)
+        write(house.records, record)
         # From here on the container is there: descriptors go, the rest stays.
         self._undo.pop_all()
         kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
@@ -192,7 +192,7 @@ class _Start:
             raise failed("prepare", error, -1, "default") from None
         self._undo.push_async_callback(_abort, self._house, prepared)
         self._record = self._record.but(child=prepared.child.id)
-        _write(self._house, self._record)
+        write(self._house.records, self._record)
         return prepared
 
     # ---- in a thread
@@ -264,7 +264,7 @@ class _Start:
             stop_requested=False,
             started_ns=time.time_ns(),
         )
-        _write(self._house, self._record)
+        write(self._house.records, self._record)
 
     def _open_resources(self) -> None:
         """What the steps name, in their order; the cgroup of version 2 comes last."""
@@ -337,13 +337,6 @@ def _send_spec(house: House, ours: socket.socket, made: plan.Plan, progress: int
         Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd,
     ):
         channel.send_spec(ours, memfd.fileno(), progress)
-
-
-def _write(house: House, record: Record) -> None:
-    try:
-        house.records.write(record)
-    except OSError as error:
-        raise errors.from_oserror(error, "writing the container's record") from None
 
 
 async def _remove_cgroups(
