@@ -46,14 +46,14 @@ class Kind:
     name: str
     rootfs: Path
     first_id: int | None
+    network: tuple[str, ...] = ("lxc.net.0.type = empty", "lxc.net.0.flags = up")
 
     def config(self, init: tuple[str, ...]) -> str:
         """LXC's text for it; lxcd and stock LXC get the same, and no default decides anything."""
         lines = [
             f"lxc.rootfs.path = dir:{self.rootfs}",
             "lxc.uts.name = bench",
-            "lxc.net.0.type = empty",
-            "lxc.net.0.flags = up",
+            *self.network,
             "lxc.mount.auto = proc:mixed sys:mixed",
             "lxc.autodev = 1",
             "lxc.tty.max = 0",

@@ -16,6 +16,9 @@ STOCK = "stock LXC"
 FLOOR = "floor in C"
 LXCD_GROWTH = "lxcd + lxcd-keeper + lxcd-trustee, per container"
 PID1_ON_TOP = "PID 1 of an application, on top"
+VETH_ON_TOP = "lxcd, API: a veth on top"
+FIRST_ON_BRIDGE = "the first of many on a bridge"
+LAST_ON_BRIDGE = "the last of many on a bridge"
 LISTED = "socket accepts -> all listed"
 
 PRIVILEGED = "privileged"
@@ -94,6 +97,8 @@ TARGETS = (
     Target("exec", LXCD, STOCK, 0.4),
     Target("stream", f"{LXCCTL} exec", STOCK, 1 / 0.9),
     Target("flood", LXCD, STOCK, 1 / 3, enough=FLOOD_ENOUGH_MS),
+    Target("network", VETH_ON_TOP, "", 3.5, MILLISECONDS),
+    Target("network", LAST_ON_BRIDGE, FIRST_ON_BRIDGE, 1.25),
     Target("memory", LXCD_GROWTH, "", 0.1, MEGABYTES),
     Target("memory", PID1_ON_TOP, "", 0.2, MEGABYTES),
     Target("restart", LISTED, "", 1000.0, MILLISECONDS),

@@ -20,6 +20,7 @@ from contrib.benchmark import (
     execs,
     facts,
     memory,
+    networks,
     options,
     report,
     restart,
@@ -103,6 +104,9 @@ def _stages(run: _Run) -> None:
     if {"exec", "stream", "flood"} & set(wanted):
         with run.daemon("execs") as daemon:
             _execs(run, daemon)
+    if "network" in wanted:
+        with run.daemon("networks") as daemon:
+            _networks(run, daemon)
     if "memory" in wanted or "restart" in wanted:
         _long_lived(run)
 
@@ -189,6 +193,19 @@ def _execs(run: _Run, daemon: Daemon) -> None:
     daemon.client.kill(name)
     if run.stock.here:
         run.stock.stop(name)
+
+
+def _networks(run: _Run, daemon: Daemon) -> None:
+    wanted = run.wanted
+    networks.make_bridge(run.commands)
+    for kind in run.kinds:
+        _say(f"network, {kind.name}: {wanted.rounds} rounds, taking turns")
+        figures = networks.on_top(
+            daemon, run.stock, kind, run.token, wanted.rounds, wanted.pause_seconds
+        )
+        run.add(figures)
+    _say(f"network: {wanted.containers} containers on one bridge")
+    run.add(networks.crowd(daemon, run.kinds[0], run.token, wanted.containers))
 
 
 def _long_lived(run: _Run) -> None:

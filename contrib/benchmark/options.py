@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass, replace
 
-STAGES = ("start", "burst", "run", "exec", "stream", "flood", "memory", "restart")
+STAGES = ("start", "burst", "run", "exec", "stream", "flood", "network", "memory", "restart")
 
 _DESCRIPTION = """\
 Measure lxcd beside stock LXC, other programs that start containers, and a floor: the same work done
@@ -21,6 +21,7 @@ stages:
   exec     run `true` in a running container
   stream   read a large file out of a running container, to /dev/null
   flood    a console that writes as fast as it can, seen by one viewer
+  network  what a veth on a bridge adds to a start; many containers on one bridge
   memory   what a running container costs in its supervisor; what a reaping PID 1 costs on top
   restart  SIGKILL lxcd with containers running; until a new one lists them all
 """

@@ -24,6 +24,7 @@ _TITLES = {
     "exec": "run `true` in a running container, until its exit is known",
     "stream": "read a large file out of a running container",
     "flood": "64 MiB of a console, until one viewer has them",
+    "network": "a veth on a bridge, with a static address",
     "memory": "memory of the supervisor",
     "restart": "SIGKILL of lxcd with containers running, and started again",
 }

@@ -108,12 +108,12 @@ def _at_home(device: Device, wired: Wired, taken: list[str]) -> Wired:
 class Wires:
     """The devices of one start, while they are being made. Owns both sockets."""
 
-    def __init__(self, devices: Sequence[Device], wired: Sequence[Wired], pid: int) -> None:
-        """`pid` sits in the namespace that they are for. Raises OSError."""
+    def __init__(self, devices: Sequence[Device], wired: Sequence[Wired], inside: int) -> None:
+        """`inside` is the namespace that they are for, and stays the caller's. Raises OSError."""
         self._wired = {one.number: one for one in wired}
         self._devices = [self._settled(device) for device in devices if device.kind != "empty"]
         self._host_namespace = Fd(namespace.open_own())
-        self._namespace = Fd(namespace.open_of(pid))
+        self._namespace = Fd(os.dup(inside))
         self._host: Netlink | None = None
         self._inside: Netlink | None = None
         self._known: dict[int, requests.Known] = {}
@@ -345,12 +345,12 @@ def _up(name: str) -> Request:
     return Request("setlink", {"flags": _UP, "change": _UP}, attributes, f"setting {name} up")
 
 
-def keep_namespace(pid: int, path: str) -> None:
+def keep_namespace(kept: int, path: str) -> None:
     """Keep a network namespace, whoever ends: a physical device in one that goes is given to the
     kernel's first, not to the host that we are on, and a veth is destroyed. Raises OSError.
     """
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    with Fd(mount.open_tree(mount.AT_FDCWD, f"/proc/{pid}/ns/net")) as taken:
+    with Fd(mount.open_tree(mount.AT_FDCWD, f"/proc/self/fd/{kept}")) as taken:
         mount.move_mount(taken.fileno(), mount.AT_FDCWD, path)
 
 

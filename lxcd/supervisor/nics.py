@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.kernel import libc
-from lxcd.network import wiring
+from lxcd.kernel.fd import Fd
+from lxcd.network import namespace, wiring
 from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
 from lxcd.supervisor.definition import read_text
@@ -83,24 +84,25 @@ class Nics:
         except OSError as error:
             raise fail(self._devices[0].origin, f"looking at the host: {error}") from None
 
-    async def make(self, record: Record, pid: int) -> None:
-        """Make them, for the namespace that `pid` sits in, as they are in the record, which is on
-        disk. Raises StartFailed; `take_away` takes away what was made.
+    async def make(self, record: Record, inside: int) -> None:
+        """Make them in the namespace `inside`, as they are in the record, which is on disk. Raises
+        StartFailed; `take_away` takes away what was made.
         """
         try:
-            await asyncio.to_thread(self._make, record, pid)
+            await asyncio.to_thread(self._make, record, inside)
         except OSError as error:
-            text = f"making devices: {libc.syscall_of(error)}: {error.strerror}"
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"making devices: {libc.syscall_of(error)}: {error.strerror}{where}"
             raise fail(self._devices[0].origin, text) from None
         for device, wired in zip(self._devices, record.nics, strict=True):
             if device.script_up:
                 await self._script_up(record, device, wired)
 
-    def _make(self, record: Record, pid: int) -> None:
+    def _make(self, record: Record, inside: int) -> None:
         path = kept_namespace(self._house, record)
         if _kept(record) and not os.path.exists(path):
-            wiring.keep_namespace(pid, path)
-        wires = wiring.Wires(self._devices, record.nics, pid)
+            wiring.keep_namespace(inside, path)
+        wires = wiring.Wires(self._devices, record.nics, inside)
         try:
             wires.make()
             wires.connect()
@@ -148,7 +150,8 @@ async def attach(house: House, container: Container, settings: Mapping[str, str]
     container.record = before.but(nics=(*before.nics, *new))
     write(house.records, container.record)
     try:
-        await nics.make(container.record.but(nics=new), pid)
+        with Fd(namespace.open_of(pid)) as inside:
+            await nics.make(container.record.but(nics=new), inside.fileno())
         _require_alive(container)
     except BaseException as error:
         await take_away(house, config, before.but(nics=new), keep=bool(_kept(before)))

@@ -20,6 +20,7 @@ from lxcd.container.resources import Given
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
+from lxcd.network import namespace
 from lxcd.supervisor import nics, walking
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
@@ -97,6 +98,8 @@ class _Start:
         self._config = config
         self._plan = made
         self._nics = nics.Nics(house, config, devices)
+        self._namespace = Fd(-1)  # its network's, while devices are made for it
+        self._namespaced = asyncio.Event()  # that is there
         self._record = record
         self._given = given
         self._undo = undo
@@ -111,6 +114,7 @@ class _Start:
     async def to_the_end(self) -> Started:
         """Return once the program was exec'ed."""
         house, clock = self._house, _Clock()
+        self._undo.callback(self._close_namespace)
         self._undo.callback(lambda: kernel_fd.close_all([fd for fd in self._fds if fd >= 0]))
         own = payload_name(self._config, self._record.name)
         self._record = self._record.but(nics=self._nics.foresee())
@@ -132,7 +136,9 @@ class _Start:
                 await walk.has_ended()
             house.pool.used(prepared)
             clock.note("resources")
-            walk.identify = lambda: self._identify(prepared.child)
+            if not self._plan.identity_later:
+                self._namespaced.set()
+            walk.identify = lambda: self._identify_later(prepared.child)
             if self._record.nics:
                 walk.network = self._begin_network(prepared.child)
             await walk.to_the_end(self._payloads[-1])
@@ -145,6 +151,7 @@ class _Start:
         write(house.records, record)
         # From here on the container is there: descriptors go, the rest stays.
         self._undo.pop_all()
+        self._close_namespace()
         kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
         prepared.channel.close()
         return Started(child, record, clock.total())
@@ -158,15 +165,16 @@ class _Start:
         return making
 
     async def _make_network(self, child: Held) -> None:
-        pid = child.pid
         try:
             self._house.faults.strike("phase:network", child)
         except OSError as error:
             raise failed("network", error, -1, "default") from None
-        await self._nics.make(self._record, pid)
+        await self._namespaced.wait()
+        await self._nics.make(self._record, self._namespace.fileno())
 
     async def _unmake_network(self, making: asyncio.Task[None]) -> None:
         # What is being made cannot be taken away before it is there.
+        self._namespaced.set()
         await asyncio.wait([making])
         await nics.take_away(self._house, self._config, self._record)
 
@@ -205,12 +213,34 @@ class _Start:
             self._claim(own, prepared)
         self._enter("resources", prepared.child)
         self._open_resources()
-        if self._config.idmap and not self._plan.identity_later:
-            self._identify(prepared.child)
+        if not self._plan.identity_later:
+            if self._config.idmap:
+                self._identify(prepared.child)
+            self._open_namespace(prepared.child)
         self._enter("walk", prepared.child)
         with contextlib.suppress(ConnectionError):
             # It has failed before it could read: its report says why.
             channel.send_fds(prepared.channel, self._fds)
+
+    async def _identify_later(self, child: Held) -> None:
+        """At the barrier: its namespaces are there."""
+        await asyncio.to_thread(self._identify, child)
+        self._open_namespace(child)
+        self._namespaced.set()
+
+    def _close_namespace(self) -> None:
+        self._namespace.close()
+
+    def _open_namespace(self, child: Held) -> None:
+        """Before it walks on: this half of it ends, and its pid with it."""
+        if not self._record.nics:
+            return
+        try:
+            self._namespace = Fd(namespace.open_of(child.pid))
+        except FileNotFoundError:
+            raise ProcessLookupError from None
+        except OSError as error:
+            raise failed("network", error, -1, "default") from None
 
     def _identify(self, child: Held) -> None:
         """Raises ProcessLookupError if it has ended."""

@@ -21,7 +21,7 @@ from lxcd.supervisor import reports
 from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
     from lxcd.supervisor.house import House
@@ -51,7 +51,7 @@ class Walk:
         self._origin = ""  # the line that is obeyed at a barrier
         self._released: set[str] = set()  # it may pass these
         self.network: asyncio.Task[None] | None = None  # making devices
-        self.identify: Callable[[], None] = lambda: None  # writes the id maps, blocking
+        self.identify: Callable[[], Awaitable[None]]  # writes the id maps
 
     async def to_the_end(self, payload: tree.Payload) -> None:
         """Return once the child, which sits in `payload`, has exec'ed its program. Raises
@@ -179,7 +179,7 @@ class Walk:
     async def _do_at(self, barrier: str) -> None:
         match barrier:
             case plan.IDENTITY:
-                await asyncio.to_thread(self.identify)
+                await self.identify()
             case plan.LIMITS:
                 await self._set_limits()
             case plan.NETWORK:
