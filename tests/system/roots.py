@@ -20,12 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 
 # Part of every cached root's name: count up whenever what is built changes.
-RECIPE = 1
+RECIPE = 2
 
 _SUITE = "bookworm"
 _COMMON = ["iproute2", "iputils-ping", "procps"]
-_SYSTEMD = [*_COMMON, "systemd", "systemd-sysv", "dbus"]
-_SYSV = [*_COMMON, "sysvinit-core"]
+# systemd-networkd comes with systemd; what it learns of name servers goes to systemd-resolved.
+_SYSTEMD = [*_COMMON, "systemd", "systemd-sysv", "systemd-resolved", "dbus"]
+# Somebody is to log in from another machine.
+_SYSV = [*_COMMON, "sysvinit-core", "openssh-server"]
 
 # Made anew at each boot, or nobody's business: what debootstrap copied from this machine, package lists and logs.
 _EMPTY_DIRECTORIES = ["var/cache/apt", "var/lib/apt/lists", "var/log", "tmp", "run"]
@@ -70,7 +72,7 @@ def cache() -> Path:
 
 def debian() -> Path:
     """Debian with systemd as init."""
-    return _cached("debian", lambda target: _debootstrap(target, _SYSTEMD))
+    return _cached("debian", _debian)
 
 
 def sysv() -> Path:
@@ -111,6 +113,13 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
         build(building)
         building.rename(done)
     return done
+
+
+def _debian(target: Path) -> None:
+    _debootstrap(target, _SYSTEMD)
+    # As the package has it, which finds another machine's file there.
+    (target / "etc/resolv.conf").unlink()
+    (target / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
 
 
 def _debootstrap(target: Path, packages: list[str]) -> None:

@@ -1,0 +1,84 @@
+"""The network of the article: a bridge that has the host's address and its network card, containers on it with static
+addresses, sshd inside, somebody who logs in from another machine of that segment.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.boxes import Box
+from tests.system.calls import application
+from tests.system.host import Host
+from tests.system.machine import until
+from tests.system.wires import Elsewhere, addresses_inside, device, elsewhere, ip, routes_inside
+
+# Word for word, and one line more: without a gateway the article's containers reach no other network.
+NETWORK = """\
+# network configuration
+lxc.utsname = {name}
+lxc.network.type = veth
+lxc.network.name = eth0
+lxc.network.flags = up
+lxc.network.link = br0
+lxc.network.ipv4 = 192.168.122.{number}/24
+lxc.network.ipv4.gateway = 192.168.122.1
+"""
+OPTIONS = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+    *("-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "LogLevel=ERROR"),
+)
+
+
+@pytest.fixture
+def segment(host: Host) -> Iterator[Elsewhere]:
+    """br0 with eth0 in it, and a machine at the other end of eth0's cable."""
+    with device(host, "br0", "type", "bridge"), elsewhere(host, "eth0") as other:
+        ip(host, "link", "set", "eth0", "master", "br0")
+        ip(host, "addr", "add", "192.168.122.199/24", "dev", "br0")
+        other.run("ip", "addr", "add", "192.168.122.1/24", "dev", "wire0")
+        # Of another network, which only that machine knows.
+        other.run("ip", "addr", "add", "10.20.30.40/32", "dev", "lo")
+        yield other
+
+
+def _server(host: Host, sysv_root: Path, name: str, number: int) -> tuple[Box, str]:
+    """A container's configuration, and the file with the key that opens it."""
+    delta = host.root / "upper" / name / "delta"
+    key = host.root / f"key-{name}"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    ssh = delta / "root/.ssh"
+    ssh.mkdir(parents=True, mode=0o700)
+    (delta / "root").chmod(0o700)
+    (ssh / "authorized_keys").write_bytes(key.with_suffix(".pub").read_bytes())
+    text = application(host, sysv_root, name) + NETWORK.format(name=name, number=number)
+    return Box(host, name, text), str(key)
+
+
+@pytest.mark.slow
+def test_the_articles_containers(host: Host, segment: Elsewhere, sysv_root: Path) -> None:
+    servers = [_server(host, sysv_root, f"00{n}", 100 + n) for n in (1, 2)]
+    for (made, key), address in zip(servers, ("192.168.122.101", "192.168.122.102"), strict=True):
+        pid = made.start("/bin/sh", "-c", "mkdir -p /run/sshd; exec /usr/sbin/sshd").pid
+        assert addresses_inside(host, pid, "eth0") == {f"{address}/24"}
+        assert ("192.168.122.0/24", "", "eth0") in routes_inside(host, pid)
+        assert ("default", "192.168.122.1", "eth0") in routes_inside(host, pid)
+        # The daemon has left its parent; the container goes on.
+        login = ("ssh", *OPTIONS, "-i", key, f"root@{address}", "uname -n")
+
+        def answers(login: tuple[str, ...] = login) -> bool:
+            return segment.run(*login, check=False).returncode == 0
+
+        until(answers, f"somebody can log in at {address}")
+        assert segment.run(*login).stdout.strip() == made.name
+        assert host.machine.run(*login).stdout.strip() == made.name
+        # A network that is not this one, by the gateway.
+        assert made.run("ping", "-c", "1", "-W", "20", "10.20.30.40").exit.code == 0
+    # Each has its own port 22, and they reach each other.
+    first, second = (made for made, _ in servers)
+    assert first.run("ping", "-c", "1", "-W", "20", "192.168.122.102").exit.code == 0
+    for made in (first, second):
+        made.delete(force=True)
