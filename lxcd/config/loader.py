@@ -217,7 +217,7 @@ class _Loader:
             return
         # A type is taken in any case: what follows must not go to the device before it.
         name = self.network.take(what, raw.key, raw.value, raw.origin)
-        self._line(raw, name, in_force=not raw.value)
+        self._line(raw, name, in_force=not raw.value or nic_keys.in_force(what.option))
 
     def _take_dropped(self, former: legacy_keys.Legacy, raw: RawLine) -> None:
         backend = former.name == legacy_keys.BACKEND

@@ -130,3 +130,8 @@ def split_name(key: str) -> NicName | None:
         _FORMER.get(option, option) if index is None or key.startswith("lxc.network") else option
     )
     return NicName(index, option) if option in OPTIONS else None
+
+
+def in_force(option: str) -> bool:
+    """Whether lxcd acts on an option."""
+    return option in OPTIONS and OPTIONS[option].in_force

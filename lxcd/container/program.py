@@ -39,17 +39,8 @@ def become(walk: Walk, step: Execute) -> NoReturn:
         _enter("/")
     os.umask(step.umask)
     if step.reaper:
-        # Everything is blocked before the fork, so that no signal falls between the two.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
-        if not step.argv:
-            walk.channel.say(Executing())
-            _stay(walk, 0, step.argv)
-        pid, _ = process.clone3(0)
-        if pid != 0:
-            _stay(walk, pid, step.argv)
-    os.setsid()
-    if walk.controlling:
-        tty.set_controlling(0)
+        _leave_pid1(walk, step.argv)
+    _own_session(walk, below=step.reaper)
     identity.set_user(step.uid, step.gid, step.groups)
     # A change of ids may have made it dumpable again (fs.suid_dumpable).
     process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -71,6 +62,42 @@ def become(walk: Walk, step: Execute) -> NoReturn:
         with contextlib.suppress(OSError):
             os.write(2, b"lxcd: %s: %s\n" % (name, os.strerror(error.errno or 0).encode()))
         os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
+
+
+def _leave_pid1(walk: Walk, argv: tuple[str, ...]) -> None:
+    """Return as the command below; this process stays."""
+    # Everything is blocked before the fork, so that no signal falls between the two.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
+    if not argv:
+        walk.channel.say(Executing())
+        _stay(walk, 0, argv)
+    if walk.controlling:
+        # The terminal is PID 1's, as it is a shell's: a command that puts itself into the
+        # background, as sshd does, would else end its session with its first process, and what is
+        # left of it would be hung up (disassociate_ctty() in the kernel).
+        _lead_session()
+    pid, _ = process.clone3(0)
+    if pid != 0:
+        _stay(walk, pid, argv)
+
+
+def _own_session(walk: Walk, *, below: bool) -> None:
+    """With a terminal that is in front; `below` somebody who leads its session, as a shell's job
+    has it.
+    """
+    if not walk.controlling:
+        os.setsid()
+    elif below:
+        os.setpgid(0, 0)
+        # Nothing stops us for it: SIGTTOU is blocked.
+        os.tcsetpgrp(0, os.getpid())
+    else:
+        _lead_session()
+
+
+def _lead_session() -> None:
+    os.setsid()
+    tty.set_controlling(0)
 
 
 def _stay(walk: Walk, command: int, argv: tuple[str, ...]) -> NoReturn:

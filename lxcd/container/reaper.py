@@ -3,7 +3,8 @@ do but this. Only where `pid1/`, which is and does the same in 750 bytes, cannot
 
 It holds no descriptor and no file of the container, forwards the signals that come from outside its
 pid namespace, reaps whatever is orphaned inside, and ends when no child is left, so that a command
-which puts itself into the background keeps the container up. Its status is the command's; 128 + n
+which puts itself into the background keeps the container up. One that was asked to end and does has
+its children asked, too. Its status is the command's; 128 + n
 if signal n killed that one, as a shell says it.
 
 From before the command is forked every signal is blocked, and none is lost then, by an exec
@@ -41,15 +42,20 @@ def reap(command: int, title: tuple[str, ...]) -> NoReturn:
     every = signal.valid_signals()
     status = 0
     idle = command == 0
+    told = 0
     while True:
         # signal(7): blocked signals reach even PID 1, whose default is to ignore them.
         arrived = signal.sigwaitinfo(every)
         if arrived.si_signo != signal.SIGCHLD:
             if _from_outside(arrived):
                 _forward(command, arrived.si_signo)
-                idle = idle and arrived.si_signo not in _ENDING
+                if arrived.si_signo in _ENDING:
+                    idle, told = False, arrived.si_signo
         elif (ended := _collect(command)) is not None:
             command, status = 0, ended
+            if told:
+                # It was asked to end, and has not told its children.
+                _forward(0, told)
         if not idle and not _has_children():
             os._exit(status)
 

@@ -111,7 +111,7 @@ __attribute__((noreturn, used)) static void live(const long *stack)
 {
     const unsigned long every = ~0UL;
     int command = pid_in((const char *)stack[stack[0] + 2]);
-    int idle = !command, status = 0, first;
+    int idle = !command, status = 0, told = 0, first;
 
     /* Nobody inside may trace us. The exec has seen to that (see __init__.py), unless fs.suid_dumpable is 1. */
     call(PRCTL, PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -128,14 +128,20 @@ __attribute__((noreturn, used)) static void live(const long *stack)
         if (number < 0) /* a filter forbids it: better no container than one that spins */
             end(FAILED);
         if (number == SIGCHLD) {
-            if (collect(command, &status))
+            if (collect(command, &status)) {
                 command = 0;
+                /* It was asked to end, and has not told its children. */
+                if (told)
+                    forward(0, first, told);
+            }
         } else if (arrived.pid == 0 || !first) {
             /* A sender of another pid namespace shows as 0 (pid_namespaces(7)); what those inside send each other is
              * theirs. */
             forward(command, first, number);
-            if (number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGPWR)
+            if (number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGPWR) {
                 idle = 0;
+                told = number;
+            }
         }
         if (!idle && !has_children())
             end(status);
