@@ -79,18 +79,19 @@ def _perform(argv: list[str]) -> int:
     if answer is not None:
         return answer
     module, form, line = verbs.VERBS[verb]
-    if verb == "config":
+    if verb in verbs.FAMILIES:
+        family = verbs.FAMILIES[verb]
         more, rest = _global_options(rest)
         options |= more
         word = rest.pop(0) if rest else ""
         if word in {"-h", "--help", "help"}:
-            sys.stdout.write(verbs.config_overview())
+            sys.stdout.write(verbs.family_overview(verb))
             return 0
-        if word not in verbs.CONFIG_VERBS:
-            what = f"no such verb: config {word}" if word else "config: which verb?"
-            raise UsageError(what, verbs.config_overview())
-        module, form, line = verbs.CONFIG_VERBS[word]
-        verb = f"config {word}"
+        if word not in family:
+            what = f"no such verb: {verb} {word}" if word else f"{verb}: which verb?"
+            raise UsageError(what, verbs.family_overview(verb))
+        module, form, line = family[word]
+        verb = f"{verb} {word}"
     parser, run = _verb_parser(module, verb, form, line)
     args = parser.read(rest)
     return _run(run, args, options)
@@ -102,7 +103,8 @@ def _answer_at_once(verb: str, rest: list[str]) -> int | None:
         sys.stdout.write(verbs.overview())
         return 0
     if verb == "help":
-        return _perform([*rest[:2], "--help"] if rest[0] == "config" else [rest[0], "--help"])
+        words = 2 if rest[0] in verbs.FAMILIES else 1
+        return _perform([*rest[:words], "--help"])
     if verb in {"--version", "version"}:
         return _version(rest)
     if not verb:

@@ -78,6 +78,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "get|set|unset|show|edit|check ...",
         "show and change a container's configuration",
     ),
+    "network": (
+        "network",
+        "create|list|show|set|delete|leases|forward ...",
+        "managed networks, their addresses, ports that lead into them",
+    ),
     "checkconfig": ("host", "", "show what this kernel offers to containers"),
     "host": ("host", "", "show the daemon and its host"),
     "version": ("", "", "print the version of lxcctl"),
@@ -97,6 +102,24 @@ CONFIG_VERBS: dict[str, tuple[str, str, str]] = {
         "print every problem of a configuration",
     ),
 }
+
+# The same below `network`.
+NETWORK_VERBS: dict[str, tuple[str, str, str]] = {
+    "create": ("network", "NETWORK [KEY=VALUE]...", "define a network, and have it up"),
+    "list": ("network", "", "list networks"),
+    "show": ("network", "NETWORK", "show all about a network"),
+    "set": ("network", "NETWORK KEY=VALUE...", "change a network"),
+    "delete": ("network", "NETWORK... [--force]", "remove networks"),
+    "leases": ("network", "NETWORK", "list who has which address"),
+    "forward": (
+        "network",
+        "[NAME [tcp|udp [ADDRESS:]PORT[:PORT] [--remove]]]",
+        "have a port of the host lead to a container; without a port, list them",
+    ),
+}
+
+# Verbs that have verbs below them.
+FAMILIES = {"config": CONFIG_VERBS, "network": NETWORK_VERBS}
 
 USAGE = """\
 usage: lxcctl [--address A] [--lxcpath P] [--format table|json|yaml|csv] VERB ...
@@ -124,6 +147,6 @@ def overview() -> str:
     return f"{USAGE}\nverbs:\n{_listing(VERBS)}\n{_GLOBALS}"
 
 
-def config_overview() -> str:
-    """The text of `lxcctl config --help`."""
-    return f"usage: lxcctl config VERB ...\n\nverbs:\n{_listing(CONFIG_VERBS)}"
+def family_overview(verb: str) -> str:
+    """The text of `lxcctl config --help`, `lxcctl network --help`."""
+    return f"usage: lxcctl {verb} VERB ...\n\nverbs:\n{_listing(FAMILIES[verb])}"

@@ -20,6 +20,7 @@ from lxcd.rpc.containers import Containers
 from lxcd.rpc.events import Events as EventServicer
 from lxcd.rpc.execs import Execs
 from lxcd.rpc.hosts import Hosts
+from lxcd.rpc.networks import Networks as NetworkServicer
 from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
@@ -29,6 +30,7 @@ from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
 from lxcd.supervisor.house import House
 from lxcd.supervisor.keeper import Keeper
+from lxcd.supervisor.networks import Networks
 from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
@@ -88,12 +90,14 @@ async def _serve(
             tasks=tasks,
             errands=Errands(),
         )
+        house.networks = networks = Networks(house, settings.lxc_net)
         registry = Registry(house)
         house.init_of = registry.init_of
 
         async def drain(leaving: bool) -> tuple[list[str], list[str]]:  # noqa: FBT001
             await server.not_serving()
             result = await stop_all(registry, settings.shutdown_timeout_seconds)
+            await networks.shut_down()
             if leaving:
                 await pool.close()
                 keeper.leave()
@@ -110,11 +114,13 @@ async def _serve(
             Consoles(house, registry, replays),
             EventServicer(house),
             Hosts(house, registry, replays, drain),
+            NetworkServicer(house, registry, replays),
         )
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
         await asyncio.to_thread(pool.recover)
-        await Recovery(house, registry).run(known.recover())
+        await Recovery(house, registry).run(known.recover() | networks.adopt())
+        house.begin(networks.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
@@ -133,6 +139,7 @@ async def _serve(
         staying.cancel()
         house.end()
         known.close()
+        networks.close()
         registry.close()
         await pool.close()
 
@@ -173,7 +180,10 @@ def _make_directories(paths: Paths) -> None:
             (paths.execs, 0o700),
             (paths.logs, 0o700),
             (paths.namespaces, 0o700),
+            (paths.network_records, 0o700),
+            (paths.network_files, 0o755),
             (paths.state_dir, 0o700),
+            (paths.networks, 0o700),
         ):
             os.makedirs(path, mode=mode, exist_ok=True)
         for path, mode in ((paths.runtime_dir, 0o711), (paths.private, 0o700)):

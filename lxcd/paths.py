@@ -78,6 +78,21 @@ class Paths:
         return os.path.join(self.private, "events")
 
     @property
+    def networks(self) -> str:
+        """Definitions of managed networks, their leases and reservations."""
+        return os.path.join(self.state_dir, "networks")
+
+    @property
+    def network_records(self) -> str:
+        """One file for each managed network that is up, and for each port of one."""
+        return os.path.join(self.private, "networks")
+
+    @property
+    def network_files(self) -> str:
+        """What dnsmasq reads, as a user who is nobody."""
+        return os.path.join(self.runtime_dir, "networks")
+
+    @property
     def transient(self) -> str:
         """Root file systems of containers that are not defined; each goes with its container."""
         return os.path.join(self.state_dir, "transient")

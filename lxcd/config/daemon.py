@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from lxcd.config import forwards
 from lxcd.config.characters import forbidden, printable, quoted
 from lxcd.config.model import Problem
 from lxcd.config.reader import HostFiles, RawLine, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from lxcd.config.forwards import Forward
 
 _MAXIMUM_BYTES = 1 << 20
 _MOST_PREPARED = 1000
@@ -35,6 +38,7 @@ class Settings:
     shutdown_timeout_seconds: float = 60.0
     prepared_max: int = 16  # children that wait to become a container; 0: each is made when wanted
     keeper: str = "own"  # `service`: a service manager runs the keeper, lxcd only waits for it
+    lxc_net: str = "/etc/default/lxc-net"  # what LXC's script says of the default network
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class ContainerSettings:
 
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     image: str = ""  # what its root file system was made of
+    forwards: tuple[Forward, ...] = ()  # ports of the host that lead to it
 
 
 # lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
@@ -111,12 +116,16 @@ def load_container_settings(
     table, problems = _toml(data, origin)
     labels: dict[str, str] = {}
     image = ""
+    leading: tuple[Forward, ...] = ()
     for key, value in table.items():
         if key == "image":
             if isinstance(value, str):
                 image = value
             else:
                 problems.append(_problem("error", data, origin, key, "must be a text"))
+        elif key == "forward":
+            leading, wrong = forwards.read(value)
+            problems += [_problem("error", data, origin, key, why) for why in wrong]
         elif key in _LATER:
             text = "understood, but lxcd does not act on it yet"
             problems.append(_problem("warning", data, origin, key, text))
@@ -131,7 +140,7 @@ def load_container_settings(
                     problems.append(_problem("error", data, origin, name, why))
                 else:
                     labels[name] = str(label)
-    return ContainerSettings(MappingProxyType(labels), image), tuple(problems)
+    return ContainerSettings(MappingProxyType(labels), image, leading), tuple(problems)
 
 
 def _with(settings: Settings, key: str, value: object) -> Settings:
@@ -193,6 +202,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "runtime_dir": _absolute,
     "state_dir": _absolute,
     "default_config": _absolute,
+    "lxc_net": _absolute,
     "listen": _addresses,
     "shutdown_timeout_seconds": _seconds,
     "prepared_max": _count,

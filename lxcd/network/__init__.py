@@ -5,6 +5,11 @@
     device.py     a device as the configuration wants it
     requests.py   what the kernel is asked for to have it
     wiring.py     devices as they are: made, and taken away again
+    definition.py a managed network as data and as a text; lxcnet.py: what LXC's own script has
+    bridge.py     its bridge
+    port.py       one device of one container in it; reservations.py: which address is kept for it
+    dnsmasq.py    command line, files and leases of the program that answers in it
+    firewall.py   rules of all of them, as texts for nft(8)
 
 It knows the kernel's networks, configurations, and nothing of containers' lives: which device is
 made when, and what becomes of it, the supervisor decides. Its calls block, for as long as locks

@@ -26,6 +26,8 @@ from lxcd.v1 import (
     exec_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lxcd.rpc.events import Events
     from lxcd.rpc.execs import Execs
     from lxcd.rpc.hosts import Hosts
+    from lxcd.rpc.networks import Networks
 
 _log = logging.getLogger(__name__)
 GROUP = "lxcd"
@@ -47,6 +50,7 @@ _SERVICES = (
     console_pb2.DESCRIPTOR.services_by_name["ConsoleService"].full_name,
     event_pb2.DESCRIPTOR.services_by_name["EventService"].full_name,
     host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
+    network_pb2.DESCRIPTOR.services_by_name["NetworkService"].full_name,
 )
 
 
@@ -60,6 +64,7 @@ class Server:
         consoles: Consoles,
         events: Events,
         hosts: Hosts,
+        networks: Networks,
     ) -> None:
         self._server = grpc.aio.server(
             interceptors=[Readers()],
@@ -74,6 +79,7 @@ class Server:
         console_pb2_grpc.add_ConsoleServiceServicer_to_server(consoles, self._server)
         event_pb2_grpc.add_EventServiceServicer_to_server(events, self._server)
         host_pb2_grpc.add_HostServiceServicer_to_server(hosts, self._server)
+        network_pb2_grpc.add_NetworkServiceServicer_to_server(networks, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
     from lxcd.supervisor.keeper import Keeper
+    from lxcd.supervisor.networks import Networks
     from lxcd.supervisor.pool import Pool
     from lxcd.supervisor.records import Records
 
@@ -39,6 +40,7 @@ class House:
     errands: Errands
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
+    networks: Networks = field(init=False)  # set at once: they work with the house
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

@@ -24,12 +24,12 @@ from lxcd.supervisor.entering import end
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTRY_SECONDS = 30.0
 OUTPUT_BYTES = 1 << 20
 
@@ -49,10 +49,12 @@ async def begin(
     given: Mapping[str, int] | None = None,
     *,
     waits: bool = False,
+    write_down: Callable[[Held], None] | None = None,
 ) -> Held:
     """Start it; it is exec'ed when this returns. Its standard input is /dev/null unless `given`,
     which stays the caller's; the caller owns the child, see `end`. With `waits` what it writes
-    waits for its readers. Raises an LxcdError.
+    waits for its readers. `write_down` is called before it is exec'ed, for the record of a child
+    that the next lxcd is to know. Raises an LxcdError.
     """
     given = given or {}
     pipes = {
@@ -68,6 +70,8 @@ async def begin(
         child = prepared.child
         with prepared.channel as ours:
             try:
+                if write_down is not None:
+                    write_down(child)
                 _send(ours, program, streams, list(given.values()))
                 async with asyncio.timeout(_ENTRY_SECONDS):
                     await _require_exec(house, program, child, ours, streams.streams)
@@ -120,7 +124,7 @@ def _send(
             credentials.Execute(
                 origin="program",
                 argv=program.argv,
-                environment=tuple({"PATH": _PATH, **program.environment}.items()),
+                environment=tuple({"PATH": PATH, **program.environment}.items()),
                 cwd=program.cwd,
                 uid=0,
                 gid=0,

@@ -23,6 +23,7 @@ from lxcd.v1 import (
     exec_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
+    network_pb2_grpc,
 )
 from tests.system import ledger
 from tests.system.machine import DEADLINE, Machine, until
@@ -49,6 +50,7 @@ class Api:
     console: Any
     event: Any
     host: Any
+    network: Any
     health: Any
 
     def __init__(self, target: str) -> None:
@@ -59,6 +61,7 @@ class Api:
         self.console = console_pb2_grpc.ConsoleServiceStub(channel)
         self.event = event_pb2_grpc.EventServiceStub(channel)
         self.host = host_pb2_grpc.HostServiceStub(channel)
+        self.network = network_pb2_grpc.NetworkServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
 
     def close(self) -> None:

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def parse(verb: str, *argv: str) -> Any:
-    table = verbs.CONFIG_VERBS if verb.startswith("config ") else verbs.VERBS
-    module, form, line = table[verb.removeprefix("config ")]
+    first, _, word = verb.partition(" ")
+    module, form, line = verbs.FAMILIES[first][word] if word else verbs.VERBS[verb]
     parser, _ = _verb_parser(module, verb, form, line)
     return parser.read(argv)
 
 
-@pytest.mark.parametrize("verb", [v for v, row in verbs.VERBS.items() if row[0] and v != "config"])
+@pytest.mark.parametrize(
+    "verb", [v for v, row in verbs.VERBS.items() if row[0] and v not in verbs.FAMILIES]
+)
 def test_every_verb_has_a_parser(verb: str) -> None:
     module, form, line = verbs.VERBS[verb]
     parser, run = _verb_parser(module, verb, form, line)
@@ -33,12 +35,15 @@ def test_every_verb_has_a_parser(verb: str) -> None:
     assert parser.format_help().startswith(f"usage: lxcctl {verb}")
 
 
-@pytest.mark.parametrize("verb", verbs.CONFIG_VERBS)
-def test_every_config_verb_has_a_parser(verb: str) -> None:
-    module, form, line = verbs.CONFIG_VERBS[verb]
-    parser, run = _verb_parser(module, f"config {verb}", form, line)
+@pytest.mark.parametrize(
+    "verb", [f"{first} {verb}" for first, family in verbs.FAMILIES.items() for verb in family]
+)
+def test_every_verb_below_a_verb_has_a_parser(verb: str) -> None:
+    first, _, word = verb.partition(" ")
+    module, form, line = verbs.FAMILIES[first][word]
+    parser, run = _verb_parser(module, verb, form, line)
     assert callable(run)
-    assert f"usage: lxcctl config {verb}" in parser.format_help()
+    assert f"usage: lxcctl {verb}" in parser.format_help()
 
 
 def test_tables_of_words_are_those_of_the_api() -> None:
