@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAXIMUM_BYTES = 1 << 20
 _MOST_PREPARED = 1000
+FILTERS = frozenset({"mac", "ipv4", "ipv6"})
 _LONGEST_SECONDS = 7 * 24 * 3600
 
 
@@ -56,6 +57,8 @@ class ContainerSettings:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     image: str = ""  # what its root file system was made of
     forwards: tuple[Forward, ...] = ()  # ports of the host that lead to it
+    # What is filtered of what a device sends into a managed network, by its number; all else.
+    filters: Mapping[int, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
@@ -117,12 +120,16 @@ def load_container_settings(
     labels: dict[str, str] = {}
     image = ""
     leading: tuple[Forward, ...] = ()
+    filters: dict[int, frozenset[str]] = {}
     for key, value in table.items():
         if key == "image":
             if isinstance(value, str):
                 image = value
             else:
                 problems.append(_problem("error", data, origin, key, "must be a text"))
+        elif key == "net":
+            filters, wrong = _filters(value)
+            problems += [_problem("error", data, origin, key, why) for why in wrong]
         elif key == "forward":
             leading, wrong = forwards.read(value)
             problems += [_problem("error", data, origin, key, why) for why in wrong]
@@ -131,16 +138,46 @@ def load_container_settings(
             problems.append(_problem("warning", data, origin, key, text))
         elif key != "labels":
             problems.append(_problem("warning", data, origin, key, "not a setting: ignored"))
-        elif not isinstance(value, dict):
-            problems.append(_problem("error", data, origin, key, "must be a table"))
         else:
-            for name, label in cast("dict[str, object]", value).items():
-                why = _label_problem(name, label)
-                if why:
-                    problems.append(_problem("error", data, origin, name, why))
-                else:
-                    labels[name] = str(label)
-    return ContainerSettings(MappingProxyType(labels), image, leading), tuple(problems)
+            labels, troubled = _labels(value)
+            problems += [
+                _problem("error", data, origin, name or key, why) for name, why in troubled
+            ]
+    found = ContainerSettings(MappingProxyType(labels), image, leading, MappingProxyType(filters))
+    return found, tuple(problems)
+
+
+def _labels(value: object) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    if not isinstance(value, dict):
+        return {}, [("", "must be a table")]
+    found: dict[str, str] = {}
+    problems: list[tuple[str, str]] = []
+    for name, label in cast("dict[str, object]", value).items():
+        why = _label_problem(name, label)
+        if why:
+            problems.append((name, why))
+        else:
+            found[name] = str(label)
+    return found, problems
+
+
+def _filters(value: object) -> tuple[dict[int, frozenset[str]], list[str]]:
+    """`[net.N]` with `filter = ["mac", "ipv4", "ipv6"]`, or fewer of them."""
+    found: dict[int, frozenset[str]] = {}
+    problems: list[str] = []
+    if not isinstance(value, dict):
+        return found, ["must be tables: [net.0]"]
+    for number, table in cast("dict[str, object]", value).items():
+        wanted = cast("dict[str, object]", table).get("filter") if isinstance(table, dict) else None
+        if not number.isdecimal() or not isinstance(wanted, list):
+            problems.append(f"{number}: must be the number of a device, with `filter` as a list")
+            continue
+        words = frozenset(str(word) for word in cast("list[object]", wanted))
+        if words - FILTERS:
+            problems.append(f"{number}: filter may hold {', '.join(sorted(FILTERS))}")
+            continue
+        found[int(number)] = words
+    return found, problems
 
 
 def _with(settings: Settings, key: str, value: object) -> Settings:

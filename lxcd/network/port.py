@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from lxcd.network.definition import ManagedNetwork
 
-FILTERS = frozenset({"mac", "ipv4", "ipv6"})
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?\Z")
 _IPV4, _IPV6 = 4, 6

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lxcd import errors
+from lxcd.config.daemon import FILTERS
 from lxcd.kernel import procfs
 from lxcd.network import bridge, definition, dnsmasq, firewall, namespace, reservations
 from lxcd.network import port as ports
@@ -295,7 +296,7 @@ class Networks:
         host_name: str,
         hwaddr: str,
         addresses: Iterable[str] = (),
-        filter: Collection[str] = ports.FILTERS,  # noqa: A002 - the word for it
+        filter: Collection[str] = FILTERS,  # noqa: A002 - the word for it
     ) -> Port:
         """Before the host's end of a container's device goes up in the bridge `link` of a network:
         keep an address for it, give it a name, and filter what it sends. Raises an LxcdError;
@@ -334,7 +335,7 @@ class Networks:
         why = definition.device_problem(host_name)
         if why:
             raise errors.InvalidArgument(f"the host's end of a device: {why}", "INVALID_NAME")
-        unknown = set(filters) - ports.FILTERS
+        unknown = set(filters) - FILTERS
         if unknown:
             raise errors.Internal(f"no such filter: {sorted(unknown)}")
         network = up.network

@@ -15,12 +15,13 @@ import shlex
 from typing import TYPE_CHECKING
 
 from lxcd import errors
+from lxcd.config.daemon import FILTERS
 from lxcd.kernel import libc
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace, wiring
 from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
-from lxcd.supervisor.definition import read_text
+from lxcd.supervisor.definition import ConfigFile, read_text
 from lxcd.supervisor.records import write
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Nics:
         StartFailed; `take_away` takes away what was made.
         """
         try:
-            await asyncio.to_thread(self._make, record, inside)
+            await self._wire(record, inside)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             text = f"making devices: {libc.syscall_of(error)}: {error.strerror}{where}"
@@ -98,16 +99,55 @@ class Nics:
             if device.script_up:
                 await self._script_up(record, device, wired)
 
-    def _make(self, record: Record, inside: int) -> None:
+    async def _wire(self, record: Record, inside: int) -> None:
+        managed = [
+            (device, wired)
+            for device, wired in zip(self._devices, record.nics, strict=True)
+            if await self._is_managed(device)
+        ]
+        wires = await asyncio.to_thread(self._prepare, record, inside)
+        try:
+            if not managed:
+                # One trip to a thread.
+                await asyncio.to_thread(_make_and_connect, wires)
+                return
+            await asyncio.to_thread(wires.make)
+            for device, wired in managed:
+                await self._connect(record, device, wired)
+            await asyncio.to_thread(wires.connect)
+        finally:
+            wires.close()
+
+    def _prepare(self, record: Record, inside: int) -> wiring.Wires:
         path = kept_namespace(self._house, record)
         if _kept(record) and not os.path.exists(path):
             wiring.keep_namespace(inside, path)
-        wires = wiring.Wires(self._devices, record.nics, inside)
+        return wiring.Wires(self._devices, record.nics, inside)
+
+    async def _is_managed(self, device: Device) -> bool:
+        """Its bridge is one of lxcd's own, and up. Raises StartFailed if it cannot be."""
+        if device.kind != "veth" or device.mode != "bridge" or not device.link:
+            return False
         try:
-            wires.make()
-            wires.connect()
-        finally:
-            wires.close()
+            return await self._house.networks.ensure(device.link) is not None
+        except errors.LxcdError as error:
+            raise fail(device.line("link"), error.text) from None
+
+    async def _connect(self, record: Record, device: Device, wired: Wired) -> None:
+        settings = ConfigFile(os.path.join(record.lxcpath, record.name)).settings()
+        try:
+            await self._house.networks.connect(
+                record.lxcpath,
+                record.name,
+                link=device.link,
+                device_number=device.number,
+                host_name=wired.host_name,
+                hwaddr=device.hwaddr,
+                addresses=[str(one.interface) for one in device.assigned],
+                filter=settings.filters.get(device.number, FILTERS),
+            )
+        except errors.LxcdError as error:
+            raise fail(device.line("link"), error.text) from None
 
     async def _script_up(self, record: Record, device: Device, wired: Wired) -> None:
         origin, key = device.line("script.up"), f"lxc.net.{device.number}.script.up"
@@ -224,6 +264,11 @@ def _typed_first(settings: Mapping[str, str]) -> list[tuple[str, str]]:
     return sorted(settings.items(), key=lambda pair: pair[0] != "type")
 
 
+def _make_and_connect(wires: wiring.Wires) -> None:
+    wires.make()
+    wires.connect()
+
+
 async def take_away(
     house: House, config: ContainerConfig | None, record: Record, *, keep: bool = False
 ) -> None:
@@ -242,6 +287,9 @@ async def take_away(
                 _log.warning("lxc.net.%d.script.down: %s", wired.number, result)
     if not record.nics:
         return
+    for wired in record.nics:
+        if wired.kind == "veth":
+            await house.networks.disconnect(wired.host_name)
     path = kept_namespace(house, record)
     for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
         _log.error("network device: %s", problem)
