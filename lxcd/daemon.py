@@ -25,6 +25,7 @@ from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
 from lxcd.supervisor import execs, host, launch, service
+from lxcd.supervisor.addresses import Addresses
 from lxcd.supervisor.errands import Errands
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
@@ -91,6 +92,7 @@ async def _serve(
             errands=Errands(),
         )
         house.networks = networks = Networks(house, settings.lxc_net)
+        house.addresses = Addresses(house.begin)
         registry = Registry(house)
         house.init_of = registry.init_of
 
@@ -138,6 +140,7 @@ async def _serve(
         await server.stop(_GRACE_SECONDS)
         staying.cancel()
         house.end()
+        house.addresses.close()
         known.close()
         networks.close()
         registry.close()

@@ -10,6 +10,10 @@
     port.py       one device of one container in it; reservations.py: which address is kept for it
     dnsmasq.py    command line, files and leases of the program that answers in it
     firewall.py   rules of all of them, as texts for nft(8)
+    dump.py       netlink read fast, for what is asked often or may be long
+    picture.py    what there is in a namespace, from such messages
+    watch.py      one namespace, watched
+    sockets.py    the sockets of one
 
 It knows the kernel's networks, configurations, and nothing of containers' lives: which device is
 made when, and what becomes of it, the supervisor decides. Its calls block, for as long as locks

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
 from lxcd.config import writer
-from lxcd.rpc import convert, requests, starting
+from lxcd.rpc import convert, requests, starting, waiting
+from lxcd.rpc import sockets as socket_messages
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import freezing, processes
+from lxcd.supervisor import freezing, processes, sockets
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -48,7 +49,10 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         del context
         actor = self._registry.get(request.lxcpath, request.name)
         full = request.view != pb.VIEW_BASIC
-        return await asyncio.to_thread(convert.container, actor, full=full)
+        counters = await self._house.addresses.counters(actor)
+        message = await asyncio.to_thread(convert.container, actor, full=full)
+        convert.add_counters(message, counters)
+        return message
 
     @unary
     async def ListContainers(
@@ -119,6 +123,18 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             )
         )
         return pb.ListProcessesResponse(processes=[convert.process(value) for value in found])
+
+    @unary
+    async def ListSockets(
+        self, request: pb.ListSocketsRequest, context: Context
+    ) -> pb.ListSocketsResponse:
+        """See container.proto."""
+        del context
+        actor = self._registry.get(request.lxcpath, request.name)
+        query = sockets.Query(self._house.trees, actor, socket_messages.kinds(request.kinds))
+        return await asyncio.to_thread(
+            lambda: socket_messages.listing(query.answer(holders=request.with_holders))
+        )
 
     # ---- defining
 
@@ -387,34 +403,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.WaitContainerResponse:
         """See container.proto."""
         del context
-        find = self._registry.get_or_ended if request.generation else self._registry.get
-        actor = find(request.lxcpath, request.name)
-        wanted = convert.states(request.states)
-        generation = request.generation or actor.record.generation
-        if not wanted and not request.generation and not actor.state.alive:
-            # "The present or next": there is no present one.
-            generation += 1
-
-        def holds() -> bool:
-            if actor.deleted:
-                return True
-            if wanted:
-                return actor.state in wanted
-            ended = actor.record.exit
-            return ended is not None and ended.generation >= generation
-
-        seconds = requests.seconds(request, "timeout", None)
-        reached = True
-        try:
-            async with asyncio.timeout(seconds):
-                await actor.until(holds)
-        except TimeoutError:
-            reached = holds()
-        reached = reached and (not wanted or actor.state in wanted)
-        message = pb.WaitContainerResponse(reached=reached, state=convert.state(actor.state))
-        if actor.record.exit is not None and not wanted:
-            message.exit.CopyFrom(convert.exit_(actor.record.exit))
-        return message
+        return await waiting.wait(self._registry, request)
 
     @unary
     async def PlanContainer(

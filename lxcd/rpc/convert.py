@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,11 +13,12 @@ from lxcd.supervisor.state import Exit, State
 from lxcd.v1 import container_pb2, event_pb2, stream_pb2, types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lxcd.config.model import Line, Problem
     from lxcd.console.stream import Stream
     from lxcd.container.plan import Plan
+    from lxcd.network.picture import Address, Counters, Interface, Picture, Route
     from lxcd.supervisor import events, processes
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.definition import Definition
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 _SEVERITIES = {
     "warning": types_pb2.Problem.SEVERITY_WARNING,
     "error": types_pb2.Problem.SEVERITY_ERROR,
+}
+FAMILIES: dict[int, types_pb2.AddressFamily.ValueType] = {
+    socket.AF_INET: types_pb2.ADDRESS_FAMILY_INET,
+    socket.AF_INET6: types_pb2.ADDRESS_FAMILY_INET6,
 }
 
 
@@ -148,6 +154,11 @@ def container(actor: Container, *, full: bool = False) -> container_pb2.Containe
     )
     if actor.state.alive:
         message.start_time.CopyFrom(timestamp(record.started_ns))
+        message.host_network = "net" not in record.namespaces
+    # Looked at once: this may be a thread, and its life end meanwhile.
+    network = actor.network
+    if network is not None:
+        describe_network(message, network)
     if record.exit is not None:
         message.exit.CopyFrom(exit_(record.exit))
     if actor.child is not None:
@@ -286,4 +297,77 @@ def started(definition: Definition, value: Started) -> container_pb2.StartContai
         generation=value.record.generation,
         timings_usec=value.timings_usec,
         problems=[problem(found) for found in definition.problems],
+    )
+
+
+def describe_network(message: container_pb2.Container, picture: Picture) -> None:
+    """Put what is known of its network into a container."""
+    message.network_interfaces.extend(interface(one) for one in picture.interfaces)
+    message.network_routes.extend(route(one) for one in picture.routes)
+    message.network_truncated = picture.cut
+
+
+def add_counters(message: container_pb2.Container, found: Mapping[int, Counters]) -> None:
+    """Put into it what has passed its devices."""
+    for one in message.network_interfaces:
+        value = found.get(one.index)
+        if value is not None:
+            one.counters.CopyFrom(counters(value))
+
+
+def interface(value: Interface) -> types_pb2.NetworkInterface:
+    """One device."""
+    return types_pb2.NetworkInterface(
+        name=text_of(value.name),
+        index=value.index,
+        type=text_of(value.kind),
+        up=value.up,
+        carrier=value.carrier,
+        flags=value.flags,
+        hardware_address=value.hardware_address,
+        mtu=value.mtu,
+        addresses=[address(one) for one in value.addresses],
+        host_index=value.peer_index,
+        host_name=text_of(value.peer_name),
+    )
+
+
+def address(value: Address) -> types_pb2.NetworkAddress:
+    """One address."""
+    return types_pb2.NetworkAddress(
+        family=FAMILIES.get(value.family, types_pb2.ADDRESS_FAMILY_UNSPECIFIED),
+        address=value.address,
+        prefix_length=value.prefix_length,
+        scope=value.scope,
+        peer=value.peer,
+        tentative=value.tentative,
+        duplicate=value.duplicate,
+        deprecated=value.deprecated,
+    )
+
+
+def route(value: Route) -> types_pb2.NetworkRoute:
+    """One route."""
+    return types_pb2.NetworkRoute(
+        family=FAMILIES.get(value.family, types_pb2.ADDRESS_FAMILY_UNSPECIFIED),
+        destination=value.destination,
+        gateway=value.gateway,
+        interface=text_of(value.interface),
+        source=value.source,
+        metric=value.metric,
+        type=value.kind,
+    )
+
+
+def counters(value: Counters) -> types_pb2.NetworkCounters:
+    """What has passed a device."""
+    return types_pb2.NetworkCounters(
+        rx_bytes=value.rx_bytes,
+        rx_packets=value.rx_packets,
+        rx_errors=value.rx_errors,
+        rx_dropped=value.rx_dropped,
+        tx_bytes=value.tx_bytes,
+        tx_packets=value.tx_packets,
+        tx_errors=value.tx_errors,
+        tx_dropped=value.tx_dropped,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lxcd.config.model import Share
+    from lxcd.network.picture import Picture
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -52,6 +53,7 @@ class Container(Changes):
         self.state_reason = ""
         self.child: Held | None = None  # of the present life, or of the last one for its output
         self.running: Definition | None = None  # what the present life was started with
+        self.network: Picture | None = None  # of its own, while it runs
         self.failure: errors.StartFailed | None = None  # of the last start, until one succeeds
         self.lock = asyncio.Lock()
         self.deleted = False
@@ -257,6 +259,7 @@ class Container(Changes):
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
+        self._house.addresses.begin(self, started.child)
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
@@ -320,12 +323,14 @@ class Container(Changes):
             self.running = self.definition()
             consolelog.keep(self._house, self, child, self.running.config)
         child.on_exit = self._on_exit
+        self._house.addresses.begin(self, child)
         if child.exited is not None:
             self._on_exit(child)
 
     def _on_exit(self, child: Held) -> None:
         if self.child is child and self.state.alive:
             child.on_exit = None
+            self._house.addresses.end(self)
             self._house.begin(ending.finish(self._house, self, child))
 
     async def delete(self) -> str:

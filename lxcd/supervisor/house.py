@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lxcd.cgroup.tree import Trees
     from lxcd.container import plan
     from lxcd.paths import Paths
+    from lxcd.supervisor.addresses import Addresses
     from lxcd.supervisor.errands import Errands
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
@@ -41,6 +42,7 @@ class House:
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
     networks: Networks = field(init=False)  # set at once: they work with the house
+    addresses: Addresses = field(init=False)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

@@ -65,6 +65,28 @@ STDIO_PIPES: Stdio.ValueType  # 2
 """stdin from /dev/null (but see `stdin`), stdout and stderr to a stream of their own each."""
 Global___Stdio: _TypeAlias = Stdio  # noqa: Y015
 
+class _Condition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Condition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONDITION_UNSPECIFIED: _Condition.ValueType  # 0
+    CONDITION_NETWORK: _Condition.ValueType  # 1
+    """There is an address to talk to others with (neither of the loopback device nor link-local, and no longer
+    tentative), and a route to them.
+    """
+
+class Condition(_Condition, metaclass=_ConditionEnumTypeWrapper):
+    """What else than a state can be waited for."""
+
+CONDITION_UNSPECIFIED: Condition.ValueType  # 0
+CONDITION_NETWORK: Condition.ValueType  # 1
+"""There is an address to talk to others with (neither of the loopback device nor link-local, and no longer
+tentative), and a route to them.
+"""
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
+
 @_typing.final
 class Container(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -111,6 +133,10 @@ class Container(_message.Message):
     CGROUPS_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
+    NETWORK_INTERFACES_FIELD_NUMBER: _builtins.int
+    NETWORK_ROUTES_FIELD_NUMBER: _builtins.int
+    NETWORK_TRUNCATED_FIELD_NUMBER: _builtins.int
+    HOST_NETWORK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     state: _types_pb2.State.ValueType
@@ -135,6 +161,10 @@ class Container(_message.Message):
     """The text of the config file; only with View FULL."""
     state_reason: _builtins.str
     """Why it is in this state, when that is not obvious: text of the last failed start or stop."""
+    network_truncated: _builtins.bool
+    """There are more devices, addresses or routes than are kept (256, 512, 256)."""
+    host_network: _builtins.bool
+    """It runs in the network namespace of the host, of which nothing is told here."""
     @_builtins.property
     def exit(self) -> _types_pb2.Exit:
         """Of the last generation that ended."""
@@ -163,6 +193,12 @@ class Container(_message.Message):
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Streams that ReadConsoleLog knows: `console`, `tty1`, `stdout` …"""
 
+    @_builtins.property
+    def network_interfaces(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NetworkInterface]:
+        """Devices of its own network namespace, as far as is known by now; with counters in GetContainer alone."""
+
+    @_builtins.property
+    def network_routes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NetworkRoute]: ...
     def __init__(
         self,
         *,
@@ -188,10 +224,14 @@ class Container(_message.Message):
         cgroups: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         streams: _abc.Iterable[_builtins.str] | None = ...,
         state_reason: _builtins.str = ...,
+        network_interfaces: _abc.Iterable[_types_pb2.NetworkInterface] | None = ...,
+        network_routes: _abc.Iterable[_types_pb2.NetworkRoute] | None = ...,
+        network_truncated: _builtins.bool = ...,
+        host_network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "autostart", b"autostart", "cgroups", b"cgroups", "command", b"command", "config", b"config", "config_text", b"config_text", "defined", b"defined", "ephemeral", b"ephemeral", "etag", b"etag", "exit", b"exit", "generation", b"generation", "groups", b"groups", "lxcpath", b"lxcpath", "name", b"name", "pid", b"pid", "problems", b"problems", "rootfs", b"rootfs", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "streams", b"streams", "unprivileged", b"unprivileged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "autostart", b"autostart", "cgroups", b"cgroups", "command", b"command", "config", b"config", "config_text", b"config_text", "defined", b"defined", "ephemeral", b"ephemeral", "etag", b"etag", "exit", b"exit", "generation", b"generation", "groups", b"groups", "host_network", b"host_network", "lxcpath", b"lxcpath", "name", b"name", "network_interfaces", b"network_interfaces", "network_routes", b"network_routes", "network_truncated", b"network_truncated", "pid", b"pid", "problems", b"problems", "rootfs", b"rootfs", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "streams", b"streams", "unprivileged", b"unprivileged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,10 +1009,15 @@ class WaitContainerRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     generation: _builtins.int
-    """Wait for the end of this generation, even if a newer one runs already; 0: not asked for."""
+    """Wait for the end of this generation, even if a newer one runs already; 0: not asked for. With a condition: of this
+    generation, whose end then ends the wait (`reached` is false).
+    """
+    condition: Global___Condition.ValueType
+    """This instead of a state or an end."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.State.ValueType]:
         """Any of these. Empty: the end of the present (or next) generation."""
@@ -989,10 +1034,11 @@ class WaitContainerRequest(_message.Message):
         states: _abc.Iterable[_types_pb2.State.ValueType] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         generation: _builtins.int = ...,
+        condition: Global___Condition.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "lxcpath", b"lxcpath", "name", b"name", "states", b"states", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "generation", b"generation", "lxcpath", b"lxcpath", "name", b"name", "states", b"states", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1187,3 +1233,225 @@ class ListProcessesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProcessesResponse: _TypeAlias = ListProcessesResponse  # noqa: Y015
+
+@_typing.final
+class ListSocketsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    WITH_HOLDERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    with_holders: _builtins.bool
+    """Look for the processes that hold them, too."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Socket.Kind.ValueType]:
+        """Only these; all if empty."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___Socket.Kind.ValueType] | None = ...,
+        with_holders: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "lxcpath", b"lxcpath", "name", b"name", "with_holders", b"with_holders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSocketsRequest: _TypeAlias = ListSocketsRequest  # noqa: Y015
+
+@_typing.final
+class Socket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Socket._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Socket._Kind.ValueType  # 0
+        KIND_TCP: Socket._Kind.ValueType  # 1
+        KIND_UDP: Socket._Kind.ValueType  # 2
+        KIND_RAW: Socket._Kind.ValueType  # 3
+        KIND_UNIX: Socket._Kind.ValueType  # 4
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Socket.Kind.ValueType  # 0
+    KIND_TCP: Socket.Kind.ValueType  # 1
+    KIND_UDP: Socket.Kind.ValueType  # 2
+    KIND_RAW: Socket.Kind.ValueType  # 3
+    KIND_UNIX: Socket.Kind.ValueType  # 4
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Socket._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Socket._State.ValueType  # 0
+        STATE_ESTABLISHED: Socket._State.ValueType  # 1
+        STATE_SYN_SENT: Socket._State.ValueType  # 2
+        STATE_SYN_RECV: Socket._State.ValueType  # 3
+        STATE_FIN_WAIT1: Socket._State.ValueType  # 4
+        STATE_FIN_WAIT2: Socket._State.ValueType  # 5
+        STATE_TIME_WAIT: Socket._State.ValueType  # 6
+        STATE_CLOSE: Socket._State.ValueType  # 7
+        STATE_CLOSE_WAIT: Socket._State.ValueType  # 8
+        STATE_LAST_ACK: Socket._State.ValueType  # 9
+        STATE_LISTEN: Socket._State.ValueType  # 10
+        STATE_CLOSING: Socket._State.ValueType  # 11
+        STATE_NEW_SYN_RECV: Socket._State.ValueType  # 12
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """The kernel's, with its numbers. A datagram socket is ESTABLISHED when it is connected, else CLOSE."""
+
+    STATE_UNSPECIFIED: Socket.State.ValueType  # 0
+    STATE_ESTABLISHED: Socket.State.ValueType  # 1
+    STATE_SYN_SENT: Socket.State.ValueType  # 2
+    STATE_SYN_RECV: Socket.State.ValueType  # 3
+    STATE_FIN_WAIT1: Socket.State.ValueType  # 4
+    STATE_FIN_WAIT2: Socket.State.ValueType  # 5
+    STATE_TIME_WAIT: Socket.State.ValueType  # 6
+    STATE_CLOSE: Socket.State.ValueType  # 7
+    STATE_CLOSE_WAIT: Socket.State.ValueType  # 8
+    STATE_LAST_ACK: Socket.State.ValueType  # 9
+    STATE_LISTEN: Socket.State.ValueType  # 10
+    STATE_CLOSING: Socket.State.ValueType  # 11
+    STATE_NEW_SYN_RECV: Socket.State.ValueType  # 12
+
+    KIND_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LOCAL_ADDRESS_FIELD_NUMBER: _builtins.int
+    LOCAL_PORT_FIELD_NUMBER: _builtins.int
+    REMOTE_ADDRESS_FIELD_NUMBER: _builtins.int
+    REMOTE_PORT_FIELD_NUMBER: _builtins.int
+    RECEIVE_QUEUE_BYTES_FIELD_NUMBER: _builtins.int
+    SEND_QUEUE_BYTES_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
+    BACKLOG_MAX_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    INODE_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PEER_INODE_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    kind: Global___Socket.Kind.ValueType
+    family: _types_pb2.AddressFamily.ValueType
+    """Of TCP, UDP, RAW."""
+    state: Global___Socket.State.ValueType
+    local_address: _builtins.str
+    local_port: _builtins.int
+    remote_address: _builtins.str
+    remote_port: _builtins.int
+    receive_queue_bytes: _builtins.int
+    """Received and not yet read."""
+    send_queue_bytes: _builtins.int
+    """Sent and not yet acknowledged."""
+    backlog: _builtins.int
+    """Of one that listens: connections that wait to be accepted, and how many may."""
+    backlog_max: _builtins.int
+    uid: _builtins.int
+    """Who made it, by the number on the host."""
+    inode: _builtins.int
+    protocol: _builtins.int
+    """Of RAW: number of the protocol."""
+    type: _builtins.str
+    """Of UNIX: `stream`, `dgram`, `seqpacket`."""
+    path: _builtins.str
+    """Of UNIX: its name; with an @ in front of one that is no file."""
+    peer_inode: _builtins.int
+    """Of UNIX: inode of the socket at the other end."""
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___SocketHolder]:
+        """Processes of the container that have it open, if they were asked for."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___Socket.Kind.ValueType = ...,
+        family: _types_pb2.AddressFamily.ValueType = ...,
+        state: Global___Socket.State.ValueType = ...,
+        local_address: _builtins.str = ...,
+        local_port: _builtins.int = ...,
+        remote_address: _builtins.str = ...,
+        remote_port: _builtins.int = ...,
+        receive_queue_bytes: _builtins.int = ...,
+        send_queue_bytes: _builtins.int = ...,
+        backlog: _builtins.int = ...,
+        backlog_max: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        inode: _builtins.int = ...,
+        protocol: _builtins.int = ...,
+        type: _builtins.str = ...,
+        path: _builtins.str = ...,
+        peer_inode: _builtins.int = ...,
+        holders: _abc.Iterable[Global___SocketHolder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "backlog_max", b"backlog_max", "family", b"family", "holders", b"holders", "inode", b"inode", "kind", b"kind", "local_address", b"local_address", "local_port", b"local_port", "path", b"path", "peer_inode", b"peer_inode", "protocol", b"protocol", "receive_queue_bytes", b"receive_queue_bytes", "remote_address", b"remote_address", "remote_port", b"remote_port", "send_queue_bytes", b"send_queue_bytes", "state", b"state", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Socket: _TypeAlias = Socket  # noqa: Y015
+
+@_typing.final
+class SocketHolder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    CONTAINER_PID_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """On the host."""
+    container_pid: _builtins.int
+    """Inside the container."""
+    comm: _builtins.str
+    """Name of the program."""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        container_pid: _builtins.int = ...,
+        comm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comm", b"comm", "container_pid", b"container_pid", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SocketHolder: _TypeAlias = SocketHolder  # noqa: Y015
+
+@_typing.final
+class ListSocketsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOCKETS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """There are more of a kind than are told of (20000)."""
+    @_builtins.property
+    def sockets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Socket]: ...
+    def __init__(
+        self,
+        *,
+        sockets: _abc.Iterable[Global___Socket] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sockets", b"sockets", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSocketsResponse: _TypeAlias = ListSocketsResponse  # noqa: Y015

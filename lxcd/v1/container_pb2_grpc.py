@@ -119,6 +119,11 @@ class ContainerServiceStub:
                 request_serializer=lxcd_dot_v1_dot_container__pb2.ListProcessesRequest.SerializeToString,
                 response_deserializer=lxcd_dot_v1_dot_container__pb2.ListProcessesResponse.FromString,
                 _registered_method=True)
+        self.ListSockets = channel.unary_unary(
+                '/lxcd.v1.ContainerService/ListSockets',
+                request_serializer=lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.FromString,
+                _registered_method=True)
 
 
 class ContainerServiceServicer:
@@ -236,6 +241,14 @@ class ContainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSockets(self, request, context):
+        """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
+        processes hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ContainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -318,6 +331,11 @@ def add_ContainerServiceServicer_to_server(servicer, server):
                     servicer.ListProcesses,
                     request_deserializer=lxcd_dot_v1_dot_container__pb2.ListProcessesRequest.FromString,
                     response_serializer=lxcd_dot_v1_dot_container__pb2.ListProcessesResponse.SerializeToString,
+            ),
+            'ListSockets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSockets,
+                    request_deserializer=lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -757,6 +775,33 @@ class ContainerService:
             '/lxcd.v1.ContainerService/ListProcesses',
             lxcd_dot_v1_dot_container__pb2.ListProcessesRequest.SerializeToString,
             lxcd_dot_v1_dot_container__pb2.ListProcessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSockets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ContainerService/ListSockets',
+            lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.SerializeToString,
+            lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.FromString,
             options,
             channel_credentials,
             insecure,

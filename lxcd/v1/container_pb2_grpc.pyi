@@ -50,6 +50,10 @@ class ContainerServiceStub:
     """What a start would do, step by step, and where the last one failed."""
     ListProcesses: _aio.UnaryUnaryMultiCallable[_container_pb2.ListProcessesRequest, _container_pb2.ListProcessesResponse]
     """The processes of containers, with their pids on both sides."""
+    ListSockets: _aio.UnaryUnaryMultiCallable[_container_pb2.ListSocketsRequest, _container_pb2.ListSocketsResponse]
+    """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
+    processes hold.
+    """
 
 class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Containers: what they are, and their life from start to exit.
@@ -183,5 +187,15 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_container_pb2.ListProcessesRequest, _abc.Awaitable[_container_pb2.ListProcessesResponse]],
     ) -> _abc.Awaitable[_container_pb2.ListProcessesResponse]:
         """The processes of containers, with their pids on both sides."""
+
+    @_abc_1.abstractmethod
+    def ListSockets(
+        self,
+        request: _container_pb2.ListSocketsRequest,
+        context: _aio.ServicerContext[_container_pb2.ListSocketsRequest, _abc.Awaitable[_container_pb2.ListSocketsResponse]],
+    ) -> _abc.Awaitable[_container_pb2.ListSocketsResponse]:
+        """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
+        processes hold.
+        """
 
 def add_ContainerServiceServicer_to_server(servicer: ContainerServiceServicer, server: _aio.Server) -> None: ...

@@ -3,9 +3,11 @@
 isort:skip_file
 Types that several services share."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -85,6 +87,23 @@ CAUSE_KEEPER_LOST: Cause.ValueType  # 5
 CAUSE_UNKNOWN: Cause.ValueType  # 6
 """The cause could not be found out."""
 Global___Cause: _TypeAlias = Cause  # noqa: Y015
+
+class _AddressFamily:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AddressFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddressFamily.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADDRESS_FAMILY_UNSPECIFIED: _AddressFamily.ValueType  # 0
+    ADDRESS_FAMILY_INET: _AddressFamily.ValueType  # 1
+    ADDRESS_FAMILY_INET6: _AddressFamily.ValueType  # 2
+
+class AddressFamily(_AddressFamily, metaclass=_AddressFamilyEnumTypeWrapper): ...
+
+ADDRESS_FAMILY_UNSPECIFIED: AddressFamily.ValueType  # 0
+ADDRESS_FAMILY_INET: AddressFamily.ValueType  # 1
+ADDRESS_FAMILY_INET6: AddressFamily.ValueType  # 2
+Global___AddressFamily: _TypeAlias = AddressFamily  # noqa: Y015
 
 @_typing.final
 class Exit(_message.Message):
@@ -267,3 +286,196 @@ class Step(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class NetworkInterface(_message.Message):
+    """A network device, as the container that has it sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    HARDWARE_ADDRESS_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    HOST_INDEX_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    index: _builtins.int
+    type: _builtins.str
+    """`veth`, `macvlan` …; `loopback`, or `ether` of a piece of hardware."""
+    up: _builtins.bool
+    """It is switched on."""
+    carrier: _builtins.bool
+    """Something is at its other end."""
+    flags: _builtins.int
+    """IFF_* of netdevice(7)."""
+    hardware_address: _builtins.str
+    mtu: _builtins.int
+    host_index: _builtins.int
+    """Its other end, or what it stands on, where that is not in the container; 0 if there is none."""
+    host_name: _builtins.str
+    """The name of that on the host; empty where it is somewhere else."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAddress]: ...
+    @_builtins.property
+    def counters(self) -> Global___NetworkCounters:
+        """What has passed it by now; in answers about one container only."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        index: _builtins.int = ...,
+        type: _builtins.str = ...,
+        up: _builtins.bool = ...,
+        carrier: _builtins.bool = ...,
+        flags: _builtins.int = ...,
+        hardware_address: _builtins.str = ...,
+        mtu: _builtins.int = ...,
+        addresses: _abc.Iterable[Global___NetworkAddress] | None = ...,
+        host_index: _builtins.int = ...,
+        host_name: _builtins.str = ...,
+        counters: Global___NetworkCounters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "carrier", b"carrier", "counters", b"counters", "flags", b"flags", "hardware_address", b"hardware_address", "host_index", b"host_index", "host_name", b"host_name", "index", b"index", "mtu", b"mtu", "name", b"name", "type", b"type", "up", b"up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkInterface: _TypeAlias = NetworkInterface  # noqa: Y015
+
+@_typing.final
+class NetworkAddress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PREFIX_LENGTH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    TENTATIVE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    family: Global___AddressFamily.ValueType
+    address: _builtins.str
+    prefix_length: _builtins.int
+    scope: _builtins.str
+    """`global`, `site`, `link`, `host`."""
+    peer: _builtins.str
+    """At the other end of a point-to-point link."""
+    tentative: _builtins.bool
+    """Not in use yet: it is being found out whether it is somebody else's."""
+    duplicate: _builtins.bool
+    """It is somebody else's."""
+    deprecated: _builtins.bool
+    """Not for new connections any more."""
+    def __init__(
+        self,
+        *,
+        family: Global___AddressFamily.ValueType = ...,
+        address: _builtins.str = ...,
+        prefix_length: _builtins.int = ...,
+        scope: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        tentative: _builtins.bool = ...,
+        duplicate: _builtins.bool = ...,
+        deprecated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deprecated", b"deprecated", "duplicate", b"duplicate", "family", b"family", "peer", b"peer", "prefix_length", b"prefix_length", "scope", b"scope", "tentative", b"tentative"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkAddress: _TypeAlias = NetworkAddress  # noqa: Y015
+
+@_typing.final
+class NetworkCounters(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RX_BYTES_FIELD_NUMBER: _builtins.int
+    RX_PACKETS_FIELD_NUMBER: _builtins.int
+    RX_ERRORS_FIELD_NUMBER: _builtins.int
+    RX_DROPPED_FIELD_NUMBER: _builtins.int
+    TX_BYTES_FIELD_NUMBER: _builtins.int
+    TX_PACKETS_FIELD_NUMBER: _builtins.int
+    TX_ERRORS_FIELD_NUMBER: _builtins.int
+    TX_DROPPED_FIELD_NUMBER: _builtins.int
+    rx_bytes: _builtins.int
+    rx_packets: _builtins.int
+    rx_errors: _builtins.int
+    rx_dropped: _builtins.int
+    tx_bytes: _builtins.int
+    tx_packets: _builtins.int
+    tx_errors: _builtins.int
+    tx_dropped: _builtins.int
+    def __init__(
+        self,
+        *,
+        rx_bytes: _builtins.int = ...,
+        rx_packets: _builtins.int = ...,
+        rx_errors: _builtins.int = ...,
+        rx_dropped: _builtins.int = ...,
+        tx_bytes: _builtins.int = ...,
+        tx_packets: _builtins.int = ...,
+        tx_errors: _builtins.int = ...,
+        tx_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rx_bytes", b"rx_bytes", "rx_dropped", b"rx_dropped", "rx_errors", b"rx_errors", "rx_packets", b"rx_packets", "tx_bytes", b"tx_bytes", "tx_dropped", b"tx_dropped", "tx_errors", b"tx_errors", "tx_packets", b"tx_packets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkCounters: _TypeAlias = NetworkCounters  # noqa: Y015
+
+@_typing.final
+class NetworkRoute(_message.Message):
+    """A route of the main table; of one with several next hops there are as many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    INTERFACE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    family: Global___AddressFamily.ValueType
+    destination: _builtins.str
+    """With its length; `0.0.0.0/0` and `::/0` are the default."""
+    gateway: _builtins.str
+    """Empty where the destination is on the link itself."""
+    interface: _builtins.str
+    """Name of the device."""
+    source: _builtins.str
+    """The address that is talked from."""
+    metric: _builtins.int
+    type: _builtins.str
+    """`unicast`, `blackhole`, `unreachable`, `prohibit` …"""
+    def __init__(
+        self,
+        *,
+        family: Global___AddressFamily.ValueType = ...,
+        destination: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        interface: _builtins.str = ...,
+        source: _builtins.str = ...,
+        metric: _builtins.int = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "family", b"family", "gateway", b"gateway", "interface", b"interface", "metric", b"metric", "source", b"source", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkRoute: _TypeAlias = NetworkRoute  # noqa: Y015

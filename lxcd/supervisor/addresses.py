@@ -1,0 +1,91 @@
+"""What is known of the networks of running containers, and who is told when it changes.
+
+Each container with a network namespace of its own is watched from inside, from its start, or from
+when this lxcd has found it, to the moment its init is gone: then the namespace must be free to go.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lxcd.kernel.fd import Fd
+from lxcd.network import namespace
+from lxcd.network.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from lxcd.network.picture import Counters, Picture
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
+
+
+class Addresses:
+    """Of all containers of this lxcd. `on_change` is called with each new picture, on the loop, and
+    with None when a life has ended.
+    """
+
+    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """`begin` has something done beside what is being done."""
+        self._begin = begin
+        self._host = Fd(namespace.open_own())
+        self._watches: dict[Container, Watch] = {}
+        self.on_change: list[Callable[[Container, Picture | None], None]] = []
+
+    def begin(self, container: Container, child: Held) -> None:
+        """Its life has begun, or was found: `child` is its init."""
+        self.end(container)
+        if "net" not in container.record.namespaces or child.pidfd.closed:
+            return
+        watch = Watch(self._host.fileno(), lambda picture: self._changed(container, picture))
+        self._watches[container] = watch
+        # By its pidfd: a pid may be somebody else's by the time that a thread looks.
+        self._begin(watch.run(Fd(os.dup(child.pidfd.fileno()))))
+
+    def end(self, container: Container) -> None:
+        """Its init is gone, or is let go of."""
+        watch = self._watches.pop(container, None)
+        if watch is not None:
+            watch.close()
+        if container.network is not None:
+            container.network = None
+            for tell in self.on_change:
+                tell(container, None)
+
+    def close(self) -> None:
+        """Let go of all: containers go on."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+
+    async def counters(self, container: Container) -> dict[int, Counters]:
+        """What has passed its devices by now, by their index; none where that is not known."""
+        watch = self._watches.get(container)
+        return {} if watch is None else await watch.counters()
+
+    def _changed(self, container: Container, picture: Picture) -> None:
+        first, container.network = container.network is None, picture
+        for tell in self.on_change:
+            tell(container, picture)
+        # What every namespace is born with is no news.
+        if not (first and picture.bare):
+            container.tell("container.network_changed", message=summary(picture))
+        container.wake()
+
+
+_SHOWN = 8
+
+
+def summary(picture: Picture) -> str:
+    """In a line: what others can reach it by."""
+    words = [
+        f"{interface.name} {address.address}/{address.prefix_length}"
+        for interface in picture.interfaces
+        for address in interface.addresses
+        if address.far and not interface.loopback
+    ]
+    if len(words) > _SHOWN:
+        words = [*words[:_SHOWN], "..."]
+    return ", ".join(words) or "no address"
