@@ -11,7 +11,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "start": (
         "start",
-        "NAME... [--console] [-s KEY=VALUE]... [--ephemeral] [--system] [-- CMD...]",
+        "NAME... [--console | --wait W] [-s KEY=VALUE]... [--ephemeral] [--system] [-- CMD...]",
         "start containers",
     ),
     "stop": (
@@ -25,8 +25,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "signal": ("lifecycle", "NAME SIGNAL", "send a signal to the container's init"),
     "wait": (
         "wait",
-        "NAME --for STATE[,STATE]...|exit [--timeout S]",
-        "wait for a state or an end",
+        "NAME --for STATE[,STATE]...|exit|network [--timeout S]",
+        "wait for a state, an end, or an address and a route",
     ),
     "delete": ("lifecycle", "NAME... [--force]", "remove containers and their root file systems"),
     "rename": ("lifecycle", "NAME NEW", "give a stopped container another name"),
@@ -61,6 +61,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "processes",
         "[NAME...] [--all] [-- PS-OPTIONS...]",
         "list processes, with the container of each",
+    ),
+    "netstat": (
+        "netstat",
+        "NAME [-- NETSTAT-OPTIONS...]",
+        "list a container's sockets, routes and devices",
     ),
     "logs": (
         "logs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lxcctl import arguments, output
 from lxcctl.channel import LOOK_SECONDS
+from lxcctl.commands.addresses import INET, INET6, far_words, route_words, words_of
 from lxcctl.commands.several import each
 from lxcctl.wire import exit_words, local_time, problem_line, state_name
 
@@ -33,6 +34,8 @@ _COLUMNS: tuple[tuple[str, Callable[[Container], str]], ...] = (
     ("EXIT", lambda c: exit_words(c.exit) if c.HasField("exit") else "-"),
     ("AUTOSTART", lambda c: _yes(c.autostart)),
     ("GROUPS", lambda c: ",".join(c.groups)),
+    ("IPV4", lambda c: far_words(c, INET)),
+    ("IPV6", lambda c: far_words(c, INET6)),
     ("UNPRIVILEGED", lambda c: _yes(c.unprivileged)),
     ("ROOTFS", lambda c: c.rootfs),
 )
@@ -137,11 +140,22 @@ def describe(container: Container) -> Iterator[tuple[str, str]]:
         yield "Defined:", "no, exists only while it runs"
     if container.streams:
         yield "Streams:", ", ".join(container.streams)
+    yield from _network(container)
     idle = [item.key for item in container.config if item.not_in_force]
     yield from _block("Not in force:", idle)
     yield from _block("Problems:", [problem_line(problem) for problem in container.problems])
     groups = sorted(container.cgroups.items())
     yield from _block("Cgroups:", [f"{tree}:{path}" if tree else path for tree, path in groups])
+
+
+def _network(container: Container) -> Iterator[tuple[str, str]]:
+    if container.host_network:
+        yield "Network:", "the host's"
+    devices = (text for one in container.network_interfaces for text in words_of(one))
+    yield from _block("Network:", list(devices))
+    yield from _block("Routes:", [route_words(route) for route in container.network_routes])
+    if container.network_truncated:
+        yield "", "... and more than are kept"
 
 
 def _block(label: str, values: list[str]) -> Iterator[tuple[str, str]]:

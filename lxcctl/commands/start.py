@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from lxcctl import arguments
-from lxcctl.commands.several import each, note_problems, show_replies
-from lxcctl.errors import UsageError
+from lxcctl.commands.several import each, note_problems, report, show_replies
+from lxcctl.errors import FAILED, NO_DAEMON, CallError, UsageError
 from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
@@ -28,7 +28,8 @@ def _start_options(parser: Parser) -> None:
         metavar="WHAT",
         type=_wait_for,
         default="running",
-        help="until it is `running`: init has been exec'ed (the default, and all there is)",
+        help="until it is `running`: init has been exec'ed (the default); or has a `network`: an"
+        " address to talk to others with, and a route to them",
     )
     parser.add_argument("--console", action="store_true", help="stay at its console until it stops")
     arguments.add_define(parser)
@@ -41,15 +42,15 @@ def _start_options(parser: Parser) -> None:
 
 
 def _wait_for(text: str) -> str:
-    if text in {"booted", "network"}:
-        raise argparse.ArgumentTypeError(f"{text} is not yet available, only running")
-    if text != "running":
+    if text == "booted":
+        raise argparse.ArgumentTypeError("booted is not yet available, only running and network")
+    if text not in {"running", "network"}:
         raise argparse.ArgumentTypeError(f"not running, booted or network: {text!r}")
     return text
 
 
 def _start(session: Session, args: Namespace) -> int:
-    # A `running` container is what StartContainer returns; there is nothing more to wait for.
+    # A `running` container is what StartContainer returns.
     from lxcd.v1.container_pb2 import StartContainerRequest, StartContainerResponse
 
     replies: list[tuple[str, StartContainerResponse]] = []
@@ -74,8 +75,12 @@ def _start(session: Session, args: Namespace) -> int:
 
     if not args.console:
         status = each(args.names, begin, done)
+        if args.wait == "network":
+            status = max([status, *(_network(session, *reply) for reply in replies)])
         show_replies(session, args.names, replies)
         return status
+    if args.wait == "network":
+        raise UsageError("start: --console does not wait for a network")
     if len(args.names) != 1:
         raise UsageError("start: --console is for one container")
     from lxcctl import foreground
@@ -83,6 +88,30 @@ def _start(session: Session, args: Namespace) -> int:
     with foreground.signals() as signals:
         status = each(args.names, begin, done)
         return _watch(session, args.names[0], replies[0][1], signals) if replies else status
+
+
+def _network(session: Session, name: str, started: StartContainerResponse) -> int:
+    """Wait for it; its end is a failure."""
+    from lxcctl import output
+    from lxcctl.commands import wait
+    from lxcd.v1.container_pb2 import WaitContainerRequest
+
+    request = WaitContainerRequest(
+        name=name,
+        lxcpath=session.lxcpath,
+        condition=wait.NETWORK,  # type: ignore[arg-type]  # the stubs want the enum
+        generation=started.generation,
+    )
+    try:
+        if wait.until(session, request, None).reached:
+            return 0
+    except CallError as error:
+        if error.status == NO_DAEMON:
+            raise
+        report(error, name)
+        return error.status
+    output.note(f"{name}: {wait.ENDED}")
+    return FAILED
 
 
 def _watch(

@@ -1,4 +1,4 @@
-"""`wait`: for a state, or for the end of a generation."""
+"""`wait`: for a state, for the end of a generation, or for a network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lxcctl.channel import Session
     from lxcd.v1.container_pb2 import WaitContainerRequest, WaitContainerResponse
 
+# Of `Condition` (a test compares).
+NETWORK = 1
+ENDED = "it has ended before it had an address and a route"
 _STOPPED = arguments.STATES.index("STOPPED")
 
 
@@ -28,7 +31,8 @@ def _wait_options(parser: Parser) -> None:
         metavar="WHAT",
         type=_goal,
         required=True,
-        help="states with | or , between them, or `exit`",
+        help="states with | or , between them, or `exit`, or `network`: an address to talk to"
+        " others with and a route to them",
     )
     parser.add_argument(
         "--timeout",
@@ -38,13 +42,15 @@ def _wait_options(parser: Parser) -> None:
     )
 
 
-def _goal(text: str) -> list[int]:
-    """The states; none for an exit."""
+def _goal(text: str) -> tuple[list[int], int]:
+    """States and condition; neither for an exit."""
     if text == "exit":
-        return []
-    if text in {"network", "booted"}:
-        raise argparse.ArgumentTypeError(f"{text} is not yet available, only states and exit")
-    return arguments.states(text)
+        return [], 0
+    if text == "network":
+        return [], NETWORK
+    if text == "booted":
+        raise argparse.ArgumentTypeError("booted is not yet available")
+    return arguments.states(text), 0
 
 
 def _wait(session: Session, args: Namespace) -> int:
@@ -57,8 +63,11 @@ def _wait(session: Session, args: Namespace) -> int:
 
     look = GetContainerRequest(name=args.name, lxcpath=session.lxcpath)
     container = session.channel.call("ContainerService/GetContainer", look, Container, LOOK_SECONDS)
-    request = WaitContainerRequest(name=args.name, lxcpath=session.lxcpath, states=args.goal)
-    if not args.goal and container.state != _STOPPED:
+    states, condition = args.goal
+    request = WaitContainerRequest(
+        name=args.name, lxcpath=session.lxcpath, states=states, condition=condition
+    )
+    if not states and container.state != _STOPPED:
         # So that an end is found also when the daemon is restarted while we wait.
         request.generation = container.generation
     reply = until(session, request, args.timeout)
@@ -66,6 +75,8 @@ def _wait(session: Session, args: Namespace) -> int:
         header = ["name", *output.csv_header(WaitContainerResponse.DESCRIPTOR)]
         row = {"name": args.name, **output.plain(reply)}
         output.records(session.form, header, [row], single=True)
+    if condition and not reply.reached and reply.HasField("exit"):
+        output.note(f"{args.name}: {ENDED}")
     return 0 if reply.reached else FAILED
 
 

@@ -30,7 +30,9 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of both, tos, table, protocol, scope, type
 _HOP = struct.Struct("=HBBi")  # length, flags, hops, index
-_STATS = struct.Struct("=8Q")  # packets, bytes, errors, dropped, each of both ways
+# rtnl_link_stats64: packets, bytes, errors, dropped, each of both ways; behind them rx_fifo_errors
+# and tx_fifo_errors.
+_STATS = struct.Struct("=8Q48xQ24xQ")
 
 _MAIN_TABLE = 254
 _CLONED = 0x200  # RTM_F_CLONED: an exception to a route, not one
@@ -129,6 +131,8 @@ class Counters:
     tx_errors: int
     rx_dropped: int
     tx_dropped: int
+    rx_overruns: int
+    tx_overruns: int
 
 
 @dataclass(frozen=True, slots=True)

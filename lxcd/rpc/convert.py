@@ -370,4 +370,6 @@ def counters(value: Counters) -> types_pb2.NetworkCounters:
         tx_packets=value.tx_packets,
         tx_errors=value.tx_errors,
         tx_dropped=value.tx_dropped,
+        rx_overruns=value.rx_overruns,
+        tx_overruns=value.tx_overruns,
     )

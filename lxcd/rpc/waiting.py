@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.rpc import convert, requests
+from lxcd.supervisor.state import State
 from lxcd.v1 import container_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ async def wait(registry: Registry, request: pb.WaitContainerRequest) -> pb.WaitC
             return True
         if wanted:
             return actor.state in wanted
-        return _has_ended(actor, generation)
+        ended = actor.record.exit
+        return ended is not None and ended.generation >= generation
 
     reached = True
     try:
@@ -45,11 +47,6 @@ async def wait(registry: Registry, request: pb.WaitContainerRequest) -> pb.WaitC
     if actor.record.exit is not None and not wanted:
         message.exit.CopyFrom(convert.exit_(actor.record.exit))
     return message
-
-
-def _has_ended(actor: Container, generation: int) -> bool:
-    ended = actor.record.exit
-    return ended is not None and ended.generation >= generation
 
 
 async def _for_condition(
@@ -66,8 +63,9 @@ async def _for_condition(
         return right and actor.network is not None and actor.network.reachable
 
     def over() -> bool:
-        ended = named and (_has_ended(actor, named) or actor.record.generation > named)
-        return actor.deleted or bool(ended)
+        present = actor.record.generation
+        down = actor.state in (State.STOPPED, State.ABORTING)
+        return actor.deleted or (named > 0 and (present > named or (present == named and down)))
 
     def in_vain() -> bool:
         return actor.state.alive and "net" not in actor.record.namespaces

@@ -408,6 +408,8 @@ class NetworkCounters(_message.Message):
     TX_PACKETS_FIELD_NUMBER: _builtins.int
     TX_ERRORS_FIELD_NUMBER: _builtins.int
     TX_DROPPED_FIELD_NUMBER: _builtins.int
+    RX_OVERRUNS_FIELD_NUMBER: _builtins.int
+    TX_OVERRUNS_FIELD_NUMBER: _builtins.int
     rx_bytes: _builtins.int
     rx_packets: _builtins.int
     rx_errors: _builtins.int
@@ -416,6 +418,9 @@ class NetworkCounters(_message.Message):
     tx_packets: _builtins.int
     tx_errors: _builtins.int
     tx_dropped: _builtins.int
+    rx_overruns: _builtins.int
+    """Errors because somebody did not keep up."""
+    tx_overruns: _builtins.int
     def __init__(
         self,
         *,
@@ -427,10 +432,12 @@ class NetworkCounters(_message.Message):
         tx_packets: _builtins.int = ...,
         tx_errors: _builtins.int = ...,
         tx_dropped: _builtins.int = ...,
+        rx_overruns: _builtins.int = ...,
+        tx_overruns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rx_bytes", b"rx_bytes", "rx_dropped", b"rx_dropped", "rx_errors", b"rx_errors", "rx_packets", b"rx_packets", "tx_bytes", b"tx_bytes", "tx_dropped", b"tx_dropped", "tx_errors", b"tx_errors", "tx_packets", b"tx_packets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rx_bytes", b"rx_bytes", "rx_dropped", b"rx_dropped", "rx_errors", b"rx_errors", "rx_overruns", b"rx_overruns", "rx_packets", b"rx_packets", "tx_bytes", b"tx_bytes", "tx_dropped", b"tx_dropped", "tx_errors", b"tx_errors", "tx_overruns", b"tx_overruns", "tx_packets", b"tx_packets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ from lxcctl import arguments, verbs, wire
 from lxcctl.__main__ import _global_options, _verb_parser
 from lxcctl.channel import normal_address
 from lxcctl.errors import UsageError
-from lxcd.v1 import types_pb2
+from lxcd.v1 import container_pb2, types_pb2
 
 if TYPE_CHECKING:
     from typing import Any
@@ -111,7 +111,7 @@ def test_start_leaves_the_command_alone() -> None:
         ("stop", ["001", "--timeout=-1"], "not a time span"),
         ("stop", ["001", "--ki"], "unrecognized arguments"),
         ("wait", ["001"], "required: --for"),
-        ("wait", ["001", "--for", "network"], "not yet available"),
+        ("wait", ["001", "--for", "booted"], "not yet available"),
         ("wait", ["001", "--for", "RUNING"], "no such state"),
         ("logs", ["001", "--tail", "1", "--bytes", "2"], "not allowed with"),
         ("logs", ["001", "--since", "1h", "--tail", "1"], "not allowed with"),
@@ -181,7 +181,8 @@ def test_states() -> None:
     ]
     with pytest.raises(argparse.ArgumentTypeError):
         arguments.states("UNSPECIFIED")
-    assert parse("wait", "001", "--for", "exit").goal == []
+    assert parse("wait", "001", "--for", "exit").goal == ([], 0)
+    assert parse("wait", "001", "--for", "network").goal == ([], container_pb2.CONDITION_NETWORK)
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,51 @@ def test_wait_for_an_exit_means_the_present_generation(
     assert request.generation == generation
 
 
+def test_wait_for_a_network(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    waiting(daemon)
+    assert lxcctl("wait", "001", "--for", "network", "--timeout", "5").status == 0
+    (request,) = daemon.asked("WaitContainer")
+    assert (request.condition, request.generation) == (container_pb2.CONDITION_NETWORK, 3)
+    assert not request.states
+
+
+def test_wait_for_a_network_that_does_not_come(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    waiting(daemon, reached=False)
+    result = lxcctl("wait", "001", "--for", "network", "--timeout", "0")
+    assert (result.status, result.err) == (1, "")
+    ended = container_pb2.WaitContainerResponse(state=types_pb2.STATE_STOPPED)
+    ended.exit.code = 1
+    daemon.on["WaitContainer"] = lambda _: ended
+    result = lxcctl("wait", "001", "--for", "network")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == "lxcctl: 001: it has ended before it had an address and a route\n"
+
+
+def test_start_waits_for_a_network(
+    daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]
+) -> None:
+    daemon.on["StartContainer"] = lambda _: container_pb2.StartContainerResponse(generation=4)
+
+    def wait(request: Any) -> Any:
+        if request.name == "002":
+            raise refusal("FAILED_PRECONDITION", "no network of its own", "NETWORK_SHARED")
+        return container_pb2.WaitContainerResponse(reached=request.name == "001")
+
+    daemon.on["WaitContainer"] = wait
+    assert lxcctl("start", "001").status == 0
+    assert daemon.asked("WaitContainer") == []
+    assert lxcctl("start", "001", "--wait", "network").status == 0
+    (request,) = daemon.asked("WaitContainer")
+    assert (request.condition, request.generation) == (container_pb2.CONDITION_NETWORK, 4)
+    result = lxcctl("start", "001", "002", "003", "--wait", "network")
+    assert result.status == 4
+    assert result.err.splitlines() == [
+        "lxcctl: 002: no network of its own",
+        "lxcctl: 003: it has ended before it had an address and a route",
+    ]
+    assert lxcctl("start", "001", "--wait", "network", "--console").status == 2
+
+
 def test_wait_goes_on_after_the_daemon_was_away(
     daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]
 ) -> None:

@@ -38,12 +38,94 @@ def test_list_as_table(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     result = lxcctl("list")
     head, first, second = result.out.splitlines()
     assert head.split() == [
-        "NAME", "STATE", "PID", "STARTED", "EXIT", "AUTOSTART", "GROUPS", "UNPRIVILEGED", "ROOTFS",
+        "NAME", "STATE", "PID", "STARTED", "EXIT", "AUTOSTART", "GROUPS", "IPV4", "IPV6", "UNPRIVILEGED",
+        "ROOTFS",
     ]  # fmt: skip
-    assert first.split() == ["001", "RUNNING", "77", "-", "-", "no", "-", "no", "dir:/r"]
+    assert first.split() == ["001", "RUNNING", "77", "-", "-", "no", "-", "-", "-", "no", "dir:/r"]
     assert re.split("  +", second) == [
-        "evil\\x1b[2J", "STOPPED", "-", "-", "SIGKILL OOM", "no", "a,b", "no", "-",
+        "evil\\x1b[2J", "STOPPED", "-", "-", "SIGKILL OOM", "no", "a,b", "-", "-", "no", "-",
     ]  # fmt: skip
+
+
+def networked() -> Any:
+    message = container(pid=77)
+    lo = message.network_interfaces.add(name="lo", index=1, type="loopback", flags=0x49, up=True)
+    lo.addresses.add(family=types_pb2.ADDRESS_FAMILY_INET, address="127.0.0.1", scope="host")
+    lo.addresses.add(family=types_pb2.ADDRESS_FAMILY_INET, address="10.9.9.9", scope="global")
+    eth = message.network_interfaces.add(
+        name="eth0\x1b",
+        index=2,
+        type="veth",
+        flags=0x11043,
+        up=True,
+        mtu=1500,
+        host_index=7,
+        host_name="vethA",
+        hardware_address="02:00:00:00:00:01",
+    )
+    for family, address, scope in (
+        (types_pb2.ADDRESS_FAMILY_INET, "10.0.0.2", "global"),
+        (types_pb2.ADDRESS_FAMILY_INET, "10.0.0.3", "global"),
+        (types_pb2.ADDRESS_FAMILY_INET6, "fd00::2", "global"),
+        (types_pb2.ADDRESS_FAMILY_INET6, "fe80::2", "link"),
+    ):
+        eth.addresses.add(
+            family=family, address=address, scope=scope, prefix_length=24, tentative=scope == "link"
+        )
+    eth.counters.rx_bytes = 2**40
+    message.network_routes.add(
+        family=types_pb2.ADDRESS_FAMILY_INET,
+        destination="0.0.0.0/0",
+        gateway="10.0.0.1",
+        interface="eth0",
+        type="unicast",
+    )
+    message.network_routes.add(
+        family=types_pb2.ADDRESS_FAMILY_INET,
+        destination="192.0.2.0/24",
+        type="blackhole",
+        metric=9,
+    )
+    message.network_truncated = True
+    return message
+
+
+def test_list_shows_what_others_reach_it_by(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    many = networked()
+    for number in range(20):
+        many.network_interfaces[1].addresses.add(
+            family=types_pb2.ADDRESS_FAMILY_INET, address=f"10.1.0.{number}", scope="global"
+        )
+    daemon.on["ListContainers"] = listed(networked(), many)
+    _, first, second = (line.split() for line in lxcctl("list").out.splitlines())
+    assert first[7:9] == ["10.0.0.2,10.0.0.3", "fd00::2"]
+    assert second[7] == "10.0.0.2,10.0.0.3,10.1.0.0,10.1.0.1,+18"
+
+
+def test_info_shows_the_network(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    daemon.on["GetContainer"] = lambda _: networked()
+    text = lxcctl("info", "001").out
+    for line in (
+        "Network:        lo up no-carrier loopback mtu 0",
+        "                eth0\\x1b up no-carrier veth 02:00:00:00:00:01 mtu 1500 host vethA",
+        "                  10.0.0.2/24 global",
+        "                  fe80::2/24 link tentative",
+        "                  rx 1099511627776 bytes, 0 packets, 0 errors, 0 dropped",
+        "Routes:         default via 10.0.0.1 dev eth0",
+        "                blackhole 192.0.2.0/24 metric 9",
+        "                ... and more than are kept",
+    ):
+        assert f"{line}\n" in text
+    one = json.loads(lxcctl("info", "001", "--format", "json").out)
+    device = one["network_interfaces"][1]
+    assert device["addresses"][0]["family"] == "INET"
+    assert (device["counters"]["rx_bytes"], device["host_name"]) == (2**40, "vethA")
+    assert one["network_interfaces"][0]["counters"] is None
+
+
+def test_info_of_one_on_the_hosts_network(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    daemon.on["GetContainer"] = lambda _: container(pid=77, host_network=True)
+    assert "Network:        the host's\n" in lxcctl("info", "001").out
 
 
 def test_list_pages_and_filters(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:

@@ -253,6 +253,7 @@ def test_a_call_imports_nothing_of_the_daemon_but_the_messages(daemon: FakeDaemo
         "lxcd.v1.types_pb2",
     }
     assert [m for m in modules if m.startswith("lxcctl.commands.")] == [
+        "lxcctl.commands.addresses",
         "lxcctl.commands.look",
         "lxcctl.commands.several",
     ]
