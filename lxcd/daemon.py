@@ -93,6 +93,7 @@ async def _serve(
         )
         house.networks = networks = Networks(house, settings.lxc_net)
         house.addresses = Addresses(house.begin)
+        house.addresses.on_change.append(networks.follow)
         registry = Registry(house)
         house.init_of = registry.init_of
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from lxcd.config.forwards import Forward
     from lxcd.network.definition import ManagedNetwork
+    from lxcd.network.picture import Picture
+    from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -447,6 +449,12 @@ class Networks:
         up = self._up.get(port.network)
         if up is not None:
             up.server.reload()
+
+    def follow(self, container: Container, picture: Picture | None) -> None:
+        """What a container's devices have changed to."""
+        for interface in picture.interfaces if picture is not None else ():
+            far = [str(one.address) for one in interface.addresses if one.far]
+            self.note_addresses(container.lxcpath, container.name, interface.hardware_address, far)
 
     def note_addresses(
         self, lxcpath: str, name: str, hwaddr: str, addresses: Iterable[str]
