@@ -85,7 +85,7 @@ class Device:
     isolation: str = ""  # of an ipvlan
     vlan_id: int = 0  # of a vlan
     pair: str = ""  # name of the host's end of a veth, if it was given
-    queues: tuple[int, int] = (1, 1)  # receive, transmit
+    queues: tuple[int, int] = (0, 0)  # receive, transmit; 0: as the kernel has it
     routes: tuple[Route, ...] = ()
     port_vlan: int | None = None  # VLAN of untagged packets at the bridge; -1: none
     tagged_vlans: tuple[int, ...] = ()
@@ -191,7 +191,7 @@ class _Reader:
 
     def device(self, name: str, place: int) -> Device:
         nic = self._nic
-        queues = (self._number("veth.n_rxqueues", 1), self._number("veth.n_txqueues", 1))
+        queues = (self._number("veth.n_rxqueues", 0), self._number("veth.n_txqueues", 0))
         assigned = (*self._assigned("ipv4.address"), *self._assigned("ipv6.address"))
         device = Device(
             number=nic.index,
@@ -321,6 +321,8 @@ def _broadcast(
 
 def outside(gateway: Gateway, assigned: tuple[Assigned, ...]) -> bool:
     """No subnet of the device holds the gateway: it needs a route of its own to be reached."""
-    if gateway.address is None or gateway.address.is_link_local:
+    address = gateway.address
+    # Of IPv6 alone every device reaches its link's; 169.254.0.1 is what routers are called.
+    if address is None or (address.version == 6 and address.is_link_local):  # noqa: PLR2004
         return False
-    return not any(gateway.address in one.interface.network for one in assigned)
+    return not any(address in one.interface.network for one in assigned)

@@ -72,6 +72,11 @@ def _basics(device: Device, mtu: int) -> list[tuple[str, Any]]:
     return found
 
 
+def _queues(receive: int, transmit: int) -> list[tuple[str, Any]]:
+    numbers = (("IFLA_NUM_RX_QUEUES", receive), ("IFLA_NUM_TX_QUEUES", transmit))
+    return [(name, number) for name, number in numbers if number]
+
+
 def host_hwaddr(device: Device) -> str:
     """Of the host's end of a veth: high, so that a bridge does not take it for its own."""
     return f"fe{device.hwaddr[2:]}"
@@ -84,14 +89,12 @@ def in_container(device: Device, known: Known) -> list[Request]:
     if device.kind == "veth":
         mtu = device.mtu or known.link_mtu
         receive, transmit = device.queues
-        queues: list[tuple[str, Any]] = []
-        if (receive, transmit) != (1, 1):
-            queues = [("IFLA_NUM_RX_QUEUES", receive), ("IFLA_NUM_TX_QUEUES", transmit)]
         peer: list[tuple[str, Any]] = [
             ("IFLA_IFNAME", known.host_name),
             ("IFLA_ADDRESS", host_hwaddr(device)),
             ("IFLA_NET_NS_FD", known.host_namespace),
-            *queues,
+            # What one end sends the other receives.
+            *_queues(transmit, receive),
         ]
         if mtu:
             peer.append(("IFLA_MTU", mtu))
@@ -101,7 +104,7 @@ def in_container(device: Device, known: Known) -> list[Request]:
                 flags,
                 [
                     *_basics(device, mtu),
-                    *queues,
+                    *_queues(receive, transmit),
                     _info("veth", VETH_INFO_PEER={"attrs": peer}),
                 ],
                 f"making the pair {known.host_name}, {device.name}",
@@ -109,12 +112,18 @@ def in_container(device: Device, known: Known) -> list[Request]:
             )
         )
     else:
+        attributes: list[tuple[str, Any]] = []
+        # The others were made as they shall be.
+        if device.kind == "phys":
+            attributes = _basics(device, device.mtu)
+        elif device.mode == "passthru" and "hwaddr" in device.origins:
+            # Made with the address of its link, whatever is asked for; both can be changed.
+            attributes = [("IFLA_ADDRESS", device.hwaddr)]
         found.append(
             Request(
                 "setlink",
                 flags,
-                # The others were made as they shall be.
-                _basics(device, device.mtu) if device.kind == "phys" else [],
+                attributes,
                 f"setting up {device.name}",
                 device.line("hwaddr"),
             )

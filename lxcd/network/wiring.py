@@ -173,7 +173,7 @@ class Wires:
     def _look_up(self, device: Device) -> requests.Known:
         wired = self._wired[device.number]
         index = mtu = 0
-        if device.link and not (device.kind == "veth" and device.mode == "router"):
+        if device.link:
             index = _require_link(device, device.link)
             mtu = _mtu(device.link)
         gateways = tuple(self._resolved(device, index, one) for one in device.gateways)
