@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.system.boxes import KERNEL_MOUNTS, Box, over
+import pytest
+
+from tests.system.boxes import KERNEL_MOUNTS, Box, Refused, over
+from tests.system.calls import state
+from tests.system.consistency import private
 from tests.system.host import Host
 from tests.system.machine import until
 
@@ -72,6 +78,36 @@ def device(host: Host, name: str, *words: str) -> Iterator[str]:
 def config(host: Host, root: Path, lines: str, name: str = "box") -> str:
     """A container that does nothing, with these lines of network."""
     return over(host, root, name) + KERNEL_MOUNTS + IDLE_INIT + lines
+
+
+def nic(*options: str, number: int = 0, kind: str = "veth") -> str:
+    """Lines of one device: `nic("link = br0", "flags = up")`."""
+    return "".join(f"lxc.net.{number}.{line}\n" for line in (f"type = {kind}", *options))
+
+
+@contextmanager
+def pair(host: Host, name: str, peer: str = "") -> Iterator[str]:
+    """One end of a veth, which stands for a card of the test host; its cable goes to `peer`."""
+    with device(host, name, "type", "veth", "peer", "name", peer or f"{name}.cable"):
+        ip(host, "link", "set", peer or f"{name}.cable", "up")
+        yield name
+
+
+def file_of(host: Host, path: str) -> str:
+    """What a file of the test host says."""
+    return host.machine.run("cat", path).stdout.strip()
+
+
+def sysctl_inside(host: Host, pid: int, path: str) -> str:
+    """A sysctl of the network of a process: `net/ipv4/…`."""
+    inside_ = ("nsenter", f"--target={pid}", "--net", "--mount", "--", "/bin/cat")
+    return host.machine.run(*inside_, f"/proc/sys/{path}").stdout.strip()
+
+
+def kept(host: Host) -> list[str]:
+    """Network namespaces that are kept for what has to come home."""
+    above = private(host) / "namespaces"
+    return sorted(os.listdir(above)) if above.exists() else []
 
 
 def settled(host: Host, before: set[str]) -> None:
@@ -138,3 +174,35 @@ def elsewhere(host: Host, end: str) -> Iterator[Elsewhere]:
         yield other
     finally:
         other.close()
+
+
+def origin_of(made: Box, text: str) -> str:
+    """Which line of the configuration says this: the last one."""
+    path = made.directory / "config"
+    lines = path.read_text().splitlines()
+    number = max(number for number, line in enumerate(lines, 1) if text in line)
+    return f"{path}:{number}"
+
+
+def refused(made: Box, line: str, match: str) -> Refused:
+    """It does not start, the error names this line and says that; nothing is there of it."""
+    before = links(made.host).keys()
+    with pytest.raises(Refused, match=match) as caught:
+        made.start()
+    error = caught.value
+    assert error.reason == "START_FAILED", error
+    assert error.metadata["step"] == "network", error
+    assert error.metadata["origin"] == origin_of(made, line), error
+    assert error.metadata["origin"] in error.text, error
+    assert state(made.info()) == "STOPPED"
+    settled(made.host, set(before))
+    assert not kept(made.host)
+    return error
+
+
+def script(host: Host, name: str, text: str) -> Path:
+    """A program of the test host."""
+    path = host.root / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return path
