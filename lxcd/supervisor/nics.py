@@ -9,6 +9,7 @@ the first half of its spawn, so nobody waits for anybody: the child walks on to 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shlex
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig
     from lxcd.network.wiring import Wired
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
     from lxcd.supervisor.records import Record
 
@@ -85,12 +87,17 @@ class Nics:
         except OSError as error:
             raise fail(self._devices[0].origin, f"looking at the host: {error}") from None
 
-    async def make(self, record: Record, inside: int) -> None:
-        """Make them in the namespace `inside`, as they are in the record, which is on disk. Raises
-        StartFailed; `take_away` takes away what was made.
+    async def make(self, record: Record, child: Held, inside: int) -> None:
+        """Make them in the namespace `inside`, the child's, as they are in the record, which is on
+        disk. Raises StartFailed; `take_away` takes away what was made.
         """
         try:
             await self._wire(record, inside)
+            if any(device.script_up for device in self._devices):
+                # They are told the pid of what the child goes on as.
+                if not await self._house.keeper.known(child):
+                    raise libc.oserror(errno.ESRCH, "pidfd_open", "the child")
+                record = record.but(pid=child.pid)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             text = f"making devices: {libc.syscall_of(error)}: {error.strerror}{where}"
@@ -165,8 +172,8 @@ async def attach(house: House, container: Container, settings: Mapping[str, str]
     The caller holds the lock. Raises FailedPrecondition, InvalidArgument, or StartFailed for the
     device; nothing is left then.
     """
-    pid = _require_own_network(container)
-    before = container.record
+    init = _require_own_network(container)
+    before, pid = container.record, init.pid
     number = max((one.number for one in before.nics), default=-1) + 1
     text = "".join(f"lxc.net.{number}.{key} = {value}\n" for key, value in _typed_first(settings))
     definition = read_text(text.encode(errors="surrogateescape"), "attach", ())
@@ -191,7 +198,7 @@ async def attach(house: House, container: Container, settings: Mapping[str, str]
     write(house.records, container.record)
     try:
         with Fd(namespace.open_of(pid)) as inside:
-            await nics.make(container.record.but(nics=new), inside.fileno())
+            await nics.make(container.record.but(nics=new), init, inside.fileno())
         _require_alive(container)
     except BaseException as error:
         await take_away(house, config, before.but(nics=new), keep=bool(_kept(before)))
@@ -207,7 +214,7 @@ async def detach(house: House, container: Container, name: str) -> None:
     """Take a device away from a running container, by its name inside. The caller holds the lock.
     Raises FailedPrecondition, NotFound.
     """
-    pid = _require_own_network(container)
+    pid = _require_own_network(container).pid
     record = container.record
     wired = next((one for one in record.nics if one.name == name and one.kind != "empty"), None)
     if wired is None:
@@ -243,8 +250,8 @@ def _kept(record: Record) -> list[Wired]:
     return [one for one in record.nics if one.kind == "phys"]
 
 
-def _require_own_network(container: Container) -> int:
-    """Its init's pid. Raises FailedPrecondition."""
+def _require_own_network(container: Container) -> Held:
+    """Its init. Raises FailedPrecondition."""
     init = container.require_running()
     if "net" not in container.record.namespaces:
         raise errors.FailedPrecondition(
@@ -253,7 +260,7 @@ def _require_own_network(container: Container) -> int:
             container=container.name,
             namespaces="net",
         )
-    return init.pid
+    return init
 
 
 def _typed_first(settings: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -170,7 +170,7 @@ class _Start:
         except OSError as error:
             raise failed("network", error, -1, "default") from None
         await self._namespaced.wait()
-        await self._nics.make(self._record, self._namespace.fileno())
+        await self._nics.make(self._record, child, self._namespace.fileno())
 
     async def _unmake_network(self, making: asyncio.Task[None]) -> None:
         # What is being made cannot be taken away before it is there.
