@@ -155,7 +155,8 @@ def _require_different(devices: list[Device]) -> None:
         seen: dict[str, Device] = {}
         for device in devices:
             value = getattr(device, what)
-            if not value:
+            # What `prefix+` is, is not known yet; each takes another.
+            if not value or (device.kind == "phys" and value == device.link and value[-1] == "+"):
                 continue
             if value in seen:
                 first = seen[value]

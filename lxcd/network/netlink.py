@@ -31,6 +31,9 @@ _CAPPED, _TLVS = 0x100, 0x200
 _MESSAGE_TLV = 1
 _RECEIVE_BYTES = 1 << 16
 _BUFFER_BYTES = 1 << 20
+# Requests in one send: the answers to all of them wait in the buffer, of which the kernel may give
+# less than is asked for.
+_AT_ONCE = 100
 # What a dump may lose to a change beside it: NLM_F_DUMP_INTR.
 _INTERRUPTED = 0x10
 _ATTEMPTS = 5
@@ -207,11 +210,16 @@ class Netlink:
         self.close()
 
     def run(self, requests: list[Request]) -> None:
-        """Have all of them done, in their order, in one send. Raises RefusedError for the first
+        """Have all of them done, in their order, in few sends. Raises RefusedError for the first
         that was not; those behind it were tried all the same. Raises OSError.
         """
-        if not requests:
-            return
+        refusals: list[RefusedError] = []
+        for place in range(0, len(requests), _AT_ONCE):
+            refusals += self._run(requests[place : place + _AT_ONCE])
+        if refusals:
+            raise refusals[0]
+
+    def _run(self, requests: list[Request]) -> list[RefusedError]:
         first = self._sequence + 1
         self._sequence += len(requests)
         parts = [encode(request, first + place) for place, request in enumerate(requests)]
@@ -227,10 +235,11 @@ class Netlink:
                     code, text = _acknowledged(data[start : start + length], flags)
                     if code:
                         failures[place] = (code, text)
-        for place in sorted(failures):
-            code, text = failures[place]
-            if not requests[place].optional:
-                raise RefusedError(code, requests[place], text)
+        return [
+            RefusedError(code, requests[place], text)
+            for place, (code, text) in sorted(failures.items())
+            if not requests[place].optional
+        ]
 
     def dump(self, request: Request) -> list[Message]:
         """All that there is of a kind. Raises OSError."""

@@ -234,8 +234,8 @@ def without_proxy(address: str, index: int) -> Request:
     )
 
 
-def port_vlans(device: Device, host_index: int) -> list[Request]:
-    """VLANs of a port of a bridge: bridge(8)."""
+def port_vlans(device: Device, host_index: int, default: int) -> list[Request]:
+    """VLANs of a port of a bridge: bridge(8). `default` is the one that it was put into; 0: none."""
     found: list[Request] = []
 
     def ask(verb: str, what: str, origin: str, vlan: int, flags: int) -> None:
@@ -251,8 +251,9 @@ def port_vlans(device: Device, host_index: int) -> list[Request]:
 
     if device.port_vlan is not None:
         origin = device.line("veth.vlan.id")
-        ask("unbridgelink", "taking the port out of VLAN 1", origin, 1, 0)
-        if device.port_vlan >= 0:
+        if default not in (0, device.port_vlan):
+            ask("unbridgelink", f"taking the port out of VLAN {default}", origin, default, 0)
+        if device.port_vlan not in (-1, default):
             flags = _BRIDGE_VLAN_PVID | _BRIDGE_VLAN_UNTAGGED
             ask("bridgelink", f"VLAN {device.port_vlan}", origin, device.port_vlan, flags)
     for vlan in device.tagged_vlans:

@@ -62,6 +62,7 @@ class Wired:
 def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
     """What these devices will be. Raises StartFailed if a device of the host is not there."""
     found: list[Wired] = []
+    named = [one.link for one in devices if one.kind == "phys"]
     for device in devices:
         wired = Wired(
             device.number,
@@ -75,7 +76,7 @@ def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
         if device.kind == "veth":
             wired = replace(wired, host_name=device.pair or f"veth{secrets.token_hex(4)}")
         elif device.kind == "phys":
-            wired = _at_home(device, wired, [one.host_name for one in found])
+            wired = _at_home(device, wired, [*named, *(one.host_name for one in found)])
         if device.l2proxy:
             addresses = tuple(str(one.interface.ip) for one in device.assigned)
             wired = replace(wired, proxied=addresses)
@@ -84,7 +85,7 @@ def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
 
 
 def _at_home(device: Device, wired: Wired, taken: list[str]) -> Wired:
-    """A device of the host that moves; `prefix+` is the first that is free."""
+    """A device of the host that moves; `prefix+` is the first that no other device takes."""
     name = device.link
     if name.endswith("+"):
         names = sorted(name for _, name in socket.if_nameindex())
@@ -218,7 +219,8 @@ class Wires:
             if device.mode == "router":
                 _forward(wired.host_name, settled)
             found += requests.host_routes(settled, index)
-            found += requests.port_vlans(device, index)
+            if device.port_vlan is not None or device.tagged_vlans:
+                found += requests.port_vlans(device, index, _default_vlan(device))
         if device.l2proxy:
             _require_forwarding(device)
             index = socket.if_nametoindex(device.link)
@@ -304,8 +306,9 @@ def _bring_home(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
     with Fd(os.open(kept_namespace, flags)) as kept, Fd(namespace.open_own()) as home:
         with namespace.rtnetlink(kept.fileno()) as inside:
             for one in devices:
+                name = _free_name(one.host_name)
                 try:
-                    inside.run(_way_home(one, home.fileno()))
+                    inside.run(_way_home(one, name, home.fileno()))
                 except RefusedError as error:
                     # It went away, or was never moved.
                     if error.errno != errno.ENODEV:
@@ -314,19 +317,30 @@ def _bring_home(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
                 except OSError as error:
                     problems.append(f"{one.host_name} does not come home: {_words(error)}")
                     continue
+                if name != one.host_name:
+                    problems.append(
+                        f"{one.host_name} is home, but that is taken: it is called {name}"
+                    )
                 if one.was_up:
                     with contextlib.suppress(OSError), namespace.rtnetlink() as host:
-                        host.run([_up(one.host_name)])
+                        host.run([_up(name)])
     return problems
 
 
-def _way_home(one: Wired, home: int) -> list[Request]:
+def _free_name(name: str) -> str:
+    """That, or one like it if the host has such a device by now: without a name none comes home."""
+    taken = {name for _, name in socket.if_nameindex()}
+    others = (f"{name[:10]}.{number}" for number in range(1, len(taken) + 2))
+    return next(one for one in (name, *others) if one not in taken)
+
+
+def _way_home(one: Wired, name: str, home: int) -> list[Request]:
     """Down first: the kernel renames and readdresses none that is up. Behind the move it is no
     longer there to be asked for.
     """
     what = f"bringing {one.host_name} home"
     down = {"index": one.place, "flags": 0, "change": _UP}
-    moved = [("IFLA_NET_NS_FD", home), ("IFLA_IFNAME", one.host_name)]
+    moved = [("IFLA_NET_NS_FD", home), ("IFLA_IFNAME", name)]
     found = [Request("setlink", down, [], what)]
     as_before: list[tuple[str, object]] = []
     if one.home_hwaddr:
@@ -396,6 +410,28 @@ def _sysctl(version: int, name: str, key: str) -> str:
     return f"/proc/sys/net/ipv{version}/conf/{name}/{key}"
 
 
+def _default_vlan(device: Device) -> int:
+    """Of untagged packets at its bridge, which is one that looks at VLANs: one that does not takes
+    any number, and lets all through.
+    """
+    option = "veth.vlan.tagged.id" if device.port_vlan is None else "veth.vlan.id"
+    origin, key = device.line(option), f"lxc.net.{device.number}.{option}"
+    try:
+        if _of_bridge(device.link, "vlan_filtering"):
+            return _of_bridge(device.link, "default_pvid")
+    except OSError:
+        text = (
+            f"{key} needs a bridge of this host's that knows VLANs (CONFIG_BRIDGE_VLAN_FILTERING)"
+        )
+        raise fail(origin, text) from None
+    raise fail(origin, f"{key}: {device.link} lets all VLANs through: its vlan_filtering is off")
+
+
+def _of_bridge(name: str, key: str) -> int:
+    with open(f"/sys/class/net/{name}/bridge/{key}", encoding="ascii") as file:
+        return int(file.read())
+
+
 def _versions(device: Device) -> set[int]:
     return {one.interface.version for one in device.assigned}
 
@@ -453,8 +489,6 @@ def _why(error: RefusedError, device: Device) -> str:
     what, number = error.request.what, error.errno
     if number == errno.EOPNOTSUPP and error.request.verb == "newlink":
         return f"this kernel has no {device.kind} devices ({_OPTIONS[device.kind]})"
-    if number == errno.EOPNOTSUPP and error.request.verb in ("bridgelink", "unbridgelink"):
-        return f"{what}: this kernel's bridges know no VLANs (CONFIG_BRIDGE_VLAN_FILTERING)"
     if number == errno.EEXIST and error.request.verb == "newlink" and device.kind == "veth":
         return f"{what}: one of these names is taken on the host"
     if "putting" in what and number in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
