@@ -26,6 +26,10 @@ _FIRST_PLACE = 2
 _AUTO = ("auto", "dev")
 # LXC's own block since 7.0.
 _VENDOR = "10:66:6a:xx:xx:xx"
+# What there is in every network, or in its sysctls.
+_RESERVED = ("lo", "all", "default")
+# What the kernel takes for a veth, and for the others at least.
+_MTU_MIN, _MTU_MAX = 68, 65535
 # A classful prefix where none is written, as LXC has it (config_ip_prefix).
 _CLASSES = ((128, 8), (192, 16), (224, 24))
 
@@ -134,29 +138,36 @@ def shares_host(config: ContainerConfig) -> Nic | None:
 
 
 def _names(nics: list[Nic], taken: set[str]) -> dict[int, str]:
-    """Names inside, by number. eth0, eth1 … for those that have none, as the kernel would."""
+    """Names inside, by number. What is open in them the kernel would draw, so: `eth%d` for those
+    that have none.
+    """
     found = {nic.index: _value(nic, "name") for nic in nics}
     for nic in nics:
-        if nic.kind == "phys" and not found[nic.index]:
-            found[nic.index] = _value(nic, "link")
+        if not found[nic.index]:
+            found[nic.index] = _value(nic, "link") if nic.kind == "phys" else "eth%d"
     used = taken | set(found.values())
-    number = 0
     for index, name in found.items():
-        if not name:
-            while f"eth{number}" in used:
-                number += 1
-            found[index] = f"eth{number}"
-            used.add(f"eth{number}")
+        before, pattern, after = name.partition("%d")
+        if pattern:
+            names = (f"{before}{number}{after}" for number in range(len(used) + 1))
+            found[index] = next(one for one in names if one not in used)
+            used.add(found[index])
     return found
 
 
+# What no two devices of a container have, and the option that says it.
+_OWN = {"name": "name", "pair": "veth.pair", "hwaddr": "hwaddr", "link": "link"}
+
+
 def _require_different(devices: list[Device]) -> None:
-    for what, option in (("name", "name"), ("pair", "veth.pair"), ("hwaddr", "hwaddr")):
+    for what, option in _OWN.items():
         seen: dict[str, Device] = {}
         for device in devices:
             value = getattr(device, what)
+            if not value or (what == "link" and device.kind != "phys"):
+                continue
             # What `prefix+` is, is not known yet; each takes another.
-            if not value or (device.kind == "phys" and value == device.link and value[-1] == "+"):
+            if device.kind == "phys" and value == device.link and value[-1] == "+":
                 continue
             if value in seen:
                 first = seen[value]
@@ -220,6 +231,7 @@ class _Reader:
             origins={one.name: one.origin for one in nic.options},
         )
         self._require_link(device)
+        self._require_sane(device)
         return device
 
     def _all(self, option: str) -> list[tuple[str, str]]:
@@ -303,6 +315,21 @@ class _Reader:
             raise fail(device.origin, f"{key}: a vlan needs {key}.vlan.id")
         if device.l2proxy and not device.link:
             raise fail(device.line("l2proxy"), f"{key}.l2proxy needs {key}.link")
+
+    def _require_sane(self, device: Device) -> None:
+        """What the kernel refuses, without saying which of all that it is asked for is wrong."""
+        key = f"lxc.net.{device.number}"
+        if device.name in _RESERVED:
+            raise fail(device.line("name"), f"{key}.name: no other device is called {device.name}")
+        if "%" in device.pair:
+            raise fail(device.line("veth.pair"), f"{key}.veth.pair: {device.pair} is no whole name")
+        if device.hwaddr and (int(device.hwaddr[:2], 16) & 1 or not device.hwaddr.strip("0:")):
+            text = f"{key}.hwaddr: {device.hwaddr} is the address of no station"
+            raise fail(device.line("hwaddr"), text)
+        largest = _MTU_MAX if device.kind == "veth" else device.mtu
+        if device.mtu and not _MTU_MIN <= device.mtu <= largest:
+            text = f"{key}.mtu: a {device.kind} takes {_MTU_MIN} to {_MTU_MAX}, not {device.mtu}"
+            raise fail(device.line("mtu"), text)
 
 
 def _class_prefix(address: Address) -> int:

@@ -66,6 +66,7 @@ class RefusedError(OSError):
     def __init__(self, number: int, request: Request, text: str) -> None:
         super().__init__(number, os.strerror(number))
         self.request = request
+        self.refused = [request]  # with those that were refused after it
         self.text = text
         self.syscall = f"RTM_{request.verb.upper()}"
 
@@ -217,6 +218,7 @@ class Netlink:
         for place in range(0, len(requests), _AT_ONCE):
             refusals += self._run(requests[place : place + _AT_ONCE])
         if refusals:
+            refusals[0].refused = [one.request for one in refusals]
             raise refusals[0]
 
     def _run(self, requests: list[Request]) -> list[RefusedError]:

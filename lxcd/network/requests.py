@@ -235,7 +235,7 @@ def without_proxy(address: str, index: int) -> Request:
 
 
 def port_vlans(device: Device, host_index: int, default: int) -> list[Request]:
-    """VLANs of a port of a bridge: bridge(8). `default` is the one that it was put into; 0: none."""
+    """VLANs of a port of a bridge: bridge(8). `default` is the one that it is in; 0: none."""
     found: list[Request] = []
 
     def ask(verb: str, what: str, origin: str, vlan: int, flags: int) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lxcd.network.netlink import Netlink
 
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
-_ETHERNET_MTU = 1500
+_ETHERNET_MTU, _VETH_MTU_MAX = 1500, 65535
 _UP = 1
 _OPTIONS = {
     "veth": "CONFIG_VETH",
@@ -75,6 +75,7 @@ def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
         )
         if device.kind == "veth":
             wired = replace(wired, host_name=device.pair or f"veth{secrets.token_hex(4)}")
+            _require_free(device)
         elif device.kind == "phys":
             wired = _at_home(device, wired, [*named, *(one.host_name for one in found)])
         if device.l2proxy:
@@ -118,6 +119,7 @@ class Wires:
         self._host: Netlink | None = None
         self._inside: Netlink | None = None
         self._known: dict[int, requests.Known] = {}
+        self.not_made: set[int] = set()  # numbers: what has their names is somebody else's
 
     def _settled(self, device: Device) -> Device:
         """With the names that were chosen."""
@@ -161,6 +163,8 @@ class Wires:
         try:
             netlink.run([request for _, request in of])
         except RefusedError as error:
+            refused = {id(request) for request in error.refused if request.verb == "newlink"}
+            self.not_made |= {device.number for device, request in of if id(request) in refused}
             device = next(device for device, request in of if request is error.request)
             raise explain(error, device) from None
 
@@ -177,12 +181,17 @@ class Wires:
         if device.link:
             index = _require_link(device, device.link)
             mtu = _mtu(device.link)
+        if device.kind in ("macvlan", "ipvlan", "vlan") and device.mtu > mtu:
+            text = (
+                f"lxc.net.{device.number}.mtu: {device.mtu} is more than {device.link} has, {mtu}"
+            )
+            raise fail(device.line("mtu"), text)
         gateways = tuple(self._resolved(device, index, one) for one in device.gateways)
         return requests.Known(
             host_namespace=self._host_namespace.fileno(),
             namespace=self._namespace.fileno(),
             link_index=index,
-            link_mtu=0 if mtu == _ETHERNET_MTU else mtu,
+            link_mtu=0 if mtu == _ETHERNET_MTU else min(mtu, _VETH_MTU_MAX),
             host_name=wired.host_name,
             gateways=gateways,
         )
@@ -389,6 +398,14 @@ def _require_link(device: Device, name: str) -> int:
         ) from None
 
 
+def _require_free(device: Device) -> None:
+    """A name that is given for the host's end."""
+    with contextlib.suppress(OSError):
+        socket.if_nametoindex(device.pair)
+        text = f"lxc.net.{device.number}.veth.pair: {device.pair} is taken on the host"
+        raise fail(device.line("veth.pair"), text)
+
+
 def _ioctl(name: str, request: int) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
         return fcntl.ioctl(any_socket, request, struct.pack("40s", name.encode()))
@@ -478,7 +495,9 @@ def _require_forwarding(device: Device) -> None:
 
 def explain(error: RefusedError, device: Device) -> errors.StartFailed:
     """A refusal in words: which device, which line, and what could be done."""
-    found = fail(error.request.origin, f"lxc.net.{device.number}: {_why(error, device)}")
+    of_mtu = "mtu" in error.text and device.mtu
+    origin = device.line("mtu") if of_mtu else error.request.origin
+    found = fail(origin, f"lxc.net.{device.number}: {_why(error, device)}")
     found.metadata.update(
         syscall=error.syscall, errno=errno.errorcode.get(error.errno or 0, str(error.errno))
     )
@@ -490,7 +509,7 @@ def _why(error: RefusedError, device: Device) -> str:
     if number == errno.EOPNOTSUPP and error.request.verb == "newlink":
         return f"this kernel has no {device.kind} devices ({_OPTIONS[device.kind]})"
     if number == errno.EEXIST and error.request.verb == "newlink" and device.kind == "veth":
-        return f"{what}: one of these names is taken on the host"
+        return f"{what}: one of these names is taken"
     if "putting" in what and number in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
         return f"{what}: {device.link} is no bridge"
     return f"{what}: {_words(error)}"

@@ -79,6 +79,7 @@ class Nics:
         self._house = house
         self._config = config
         self._devices = devices
+        self._not_made: set[int] = set()
 
     def foresee(self) -> tuple[Wired, ...]:
         """What they will be. Raises StartFailed."""
@@ -106,6 +107,11 @@ class Nics:
             if device.script_up:
                 await self._script_up(record, device, wired)
 
+    async def take_away(self, record: Record, *, keep: bool = False) -> None:
+        """Take away what was made of them; see below."""
+        made = tuple(one for one in record.nics if one.number not in self._not_made)
+        await take_away(self._house, self._config, record.but(nics=made), keep=keep)
+
     async def _wire(self, record: Record, inside: int) -> None:
         managed = [
             (device, wired)
@@ -123,6 +129,7 @@ class Nics:
                 await self._connect(record, device, wired)
             await asyncio.to_thread(wires.connect)
         finally:
+            self._not_made = wires.not_made
             wires.close()
 
     def _prepare(self, record: Record, inside: int) -> wiring.Wires:
@@ -201,7 +208,7 @@ async def attach(house: House, container: Container, settings: Mapping[str, str]
             await nics.make(container.record.but(nics=new), init, inside.fileno())
         _require_alive(container)
     except BaseException as error:
-        await take_away(house, config, before.but(nics=new), keep=bool(_kept(before)))
+        await nics.take_away(before.but(nics=new), keep=bool(_kept(before)))
         # Its end, which is handled beside this, has taken the others away.
         _require_alive(container, error)
         container.record = container.record.but(nics=before.nics)
@@ -292,15 +299,14 @@ async def take_away(
             if result:
                 # LXC goes on, too: the container has ended, whatever its script says.
                 _log.warning("lxc.net.%d.script.down: %s", wired.number, result)
-    if not record.nics:
-        return
     for wired in record.nics:
         if wired.kind == "veth":
             await house.networks.disconnect(wired.host_name)
     path = kept_namespace(house, record)
-    for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
-        _log.error("network device: %s", problem)
-    if not keep:
+    if record.nics:
+        for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
+            _log.error("network device: %s", problem)
+    if not keep and os.path.lexists(path):
         await asyncio.to_thread(wiring.let_namespace_go, path)
 
 

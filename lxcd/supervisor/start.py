@@ -176,7 +176,7 @@ class _Start:
         # What is being made cannot be taken away before it is there.
         self._namespaced.set()
         await asyncio.wait([making])
-        await nics.take_away(self._house, self._config, self._record)
+        await self._nics.take_away(self._record)
 
     # ---- a child
 
