@@ -306,8 +306,8 @@ async def take_away(
     if record.nics:
         for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
             _log.error("network device: %s", problem)
-    if not keep and os.path.lexists(path):
-        await asyncio.to_thread(wiring.let_namespace_go, path)
+    if not keep:
+        wiring.let_namespace_go(path)
 
 
 async def _run(

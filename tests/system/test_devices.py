@@ -95,12 +95,16 @@ def test_the_name_inside(shared_host: Host, busybox_root: Path) -> None:
         + nic("flags = up", number=3)
         + nic("flags = up", number=4)
         + nic("name = fifteen.letters", number=9)
+        + nic("name = eth%d", number=10)
+        + nic("name = a%db", number=11)
+        + nic("name = a%db", number=12)
     )
     with defined(host, config(host, busybox_root, text)) as made:
         pid = start(made)
         found = {link["ifname"]: link["ifindex"] for link in inside(host, pid, "link")}
         # Names as the kernel would give them, in the order of the numbers.
-        assert found == {"lo": 1, "eth1": 2, "eth0": 3, "eth2": 4, "fifteen.letters": 5}
+        names = ["lo", "eth1", "eth0", "eth2", "fifteen.letters", "eth3", "a0b", "a1b"]
+        assert found == {name: index for index, name in enumerate(names, 1)}
 
 
 def test_hardware_addresses_are_drawn_once(shared_host: Host, busybox_root: Path) -> None:

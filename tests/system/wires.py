@@ -176,6 +176,15 @@ def elsewhere(host: Host, end: str) -> Iterator[Elsewhere]:
         other.close()
 
 
+def attempt(made: Box) -> Refused | None:
+    """Start it, which may fail: how it was refused."""
+    try:
+        made.start()
+    except Refused as error:
+        return error
+    return None
+
+
 def origin_of(made: Box, text: str) -> str:
     """Which line of the configuration says this: the last one."""
     path = made.directory / "config"
