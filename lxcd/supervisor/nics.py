@@ -303,9 +303,13 @@ async def take_away(
         if wired.kind == "veth":
             await house.networks.disconnect(wired.host_name)
     path = kept_namespace(house, record)
-    if record.nics:
-        for problem in await asyncio.to_thread(wiring.unwire, record.nics, path):
-            _log.error("network device: %s", problem)
+    try:
+        problems = await asyncio.to_thread(wiring.unwire, record.nics, path) if record.nics else []
+    except OSError as error:
+        # No descriptors, say: the end of a container does not stop at its devices.
+        problems = [f"{libc.syscall_of(error)}: {error.strerror}"]
+    for problem in problems:
+        _log.error("network device: %s", problem)
     if not keep:
         wiring.let_namespace_go(path)
 
