@@ -330,9 +330,6 @@ def _bring_home(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
                     problems.append(
                         f"{one.host_name} is home, but that is taken: it is called {name}"
                     )
-                if one.was_up:
-                    with contextlib.suppress(OSError), namespace.rtnetlink() as host:
-                        host.run([_up(name)])
     return problems
 
 
@@ -360,12 +357,9 @@ def _way_home(one: Wired, name: str, home: int) -> list[Request]:
         Request("setlink", {"index": one.place}, [attribute], what, optional=True)
         for attribute in as_before
     ]
-    return [*found, Request("setlink", {"index": one.place}, list(moved), what)]
-
-
-def _up(name: str) -> Request:
-    attributes = [("IFLA_IFNAME", name)]
-    return Request("setlink", {"flags": _UP, "change": _UP}, attributes, f"setting {name} up")
+    # Up in the same request: who dies between two would leave it down, and nobody knows why.
+    last = {"index": one.place, "flags": _UP if one.was_up else 0, "change": _UP}
+    return [*found, Request("setlink", last, list(moved), what)]
 
 
 def keep_namespace(kept: int, path: str) -> None:

@@ -118,7 +118,7 @@ class Container(Changes):
     def _ending(self) -> bool:
         """Its init is gone and what it leaves is being cleaned up, or a start is being undone."""
         gone = self.child is None or self.child.exited is not None
-        return self.state is State.ABORTING or (self.state is State.STOPPING and gone)
+        return self.state is State.ABORTING or (self.state.alive and gone)
 
     def tell(
         self,

@@ -33,7 +33,9 @@ async def finish(house: House, container: Container, child: Held) -> None:
     try:
         config = container.running.config if container.running is not None else None
         ephemeral = container.record.request.ephemeral or (config is not None and config.ephemeral)
-        # First of all: what waits for the name of a device, or the device, shall have it.
+        if container.state is not State.STOPPING:
+            container.set_state(State.STOPPING)
+        # What waits for the name of a device, or the device, shall have it first.
         await nics.take_away(house, config, container.record)
         await _clean_up(house, container, child, ephemeral=ephemeral)
     except Exception:  # noqa: BLE001 - see below
@@ -73,8 +75,6 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
     )
     if not exited.known:
         how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
-    if container.state is not State.STOPPING:
-        container.set_state(State.STOPPING)
     left = await asyncio.to_thread(tree.remove, container.payload)
     if left:
         _log.error("cgroups could not be removed: %s", " ".join(left))

@@ -203,7 +203,13 @@ class Walk:
     async def _networked(self) -> None:
         """Raises StartFailed if a device could not be made."""
         if self.network is not None:
-            await asyncio.shield(self.network)
+            try:
+                await asyncio.shield(self.network)
+            except errors.StartFailed:
+                if self._child.is_gone() or self._house.keeper.lost(self._child):
+                    # It went away under our hands: that it did is the cause.
+                    await self.has_ended()
+                raise
 
     async def _delegate(self, payload: tree.Payload) -> None:
         """Give the container its cgroups, beside the walk: not before it is born in them, or it
