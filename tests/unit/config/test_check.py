@@ -139,9 +139,10 @@ def later(text: str) -> list[str]:
 
 def test_not_in_force() -> None:
     assert later("lxc.uts.name = a\nlxc.mount.auto = proc\n") == []
-    assert later("lxc.hook.start = a\nlxc.hook.start = b\nlxc.net.0.type = veth\n") == [
+    assert later("lxc.net.0.type = veth\nlxc.network.type = phys\n") == []
+    assert later("lxc.hook.start = a\nlxc.hook.start = b\nlxc.log.level = 1\n") == [
         "c:1 lxc.hook.start",
-        "c:3 lxc.net.0.type",
+        "c:3 lxc.log.level",
     ]
     assert later("lxc.aa_profile = x\n") == ["c:1 lxc.aa_profile"]
     assert later("lxc.foo = 1\nlxc.kmsg = 1\nlxc.tty.max = x\n") == []
@@ -167,7 +168,6 @@ def test_what_is_cleared_is_not_told(text: str) -> None:
 
 def test_clearing_a_family_leaves_its_relatives() -> None:
     assert later("lxc.hook.version = 1\nlxc.hook =\n") == ["c:1 lxc.hook.version"]
-    assert later("lxc.net.1.type = veth\nlxc.net.0 =\n") == ["c:1 lxc.net.1.type"]
 
 
 def test_check_returns_everything() -> None:

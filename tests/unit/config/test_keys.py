@@ -387,7 +387,7 @@ def test_what_is_in_force() -> None:
         ("lxc.rootfs.path = overlay:/l:/u", True),
         ("lxc.rootfs.path = btrfs:/l", False),
         ("lxc.rootfs.path = /a:b", True),
-        ("lxc.net.0.type = veth", False),
+        ("lxc.net.0.type = veth", True),
         ("lxc.unknown = 1", False),
         ("lxc.start.auto = 1", False),
     ],
