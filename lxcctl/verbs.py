@@ -85,7 +85,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "network": (
         "network",
-        "create|list|show|set|delete|leases|forward ...",
+        "create|list|show|set|delete|leases|forward|attach|detach ...",
         "managed networks, their addresses, ports that lead into them",
     ),
     "checkconfig": ("host", "", "show what this kernel offers to containers"),
@@ -121,6 +121,12 @@ NETWORK_VERBS: dict[str, tuple[str, str, str]] = {
         "[NAME [tcp|udp [ADDRESS:]PORT[:PORT] [--remove]]]",
         "have a port of the host lead to a container; without a port, list them",
     ),
+    "attach": (
+        "devices",
+        "NAME type=TYPE [KEY=VALUE]...",
+        "give a running container one more device",
+    ),
+    "detach": ("devices", "NAME DEVICE", "take a device away from a running container"),
 }
 
 # Verbs that have verbs below them.

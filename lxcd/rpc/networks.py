@@ -11,6 +11,7 @@ from lxcd.network import definition
 from lxcd.network import port as ports
 from lxcd.rpc import convert, requests
 from lxcd.rpc.status import Context, unary
+from lxcd.supervisor import hotplug
 from lxcd.supervisor.forwarding import Forwarding
 from lxcd.supervisor.network_changes import NetworkChanges
 from lxcd.v1 import network_pb2 as pb
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from lxcd.network.definition import ManagedNetwork
     from lxcd.network.port import Port
+    from lxcd.network.wiring import Wired
     from lxcd.rpc.replay import Replays
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.forwarding import Known as KnownForward
@@ -193,6 +195,48 @@ class Networks(network_pb2_grpc.NetworkServiceServicer):
         return pb.ListForwardsResponse(
             forwards=[_forward(one) for one in page], next_page_token=token
         )
+
+    # ---- devices of running containers
+
+    @unary
+    async def AttachDevice(
+        self, request: pb.AttachDeviceRequest, context: Context
+    ) -> pb.AttachedDevice:
+        """See network.proto."""
+        del context
+
+        async def work() -> Wired:
+            actor = self._registry.get(request.lxcpath, request.container)
+            async with actor.lock:
+                return await hotplug.attach(
+                    self._house, actor, request.settings, validate_only=request.validate_only
+                )
+
+        made = await self._replays.once(request, work)
+        return pb.AttachedDevice(
+            name=made.name,
+            number=made.number,
+            type=made.kind,
+            hwaddr=made.hwaddr,
+            host_name=made.host_name,
+        )
+
+    @unary
+    async def DetachDevice(
+        self, request: pb.DetachDeviceRequest, context: Context
+    ) -> pb.DetachDeviceResponse:
+        """See network.proto."""
+        del context
+
+        async def work() -> None:
+            actor = self._registry.get(request.lxcpath, request.container)
+            async with actor.lock:
+                await hotplug.detach(
+                    self._house, actor, request.name, validate_only=request.validate_only
+                )
+
+        await self._replays.once(request, work)
+        return pb.DetachDeviceResponse()
 
     def _actor(self, message: pb.Forward) -> Container:
         return self._registry.get(message.lxcpath, message.container)

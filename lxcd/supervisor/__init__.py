@@ -13,6 +13,7 @@ shutdown.py    the orderly end of all
 start.py       the start: a child, cgroups, resources, id maps; undone if it fails
 walking.py     the child's walk, from outside: barriers, and how it ended
 nics.py        network devices of one life: made beside the walk, taken away at its end
+hotplug.py     one more of them while it runs, one less
 reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down

@@ -18,19 +18,16 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.config.daemon import FILTERS
 from lxcd.kernel import libc
-from lxcd.kernel.fd import Fd
-from lxcd.network import namespace, wiring
+from lxcd.network import wiring
 from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
-from lxcd.supervisor.definition import ConfigFile, read_text
-from lxcd.supervisor.records import write
+from lxcd.supervisor.definition import ConfigFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from lxcd.config.model import ContainerConfig
     from lxcd.network.wiring import Wired
-    from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
     from lxcd.supervisor.records import Record
@@ -50,10 +47,10 @@ def wanted(config: ContainerConfig, lxcpath: str, name: str) -> tuple[Device, ..
     if keeps or not cloned or shares_host(config) is not None:
         # What it shares is not its own to add devices to: LXC does not either.
         return ()
-    return read_devices(config, _seed(lxcpath, name))
+    return read_devices(config, seed_of(lxcpath, name))
 
 
-def _seed(lxcpath: str, name: str) -> str:
+def seed_of(lxcpath: str, name: str) -> str:
     """What is drawn for a container follows from it."""
     return f"{_machine()}\0{lxcpath}\0{name}"
 
@@ -134,7 +131,7 @@ class Nics:
 
     def _prepare(self, record: Record, inside: int) -> wiring.Wires:
         path = kept_namespace(self._house, record)
-        if _kept(record) and not os.path.exists(path):
+        if keeps_namespace(record) and not os.path.exists(path):
             wiring.keep_namespace(inside, path)
         return wiring.Wires(self._devices, record.nics, inside)
 
@@ -174,108 +171,9 @@ class Nics:
             raise fail(origin, f"{key}: {result}")
 
 
-async def attach(house: House, container: Container, settings: Mapping[str, str]) -> Wired:
-    """Give a running container one more device, described as behind `lxc.net.N.`; until it stops.
-    The caller holds the lock. Raises FailedPrecondition, InvalidArgument, or StartFailed for the
-    device; nothing is left then.
-    """
-    init = _require_own_network(container)
-    before, pid = container.record, init.pid
-    number = max((one.number for one in before.nics), default=-1) + 1
-    text = "".join(f"lxc.net.{number}.{key} = {value}\n" for key, value in _typed_first(settings))
-    definition = read_text(text.encode(errors="surrogateescape"), "attach", ())
-    config = definition.config
-    for problem in config.problems:
-        if problem.severity == "error":
-            raise errors.InvalidArgument(f"{problem.key}: {problem.message}", "INVALID_DEVICE")
-    if len(config.nics) != 1 or config.nics[0].kind in ("none", "empty"):
-        raise errors.InvalidArgument("no device of that type can be attached", "INVALID_DEVICE")
-    try:
-        found = await asyncio.to_thread(wiring.there, pid)
-    except OSError as error:
-        raise errors.from_oserror(error, f"looking into {container.name}") from None
-    seed = _seed(container.lxcpath, container.name)
-    place = max(found.values()) + 1
-    devices = read_devices(config, seed, first_place=place, taken=found)
-    if devices[0].name in found:
-        raise fail(devices[0].line("name"), f"{container.name} has a device {devices[0].name}")
-    nics = Nics(house, config, devices)
-    new = nics.foresee()
-    container.record = before.but(nics=(*before.nics, *new))
-    write(house.records, container.record)
-    try:
-        with Fd(namespace.open_of(pid)) as inside:
-            await nics.make(container.record.but(nics=new), init, inside.fileno())
-        _require_alive(container)
-    except BaseException as error:
-        await nics.take_away(before.but(nics=new), keep=bool(_kept(before)))
-        # Its end, which is handled beside this, has taken the others away.
-        _require_alive(container, error)
-        container.record = container.record.but(nics=before.nics)
-        container.write_record()
-        raise
-    return new[0]
-
-
-async def detach(house: House, container: Container, name: str) -> None:
-    """Take a device away from a running container, by its name inside. The caller holds the lock.
-    Raises FailedPrecondition, NotFound.
-    """
-    pid = _require_own_network(container).pid
-    record = container.record
-    wired = next((one for one in record.nics if one.name == name and one.kind != "empty"), None)
-    if wired is None:
-        raise errors.NotFound(
-            f"{container.name} has no device {name} of lxcd's",
-            "DEVICE_NOT_FOUND",
-            container=container.name,
-            device=name,
-        )
-    try:
-        await asyncio.to_thread(wiring.remove_inside, wired, pid)
-    except OSError as error:
-        raise errors.from_oserror(error, f"removing {name} of {container.name}") from None
-    left = record.but(nics=tuple(one for one in record.nics if one is not wired))
-    config = container.running.config if container.running is not None else None
-    await take_away(house, config, record.but(nics=(wired,)), keep=bool(_kept(left)))
-    if container.state.alive:
-        container.record = container.record.but(nics=left.nics)
-        container.write_record()
-
-
-def _require_alive(container: Container, cause: BaseException | None = None) -> None:
-    if not container.state.alive:
-        raise errors.FailedPrecondition(
-            f"container {container.name} has ended meanwhile",
-            "CONTAINER_NOT_RUNNING",
-            container=container.name,
-        ) from cause
-
-
-def _kept(record: Record) -> list[Wired]:
-    """Devices of the host's, for which the namespace is kept."""
-    return [one for one in record.nics if one.kind == "phys"]
-
-
-def _require_own_network(container: Container) -> Held:
-    """Its init. Raises FailedPrecondition."""
-    init = container.require_running()
-    if "net" not in container.record.namespaces:
-        raise errors.FailedPrecondition(
-            f"{container.name} has no net namespace of its own",
-            "NAMESPACE_NOT_OWN",
-            container=container.name,
-            namespaces="net",
-        )
-    return init
-
-
-def _typed_first(settings: Mapping[str, str]) -> list[tuple[str, str]]:
-    """LXC wants the type before all else."""
-    for key, value in settings.items():
-        if any(char in f"{key}{value}" for char in "\n\r\0"):
-            raise errors.InvalidArgument(f"{key!r} holds more than a line", "INVALID_DEVICE")
-    return sorted(settings.items(), key=lambda pair: pair[0] != "type")
+def keeps_namespace(record: Record) -> bool:
+    """Devices of the host's are there, for which it is kept."""
+    return any(one.kind == "phys" for one in record.nics)
 
 
 def _make_and_connect(wires: wiring.Wires) -> None:

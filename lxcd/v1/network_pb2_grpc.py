@@ -84,6 +84,16 @@ class NetworkServiceStub:
                 request_serializer=lxcd_dot_v1_dot_network__pb2.ListForwardsRequest.SerializeToString,
                 response_deserializer=lxcd_dot_v1_dot_network__pb2.ListForwardsResponse.FromString,
                 _registered_method=True)
+        self.AttachDevice = channel.unary_unary(
+                '/lxcd.v1.NetworkService/AttachDevice',
+                request_serializer=lxcd_dot_v1_dot_network__pb2.AttachDeviceRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_network__pb2.AttachedDevice.FromString,
+                _registered_method=True)
+        self.DetachDevice = channel.unary_unary(
+                '/lxcd.v1.NetworkService/DetachDevice',
+                request_serializer=lxcd_dot_v1_dot_network__pb2.DetachDeviceRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_network__pb2.DetachDeviceResponse.FromString,
+                _registered_method=True)
 
 
 class NetworkServiceServicer:
@@ -154,6 +164,20 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AttachDevice(self, request, context):
+        """Gives a running container one more device, until it stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachDevice(self, request, context):
+        """Takes a device away from a running container, also one that it was started with. One of the host's comes home.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetworkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +225,16 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.ListForwards,
                     request_deserializer=lxcd_dot_v1_dot_network__pb2.ListForwardsRequest.FromString,
                     response_serializer=lxcd_dot_v1_dot_network__pb2.ListForwardsResponse.SerializeToString,
+            ),
+            'AttachDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachDevice,
+                    request_deserializer=lxcd_dot_v1_dot_network__pb2.AttachDeviceRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_network__pb2.AttachedDevice.SerializeToString,
+            ),
+            'DetachDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachDevice,
+                    request_deserializer=lxcd_dot_v1_dot_network__pb2.DetachDeviceRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_network__pb2.DetachDeviceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -451,6 +485,60 @@ class NetworkService:
             '/lxcd.v1.NetworkService/ListForwards',
             lxcd_dot_v1_dot_network__pb2.ListForwardsRequest.SerializeToString,
             lxcd_dot_v1_dot_network__pb2.ListForwardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.NetworkService/AttachDevice',
+            lxcd_dot_v1_dot_network__pb2.AttachDeviceRequest.SerializeToString,
+            lxcd_dot_v1_dot_network__pb2.AttachedDevice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.NetworkService/DetachDevice',
+            lxcd_dot_v1_dot_network__pb2.DetachDeviceRequest.SerializeToString,
+            lxcd_dot_v1_dot_network__pb2.DetachDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

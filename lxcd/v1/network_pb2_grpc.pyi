@@ -37,6 +37,10 @@ class NetworkServiceStub:
     """
     RemoveForward: _aio.UnaryUnaryMultiCallable[_network_pb2.RemoveForwardRequest, _network_pb2.RemoveForwardResponse]
     ListForwards: _aio.UnaryUnaryMultiCallable[_network_pb2.ListForwardsRequest, _network_pb2.ListForwardsResponse]
+    AttachDevice: _aio.UnaryUnaryMultiCallable[_network_pb2.AttachDeviceRequest, _network_pb2.AttachedDevice]
+    """Gives a running container one more device, until it stops."""
+    DetachDevice: _aio.UnaryUnaryMultiCallable[_network_pb2.DetachDeviceRequest, _network_pb2.DetachDeviceResponse]
+    """Takes a device away from a running container, also one that it was started with. One of the host's comes home."""
 
 class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
     """Managed networks: bridges of lxcd's own, with addresses, DHCP, DNS, a way out, and filters.
@@ -115,5 +119,21 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _network_pb2.ListForwardsRequest,
         context: _aio.ServicerContext[_network_pb2.ListForwardsRequest, _abc.Awaitable[_network_pb2.ListForwardsResponse]],
     ) -> _abc.Awaitable[_network_pb2.ListForwardsResponse]: ...
+
+    @_abc_1.abstractmethod
+    def AttachDevice(
+        self,
+        request: _network_pb2.AttachDeviceRequest,
+        context: _aio.ServicerContext[_network_pb2.AttachDeviceRequest, _abc.Awaitable[_network_pb2.AttachedDevice]],
+    ) -> _abc.Awaitable[_network_pb2.AttachedDevice]:
+        """Gives a running container one more device, until it stops."""
+
+    @_abc_1.abstractmethod
+    def DetachDevice(
+        self,
+        request: _network_pb2.DetachDeviceRequest,
+        context: _aio.ServicerContext[_network_pb2.DetachDeviceRequest, _abc.Awaitable[_network_pb2.DetachDeviceResponse]],
+    ) -> _abc.Awaitable[_network_pb2.DetachDeviceResponse]:
+        """Takes a device away from a running container, also one that it was started with. One of the host's comes home."""
 
 def add_NetworkServiceServicer_to_server(servicer: NetworkServiceServicer, server: _aio.Server) -> None: ...
