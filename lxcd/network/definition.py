@@ -34,7 +34,7 @@ _DOMAIN = re.compile(
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _SMALLEST_MTU, _SMALLEST_MTU_IPV6, _LARGEST_MTU = 68, 1280, 65535
 _MOST_LEASES = 1_000_000
-_LARGEST_PREFIX = 30
+_LARGEST_PREFIX, _LARGEST_PREFIX_IPV6 = 30, 126
 _SLAAC_PREFIX = 64
 # 10.x.3.0/24: what LXC's bridge has, and its likes.
 _CANDIDATES = 256
@@ -265,7 +265,8 @@ def _require_ipv4(network: ManagedNetwork) -> None:
         return
     if own.network.prefixlen > _LARGEST_PREFIX:
         raise _invalid("ipv4", f"needs a prefix of at most {_LARGEST_PREFIX}: ADDRESS/PREFIX")
-    if own.is_multicast or own.is_loopback or own.is_unspecified or own.is_reserved:
+    address = own.ip
+    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_reserved:
         raise _invalid("ipv4", f"{own.ip} is not an address of a host")
     if own.ip in (own.network.network_address, own.network.broadcast_address):
         raise _invalid("ipv4", f"{own.ip} is the network's own, or its broadcast address")
@@ -282,8 +283,16 @@ def _require_ipv6(network: ManagedNetwork) -> None:
     own = network.ipv6_interface
     if own is None:
         return
-    if own.is_multicast or own.is_loopback or own.is_unspecified or own.is_link_local:
+    address = own.ip
+    if (
+        address.is_multicast
+        or address.is_loopback
+        or address.is_unspecified
+        or address.is_link_local
+    ):
         raise _invalid("ipv6", f"{own.ip} is not an address of a host beyond its link")
+    if own.network.prefixlen > _LARGEST_PREFIX_IPV6:
+        raise _invalid("ipv6", f"needs a prefix of at most {_LARGEST_PREFIX_IPV6}: ADDRESS/PREFIX")
     if network.ipv6_ra and own.network.prefixlen != _SLAAC_PREFIX:
         raise _invalid("ipv6", "needs the prefix 64 for ipv6_ra: addresses are made of it")
 

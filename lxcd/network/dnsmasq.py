@@ -60,7 +60,13 @@ def command_line(network: ManagedNetwork, files: Files) -> tuple[str, ...]:
     if files.user:
         argv.append(f"--user={files.user}")
     if network.domain:
-        argv += [f"--domain={network.domain}", f"--local=/{network.domain}/"]
+        # Not --domain: a lease would keep its name in DNS, for as long as it lasts, whoever has
+        # gone. Names are in the files for hosts alone.
+        argv += [
+            f"--local=/{network.domain}/",
+            f"--dhcp-option=option:domain-name,{network.domain}",
+            f"--dhcp-option=option6:domain-search,{network.domain}",
+        ]
     argv += _dhcp(network, files) if network.ipv4_dhcp else []
     own6 = network.ipv6_interface
     if own6 is not None and network.ipv6_ra:
@@ -85,7 +91,7 @@ def _dhcp(network: ManagedNetwork, files: Files) -> list[str]:
         f"--dhcp-hostsdir={files.reservations}",
         "--dhcp-authoritative",
         "--dhcp-no-override",
-        # A name is given by us: else a container would be whoever it says.
+        # Else a container would be whoever it says.
         "--dhcp-ignore-names",
     ]
     if not network.dhcp_ping:
@@ -112,8 +118,7 @@ def reservation(port: Port, former: Iterable[str] = ()) -> str:
     if not port.ipv4:
         return ""
     known = dict.fromkeys([port.hwaddr, *former])
-    words = [*known, port.ipv4, *([port.dns_name] if port.dns_name else [])]
-    return ",".join(require_plain(word) for word in words) + "\n"
+    return ",".join(require_plain(word) for word in (*known, port.ipv4)) + "\n"
 
 
 def hosts(port: Port, network: ManagedNetwork) -> str:
@@ -122,6 +127,8 @@ def hosts(port: Port, network: ManagedNetwork) -> str:
         return ""
     names = [port.dns_name]
     if network.domain:
+        # The first is what its address stands for; and as that is in no domain of dnsmasq's own,
+        # it is not taken for the lease.
         names.insert(0, f"{port.dns_name}.{network.domain}")
     line = " ".join(require_plain(name) for name in names)
     return "".join(f"{address} {line}\n" for address in ports.named_addresses(port, network))

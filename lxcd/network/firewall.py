@@ -129,8 +129,8 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat
-    ip saddr @nat4 ip daddr != @nat4 masquerade
-    ip6 saddr @nat6 ip6 daddr != @nat6 masquerade
+    oifname != @bridges ip saddr @nat4 masquerade
+    oifname != @bridges ip6 saddr @nat6 masquerade
     ct status dnat ip saddr @nets4 ip daddr @nets4 masquerade
     ct status dnat ip6 saddr @nets6 ip6 daddr @nets6 masquerade
     ip saddr 127.0.0.0/8 ip daddr @nets4 masquerade

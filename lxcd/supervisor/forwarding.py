@@ -16,6 +16,7 @@ from lxcd.supervisor.definition import SETTINGS_NAME, ConfigFile
 if TYPE_CHECKING:
     from lxcd.config.forwards import Forward
     from lxcd.network.port import Port
+    from lxcd.supervisor.connecting import Connections
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.house import House
 
@@ -52,7 +53,7 @@ class Forwarding:
         async with self._lock:
             known = [one.forward for one in await asyncio.to_thread(self.of, container)]
             port = self._port(container)
-            holder = self._house.networks.holder(forward)
+            holder = self._connections.holder(forward)
             clash = next((one for one in known if one.clashes(forward) and one != forward), None)
             if clash is not None or (holder is not None and holder is not port):
                 whose = holder.container if holder is not None else container.name
@@ -70,7 +71,7 @@ class Forwarding:
             if validate_only:
                 return Known(container, forward, port is not None)
             if port is not None and forward not in port.forwards:
-                await self._house.networks.set_forwards(port, (*port.forwards, forward))
+                await self._connections.set_forwards(port, (*port.forwards, forward))
             if container.defined and forward not in container.file.settings().forwards:
                 await asyncio.to_thread(_rewrite, container, forward, add=True)
         self._tell("network.forward_added", container, forward)
@@ -95,11 +96,15 @@ class Forwarding:
             port = self._port(container)
             if port is not None and forward in port.forwards:
                 left = tuple(one for one in port.forwards if one != forward)
-                await self._house.networks.set_forwards(port, left)
+                await self._connections.set_forwards(port, left)
         self._tell("network.forward_removed", container, forward)
 
+    @property
+    def _connections(self) -> Connections:
+        return self._house.networks.connections
+
     def _port(self, container: Container) -> Port | None:
-        return self._house.networks.port_of(container.lxcpath, container.name)
+        return self._connections.port_of(container.lxcpath, container.name)
 
     def _tell(self, type_: str, container: Container, forward: Forward) -> None:
         container.tell(type_, message=str(forward))

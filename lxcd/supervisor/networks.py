@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.config.daemon import FILTERS
 from lxcd.kernel import procfs
-from lxcd.network import bridge, definition, dnsmasq, firewall, namespace, reservations
-from lxcd.network import port as ports
-from lxcd.network.port import Port
+from lxcd.network import bridge, definition, dnsmasq, firewall, namespace
 from lxcd.supervisor import nameserver
-from lxcd.supervisor.definition import CONFIG_NAME, ConfigFile
+from lxcd.supervisor.connecting import Connections, Device, Up
 from lxcd.supervisor.nameserver import Nameserver
 from lxcd.supervisor.network_store import Store, UpRecord
 from lxcd.supervisor.ruleset import Ruleset
@@ -31,25 +27,14 @@ from lxcd.supervisor.ruleset import Ruleset
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from lxcd.config.forwards import Forward
     from lxcd.network.definition import ManagedNetwork
     from lxcd.network.picture import Picture
+    from lxcd.network.port import Port
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Up:
-    """A network that is up."""
-
-    network: ManagedNetwork
-    index: int
-    record: UpRecord
-    server: Nameserver
-    reserved: dict[str, str]
 
 
 class Networks:
@@ -58,9 +43,9 @@ class Networks:
     def __init__(self, house: House, lxc_net: str) -> None:
         self._house = house
         self.store = Store(house.paths, lxc_net)
-        self._up: dict[str, _Up] = {}
-        self._ports: dict[str, Port] = {}
+        self._up: dict[str, Up] = {}
         self._ruleset = Ruleset(house, self._rules)
+        self.connections = Connections(house, self.store, self._ruleset, self._up.get)
         self._lock = asyncio.Lock()  # of networks: going up, changing, going down
         self._recovered = asyncio.Event()
         self._left: dict[str, UpRecord] = {}  # by an earlier lxcd
@@ -101,10 +86,6 @@ class Networks:
         up = self._up.get(name)
         return up.server.pid if up is not None else 0
 
-    def connected(self, name: str = "") -> list[Port]:
-        """Who is connected to a network, or to any."""
-        return [port for port in self._ports.values() if not name or port.network == name]
-
     def _defined(self, name: str) -> ManagedNetwork | None:
         """Blocks."""
         found = self.store.read(name)
@@ -119,8 +100,8 @@ class Networks:
     def _rules(self) -> firewall.Rules:
         return firewall.Rules(
             tuple(up.network for up in self._up.values()),
-            tuple(port for port in self._ports.values() if port.network in self._up),
-            self._published(),
+            tuple(port for port in self.connected() if port.network in self._up),
+            self.connections.published(),
         )
 
     # ---- up and down
@@ -164,7 +145,7 @@ class Networks:
         try:
             index = await asyncio.to_thread(_make, network)
             reserved = await asyncio.to_thread(self.store.reserved, name)
-            self._up[name] = up = _Up(network, index, record, server, reserved)
+            self._up[name] = up = Up(network, index, record, server, reserved)
             await self._rebuild()
             await self._serve(up)
         except BaseException as error:
@@ -204,7 +185,7 @@ class Networks:
                 text = f"no NAT, no filters, no forwards: {error.text}"
                 self._tell("network.firewall_unavailable", name, text)
 
-    async def _serve(self, up: _Up) -> None:
+    async def _serve(self, up: Up) -> None:
         """Have its dnsmasq, and what that reads. Raises FailedPrecondition."""
         network, connected = up.network, self.connected(up.network.name)
         if up.server.pid:
@@ -226,6 +207,7 @@ class Networks:
 
     async def shut_down(self) -> None:
         """The same of all: `lxcd shutdown`. What cannot be removed is told, not raised."""
+        await self._recovered.wait()
         for name in list(self._up):
             try:
                 await self.go_down(name)
@@ -238,9 +220,7 @@ class Networks:
             network = up.network
             self.store.write_up(name, replace(up.record, going=True))
             await up.server.stop()
-        for port in self.connected(name):
-            del self._ports[port.host_name]
-            self.store.delete_port(port)
+        self.connections.drop(name)
         try:
             if self._up:
                 await self._ruleset.rebuild()
@@ -271,7 +251,7 @@ class Networks:
     def _command(self, name: str) -> tuple[str, ...]:
         return dnsmasq.command_line(self._require_up(name).network, self.store.files(name))
 
-    def _require_up(self, name: str) -> _Up:
+    def _require_up(self, name: str) -> Up:
         up = self._up.get(name)
         if up is None:
             raise errors.Aborted(f"network {name} is going down", "NETWORK_NOT_UP", network=name)
@@ -308,147 +288,15 @@ class Networks:
         up = self._up.get(link)
         if network is None or up is None:
             raise errors.FailedPrecondition(f"no network {link}", "NETWORK_NOT_FOUND", network=link)
-        await self.disconnect(host_name)
-        port = self._port(up, lxcpath, name, device_number, host_name, hwaddr, addresses, filter)
-        self._ports[host_name] = port
-        try:
-            self.store.write_port(port)
-            self.store.write_files(network, port)
-            if port.filter:
-                await self._ruleset.add_port(port, network)
-            if port.forwards:
-                await self._publish(link)
-        except BaseException:
-            await asyncio.shield(self.disconnect(host_name))
-            raise
-        return port
-
-    def _port(  # noqa: PLR0917 - what `connect` is given
-        self,
-        up: _Up,
-        lxcpath: str,
-        name: str,
-        device_number: int,
-        host_name: str,
-        hwaddr: str,
-        addresses: Iterable[str],
-        filters: Collection[str],
-    ) -> Port:
-        why = definition.device_problem(host_name)
-        if why:
-            raise errors.InvalidArgument(f"the host's end of a device: {why}", "INVALID_NAME")
-        unknown = set(filters) - FILTERS
-        if unknown:
-            raise errors.Internal(f"no such filter: {sorted(unknown)}")
-        network = up.network
-        static = tuple(str(ipaddress.ip_interface(text).ip) for text in addresses)
-        others = self.connected(network.name)
-        for address in static:
-            self._require_nobodys(network, address, others)
-        label = ports.dns_label(name)
-        if any(other.dns_name == label for other in others):
-            label = ""
-        own = network.ipv4_interface
-        inside = [
-            text for text in static if own is not None and ipaddress.ip_address(text) in own.network
-        ]
-        # A second device of the same container has forwards only once.
-        first = not any(
-            (other.lxcpath, other.container) == (lxcpath, name) for other in self.connected()
+        device = Device(
+            lxcpath, name, device_number, host_name, hwaddr, tuple(addresses), frozenset(filter)
         )
-        port = Port(
-            network=network.name,
-            lxcpath=lxcpath,
-            container=name,
-            device_number=device_number,
-            host_name=host_name,
-            hwaddr=hwaddr.lower(),
-            ipv4=inside[0] if inside else self._reserve(up, lxcpath, name, device_number, hwaddr),
-            static=static,
-            filter=tuple(sorted(filters)),
-            dns_name=label,
-        )
-        return replace(port, forwards=self._wanted_forwards(port)) if first else port
-
-    @staticmethod
-    def _require_nobodys(network: ManagedNetwork, address: str, others: list[Port]) -> None:
-        """Raise FailedPrecondition for an address that is the bridge's, or another container's."""
-        owners = {
-            str(own.ip): f"the bridge {network.name}"
-            for own in (network.ipv4_interface, network.ipv6_interface)
-            if own is not None
-        }
-        for other in others:
-            owners |= dict.fromkeys([*other.static, other.ipv4], f"container {other.container}")
-        if address in owners:
-            raise errors.FailedPrecondition(
-                f"{address} is the address of {owners[address]} already",
-                "ADDRESS_IN_USE",
-                network=network.name,
-            )
-
-    def _reserve(self, up: _Up, lxcpath: str, name: str, device_number: int, hwaddr: str) -> str:
-        """An address that stays the same, also when it is started again. Raises
-        ResourceExhausted.
-        """
-        network = up.network
-        if not network.ipv4 or not network.ipv4_dhcp:
-            return ""
-        key = reservations.key(lxcpath, name, device_number)
-        connected = self.connected(network.name)
-        taken = {text for port in connected for text in (port.ipv4, *port.static)}
-        keys = {reservations.key(p.lxcpath, p.container, p.device_number) for p in connected}
-        known = {p.hwaddr for p in connected} | {hwaddr.lower()}
-        # Somebody on the bridge whom we know nothing of, and who got an address all the same.
-        reserved_to = set(up.reserved.values())
-        strangers = {
-            lease.address
-            for lease in self.store.leases(network.name)
-            if lease.hwaddr not in known and lease.address not in reserved_to
-        }
-        found = reservations.choose(network, key, up.reserved, taken | strangers)
-        if not found:
-            # Those who are gone for good first, then whoever is not here.
-            absent = [other for other in up.reserved if other not in keys]
-            for those in ([other for other in absent if _is_gone(other)], absent):
-                for other in those:
-                    up.reserved.pop(other, None)
-                found = reservations.choose(network, key, up.reserved, taken)
-                if found:
-                    break
-        if not found:
-            raise errors.ResourceExhausted(
-                f"network {network.name} has no address left", "ADDRESSES_EXHAUSTED"
-            )
-        if up.reserved.get(key) != found:
-            up.reserved[key] = found
-            self.store.write_reserved(network.name, up.reserved)
-        return found
+        return await self.connections.add(up, device)
 
     async def disconnect(self, host_name: str) -> None:
         """Undo `connect`; nothing if it was not connected."""
-        port = self._ports.pop(host_name, None)
-        if port is None:
-            return
-        self._forget_files(port)
-        try:
-            await self._ruleset.remove_port(port)
-            if port.forwards:
-                await self._ruleset.publish(self._published)
-        except errors.LxcdError as error:
-            # Rules of a name that nothing has do no harm; the next rebuild leaves them out.
-            _log.warning("rules of port %s: %s", host_name, error)
-        if host_name not in self._ports:
-            self.store.delete_port(port)
-
-    def _forget_files(self, port: Port) -> None:
-        files = self.store.files(port.network)
-        for directory in (files.reservations, files.hosts):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, port.host_name))
-        up = self._up.get(port.network)
-        if up is not None:
-            up.server.reload()
+        await self._recovered.wait()
+        await self.connections.remove(host_name)
 
     def follow(self, container: Container, picture: Picture | None) -> None:
         """What a container's devices have changed to."""
@@ -460,81 +308,11 @@ class Networks:
         self, lxcpath: str, name: str, hwaddr: str, addresses: Iterable[str]
     ) -> None:
         """What addresses a container's device really has: those are what its name stands for."""
-        seen = tuple(
-            sorted({str(ipaddress.ip_interface(text.partition("%")[0]).ip) for text in addresses})
-        )
-        for port in self.connected():
-            same = (port.lxcpath, port.container, port.hwaddr) == (lxcpath, name, hwaddr.lower())
-            up = self._up.get(port.network)
-            if not same or port.seen == seen or up is None:
-                continue
-            noted = replace(port, seen=seen)
-            self._ports[port.host_name] = noted
-            try:
-                self.store.write_port(noted)
-                self.store.write_files(up.network, noted)
-            except errors.LxcdError as error:
-                _log.warning("addresses of %s: %s", name, error)
+        self.connections.note_addresses(lxcpath, name, hwaddr, addresses)
 
-    # ---- forwards
-
-    def _wanted_forwards(self, port: Port) -> tuple[Forward, ...]:
-        """Those that its lxcd.toml asks for, but for what somebody else has already."""
-        found: list[Forward] = []
-        for forward in ConfigFile(os.path.join(port.lxcpath, port.container)).settings().forwards:
-            holder = self.holder(forward)
-            if holder is None:
-                found.append(forward)
-                continue
-            text = f"{forward}: that port leads to {holder.container}"
-            _log.warning("%s: %s", port.container, text)
-            self._house.events.add(
-                "network.forward_refused",
-                container=port.container,
-                lxcpath=port.lxcpath,
-                message=text,
-                details={"network": port.network},
-            )
-        return tuple(found)
-
-    def holder(self, forward: Forward) -> Port | None:
-        """Who has that port of the host."""
-        for port in self._ports.values():
-            if any(forward.clashes(other) for other in port.forwards):
-                return port
-        return None
-
-    def port_of(self, lxcpath: str, name: str) -> Port | None:
-        """Where forwards of a container lead to; None while it is not connected."""
-        found = [p for p in self._ports.values() if (p.lxcpath, p.container) == (lxcpath, name)]
-        found.sort(key=lambda port: (not port.forwards, port.device_number))
-        return found[0] if found else None
-
-    async def set_forwards(self, port: Port, forwards: tuple[Forward, ...]) -> None:
-        """Have these lead to it, and no others. Raises FailedPrecondition; it is as it was then."""
-        before = self._ports[port.host_name]
-        self._ports[port.host_name] = replace(before, forwards=forwards)
-        try:
-            await self._publish(port.network)
-        except errors.LxcdError:
-            self._ports[port.host_name] = before
-            raise
-        self.store.write_port(self._ports[port.host_name])
-
-    async def _publish(self, network: str) -> None:
-        await asyncio.to_thread(bridge.route_localhost, network)
-        await self._ruleset.publish(self._published)
-
-    def _published(self) -> tuple[firewall.Published, ...]:
-        found: list[firewall.Published] = []
-        for port in self._ports.values():
-            up = self._up.get(port.network)
-            if up is None or not port.forwards:
-                continue
-            target = ports.target_ipv6(port, up.network)
-            ipv6 = str(target) if target is not None else ""
-            found += [firewall.Published(one, port.ipv4, ipv6) for one in port.forwards]
-        return tuple(found)
+    def connected(self, name: str = "") -> list[Port]:
+        """Who is connected to a network, or to any."""
+        return self.connections.of(name)
 
     # ---- from one lxcd to the next
 
@@ -558,7 +336,7 @@ class Networks:
         present = await asyncio.to_thread(_link_names)
         for port in self.store.ports():
             if port.host_name in present and port.network in self._left:
-                self._ports[port.host_name] = port
+                self.connections.adopt(port)
             else:
                 self.store.delete_port(port)
         async with self._lock:
@@ -586,7 +364,7 @@ class Networks:
         reserved = await asyncio.to_thread(self.store.reserved, name)
         server = self._server(name)
         index = await asyncio.to_thread(_index_of_ours, network)
-        self._up[name] = _Up(network, index, record, server, reserved)
+        self._up[name] = Up(network, index, record, server, reserved)
         child = self._house.keeper.children.get(record.child)
         if child is not None and child.exited is None:
             server.adopt(child)
@@ -642,9 +420,3 @@ def _index(name: str) -> int:
 
 def _link_names() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
-
-
-def _is_gone(key: str) -> bool:
-    """The container of a reservation is not defined any more."""
-    found = reservations.container_of(key)
-    return found is None or not os.path.exists(os.path.join(*found, CONFIG_NAME))
