@@ -33,6 +33,11 @@ def _start_options(parser: Parser) -> None:
     )
     parser.add_argument("--console", action="store_true", help="stay at its console until it stops")
     arguments.add_define(parser)
+    parser.add_argument(
+        "--share-net",
+        metavar="NAME|PID",
+        help="join the network of a running container, or of a process",
+    )
     parser.add_argument("--ephemeral", action="store_true", help="delete it when it stops")
     parser.add_argument(
         "--system",
@@ -65,6 +70,8 @@ def _start(session: Session, args: Namespace) -> int:
         )
         for key, value in args.define:
             request.define.add(key=key, value=value)
+        if args.share_net:
+            request.define.add(key="lxc.namespace.share.net", value=args.share_net)
         return session.channel.begin(
             "ContainerService/StartContainer", request, StartContainerResponse
         )

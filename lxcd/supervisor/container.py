@@ -191,6 +191,7 @@ class Container(Changes):
             shared={
                 share.namespace: self._namespace(share)
                 for share in definition.config.namespace_share
+                if share.namespace in plan.SHAREABLE
             },
         )
         return plan.compile_plan(definition.config, self._house.host, life)
