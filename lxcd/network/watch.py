@@ -5,7 +5,7 @@ a moment, as changes come in handfuls. What is in it is never read. So nothing d
 or the completeness of what is told: a bell that overflows (ENOBUFS) has rung all the same, and of
 some changes the kernel tells nobody: of a device that goes down it takes the IPv4 routes away
 without a word (fib_sync_down_dev in net/ipv4/fib_semantics.c). Nor can the inside of a namespace
-keep us busy: while a look is due nobody listens, and looks become rarer while they keep being due.
+keep us busy: while a look is due nobody listens, and looks become rare when they keep being due.
 
 The socket keeps the namespace alive. It is closed as soon as somebody says so; if a look is under
 way, by the thread that does that, behind the system call that it is in.
@@ -46,12 +46,27 @@ BUFFER_BYTES = 64 << 10
 _ATTEMPTS = 3
 # Bells have filled the buffer, and the answer found no room; or it is still under way (EBUSY).
 _CROWDED = {errno.EAGAIN, errno.ENOBUFS, errno.EBUSY}
-# From a bell to the look: long enough for a handful of commands, and for as long as it goes on
-# ringing twice that each time; nor does looking take more than a twentieth of the time.
-_FIRST_SECONDS, _LONGEST_SECONDS, _SHARE = 0.01, 2.0, 20
-_QUIET_SECONDS = 0.5
+# From a bell to the look: long enough for a handful of commands.
+_PAUSE_SECONDS = 0.01
+# So many looks in a row, then so many a second; and in the long run at most a twentieth of the time
+# is spent on looking.
+_IN_A_ROW, _A_SECOND, _SHARE = 20, 1.0, 20
 
 Found = TypeVar("Found")
+
+
+class Pace:
+    """How soon to look again: at once, unless that has been done too often of late."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(_IN_A_ROW)
+        self._last = now
+
+    def pause(self, now: float, spent: float) -> float:
+        """Seconds to wait before a look that is due now; the last one took `spent`."""
+        self._left = min(_IN_A_ROW, self._left + (now - self._last) * _A_SECOND) - 1
+        self._last = now
+        return max(_PAUSE_SECONDS, -self._left / _A_SECOND, spent * _SHARE)
 
 
 class Watch:
@@ -79,16 +94,12 @@ class Watch:
         """
         try:
             await asyncio.to_thread(self._open, inside)
-            pause = _FIRST_SECONDS
+            pace = Pace(time.monotonic())
             while True:
                 self._bell.clear()
                 spent = await self._look()
-                if await self._rings(_QUIET_SECONDS):
-                    pause = min(pause * 2, _LONGEST_SECONDS)
-                else:
-                    pause = _FIRST_SECONDS
-                    await self._rings(None)
-                await asyncio.sleep(max(pause, spent * _SHARE))
+                await self._rings()
+                await asyncio.sleep(pace.pause(time.monotonic(), spent))
         except dump.GivenUpError:
             pass
         except OSError as error:
@@ -132,16 +143,11 @@ class Watch:
             self._changed(found)
         return spent
 
-    async def _rings(self, seconds: float | None) -> bool:
-        """Wait for the bell. False: it was quiet so long."""
+    async def _rings(self) -> None:
+        """Wait for the bell."""
         async with self._turn:
             self._listen()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._bell.wait()
-        except TimeoutError:
-            return False
-        return True
+        await self._bell.wait()
 
     def _listen(self) -> None:
         if self._closed or self._socket is None or self._listening >= 0 or self._bell.is_set():

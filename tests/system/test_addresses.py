@@ -109,7 +109,6 @@ def made(shared_host: Host, busybox_root: Path) -> Iterator[Box]:
 
 def test_every_change_is_told_without_asking(made: Box) -> None:
     with watched(made) as watch:
-        watch.shows(lambda c: device(c, "lo").up)
         give(made)
         eth0 = device(watch.shows(lambda c: device(c).name))
         on_host = json.loads(made.host.machine.run("ip", "-j", "link", "show", PEER).stdout)[0]
@@ -201,7 +200,7 @@ def test_asking_does_not_keep_a_change_from_being_told(made: Box) -> None:
     thread.start()
     try:
         with watched(made) as watch:
-            for number in range(2, 30):
+            for number in range(2, 15):
                 made.sh(f"{IP} addr add 10.1.0.{number}/24 dev eth0")
                 watch.shows(lambda c, number=number: f"10.1.0.{number}" in addresses(c))
     finally:
