@@ -149,8 +149,8 @@ def describe(container: Container) -> Iterator[tuple[str, str]]:
 
 
 def _network(container: Container) -> Iterator[tuple[str, str]]:
-    if container.host_network:
-        yield "Network:", "the host's"
+    if container.shares_network:
+        yield "Network:", "not its own"
     devices = (text for one in container.network_interfaces for text in words_of(one))
     yield from _block("Network:", list(devices))
     yield from _block("Routes:", [route_words(route) for route in container.network_routes])

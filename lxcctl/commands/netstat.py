@@ -106,10 +106,8 @@ def _container(session: Session, name: str) -> Container:
     found = session.channel.call("ContainerService/GetContainer", request, Container, LOOK_SECONDS)
     if not found.pid:
         raise ClientError(f"container {name} does not run", WRONG_STATE)
-    if found.host_network:
-        raise ClientError(
-            f"container {name} has no network of its own, but the host's", WRONG_STATE
-        )
+    if found.shares_network:
+        raise ClientError(f"container {name} has no network of its own", WRONG_STATE)
     if found.network_truncated:
         output.note(f"{name}: there is more than lxcd keeps")
     return found

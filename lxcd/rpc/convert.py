@@ -154,7 +154,7 @@ def container(actor: Container, *, full: bool = False) -> container_pb2.Containe
     )
     if actor.state.alive:
         message.start_time.CopyFrom(timestamp(record.started_ns))
-        message.host_network = "net" not in record.namespaces
+        message.shares_network = "net" not in record.namespaces
     # Looked at once: this may be a thread, and its life end meanwhile.
     network = actor.network
     if network is not None:

@@ -60,7 +60,7 @@ class Query:
             return Listing(found, {}, cut)
         held = _holders(list_processes(self._trees, [self._container], include_host=False))
         if not self._own:
-            # The namespace is the host's: what is its own is what it holds.
+            # The namespace is somebody else's: what is its own is what it holds.
             found = [one for one in found if one.inode in held]
         return Listing(found, held if holders else {}, cut)
 

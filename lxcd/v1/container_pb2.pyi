@@ -136,7 +136,7 @@ class Container(_message.Message):
     NETWORK_INTERFACES_FIELD_NUMBER: _builtins.int
     NETWORK_ROUTES_FIELD_NUMBER: _builtins.int
     NETWORK_TRUNCATED_FIELD_NUMBER: _builtins.int
-    HOST_NETWORK_FIELD_NUMBER: _builtins.int
+    SHARES_NETWORK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     state: _types_pb2.State.ValueType
@@ -163,8 +163,8 @@ class Container(_message.Message):
     """Why it is in this state, when that is not obvious: text of the last failed start or stop."""
     network_truncated: _builtins.bool
     """There are more devices, addresses or routes than are kept (256, 512, 256)."""
-    host_network: _builtins.bool
-    """It runs in the network namespace of the host, of which nothing is told here."""
+    shares_network: _builtins.bool
+    """It runs in a network namespace that is not its own (that of the host, as a rule), of which nothing is told here."""
     @_builtins.property
     def exit(self) -> _types_pb2.Exit:
         """Of the last generation that ended."""
@@ -227,11 +227,11 @@ class Container(_message.Message):
         network_interfaces: _abc.Iterable[_types_pb2.NetworkInterface] | None = ...,
         network_routes: _abc.Iterable[_types_pb2.NetworkRoute] | None = ...,
         network_truncated: _builtins.bool = ...,
-        host_network: _builtins.bool = ...,
+        shares_network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "autostart", b"autostart", "cgroups", b"cgroups", "command", b"command", "config", b"config", "config_text", b"config_text", "defined", b"defined", "ephemeral", b"ephemeral", "etag", b"etag", "exit", b"exit", "generation", b"generation", "groups", b"groups", "host_network", b"host_network", "lxcpath", b"lxcpath", "name", b"name", "network_interfaces", b"network_interfaces", "network_routes", b"network_routes", "network_truncated", b"network_truncated", "pid", b"pid", "problems", b"problems", "rootfs", b"rootfs", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "streams", b"streams", "unprivileged", b"unprivileged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "autostart", b"autostart", "cgroups", b"cgroups", "command", b"command", "config", b"config", "config_text", b"config_text", "defined", b"defined", "ephemeral", b"ephemeral", "etag", b"etag", "exit", b"exit", "generation", b"generation", "groups", b"groups", "lxcpath", b"lxcpath", "name", b"name", "network_interfaces", b"network_interfaces", "network_routes", b"network_routes", "network_truncated", b"network_truncated", "pid", b"pid", "problems", b"problems", "rootfs", b"rootfs", "shares_network", b"shares_network", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "streams", b"streams", "unprivileged", b"unprivileged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

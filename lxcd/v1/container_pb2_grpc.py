@@ -242,8 +242,8 @@ class ContainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSockets(self, request, context):
-        """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
-        processes hold.
+        """The sockets of a running container: of its network namespace; where that is not its own, those that its processes
+        hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,8 +51,8 @@ class ContainerServiceStub:
     ListProcesses: _aio.UnaryUnaryMultiCallable[_container_pb2.ListProcessesRequest, _container_pb2.ListProcessesResponse]
     """The processes of containers, with their pids on both sides."""
     ListSockets: _aio.UnaryUnaryMultiCallable[_container_pb2.ListSocketsRequest, _container_pb2.ListSocketsResponse]
-    """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
-    processes hold.
+    """The sockets of a running container: of its network namespace; where that is not its own, those that its processes
+    hold.
     """
 
 class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -194,8 +194,8 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _container_pb2.ListSocketsRequest,
         context: _aio.ServicerContext[_container_pb2.ListSocketsRequest, _abc.Awaitable[_container_pb2.ListSocketsResponse]],
     ) -> _abc.Awaitable[_container_pb2.ListSocketsResponse]:
-        """The sockets of a running container: of its network namespace; where it shares that of the host, those that its
-        processes hold.
+        """The sockets of a running container: of its network namespace; where that is not its own, those that its processes
+        hold.
         """
 
 def add_ContainerServiceServicer_to_server(servicer: ContainerServiceServicer, server: _aio.Server) -> None: ...

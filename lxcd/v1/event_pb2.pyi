@@ -58,7 +58,8 @@ class Event(_message.Message):
     """Grows by one with every event, also across restarts of the daemon."""
     type: _builtins.str
     """`container.started`, `container.exited`, `container.state`, `container.created`, `container.deleted`,
-    `container.renamed`, `container.updated`, `container.start_failed`, `daemon.started`, `daemon.swept` …
+    `container.renamed`, `container.updated`, `container.start_failed`, `container.network_changed` (its devices,
+    addresses or routes; those that change together are told of once), `daemon.started`, `daemon.swept` …
     """
     container: _builtins.str
     """Empty where it is not about a container."""

@@ -303,7 +303,7 @@ def test_on_the_hosts_network_there_is_nothing_to_wait_for(
 ) -> None:
     with idle(shared_host, busybox_root, "box", "lxc.namespace.keep = net") as made:
         found = made.info()
-        assert found.host_network
+        assert found.shares_network
         assert not found.network_interfaces
         refusal = refused(lambda: network(made))
         assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "NETWORK_SHARED")

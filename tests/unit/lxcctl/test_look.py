@@ -123,9 +123,9 @@ def test_info_shows_the_network(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     assert one["network_interfaces"][0]["counters"] is None
 
 
-def test_info_of_one_on_the_hosts_network(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
-    daemon.on["GetContainer"] = lambda _: container(pid=77, host_network=True)
-    assert "Network:        the host's\n" in lxcctl("info", "001").out
+def test_info_of_one_without_a_network_of_its_own(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
+    daemon.on["GetContainer"] = lambda _: container(pid=77, shares_network=True)
+    assert "Network:        not its own\n" in lxcctl("info", "001").out
 
 
 def test_list_pages_and_filters(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:

@@ -232,7 +232,8 @@ def test_interfaces(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "text"), [({}, "does not run"), ({"pid": 3, "host_network": True}, "the host's")]
+    ("fields", "text"),
+    [({}, "does not run"), ({"pid": 3, "shares_network": True}, "no network of its own")],
 )
 def test_without_a_network_of_its_own(
     daemon: FakeDaemon, lxcctl: Lxcctl, fields: dict[str, Any], text: str
