@@ -115,7 +115,7 @@ class Route:
         """It leads somewhere that is not only this link."""
         if self.kind != "unicast":
             return False
-        where = ipaddress.ip_network(self.destination)
+        where = ipaddress.ip_network(self.destination, strict=False)
         return not (where.is_link_local or where.is_multicast or where.is_loopback)
 
 
@@ -235,9 +235,9 @@ def hops(message: bytes) -> list[tuple[int, Route]]:
     bits = {socket.AF_INET: 32, socket.AF_INET6: 128}.get(family, 0)
     if dump.number(found.get(_RTA_TABLE), table) != _MAIN_TABLE or flags & _CLONED:
         return []
-    if not bits or length > bits:
-        return []
     where = _ip(family, found.get(_RTA_DST, bytes(bits // 8)))
+    if not where or length > bits:
+        return []
     route = Route(
         family=family,
         destination=f"{where}/{length}",

@@ -6,6 +6,7 @@ when this lxcd has found it, to the moment its init is gone: then the namespace 
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lxcd.network.picture import Counters, Picture
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
+
+_log = logging.getLogger(__name__)
 
 
 class Addresses:
@@ -39,10 +42,15 @@ class Addresses:
         self.end(container)
         if "net" not in container.record.namespaces or child.pidfd.closed:
             return
+        try:
+            # Its pidfd: a pid may be somebody else's by the time that a thread looks.
+            inside = Fd(os.dup(child.pidfd.fileno()))
+        except OSError as error:
+            _log.warning("the network of %s is not watched: %s", container.name, error)
+            return
         watch = Watch(self._host.fileno(), lambda picture: self._changed(container, picture))
         self._watches[container] = watch
-        # By its pidfd: a pid may be somebody else's by the time that a thread looks.
-        self._begin(watch.run(Fd(os.dup(child.pidfd.fileno()))))
+        self._begin(watch.run(inside))
 
     def end(self, container: Container) -> None:
         """Its init is gone, or is let go of."""
