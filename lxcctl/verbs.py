@@ -11,7 +11,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "start": (
         "start",
-        "NAME... [--console | --wait W] [-s KEY=VALUE]... [--share-net N] [--ephemeral] [-- CMD...]",
+        "NAME... [--console | --wait W] [-s KEY=VALUE]... [--share-net N] [--ephemeral] [-- CMD]",
         "start containers",
     ),
     "stop": (
