@@ -15,7 +15,6 @@ from tests.system.boxes import Box, Refused, defined
 from tests.system.calls import state
 from tests.system.host import Host
 from tests.system.wires import (
-    attempt,
     config,
     device,
     file_of,
@@ -27,6 +26,7 @@ from tests.system.wires import (
     nic,
     origin_of,
     pair,
+    refusal,
     refused,
     settled,
     start,
@@ -263,7 +263,7 @@ def test_of_two_that_want_one_pair_at_once_one_has_it(
     ):
         for _ in range(10):
             with ThreadPoolExecutor(2) as pool:
-                (error,) = filter(None, pool.map(attempt, (one, two)))
+                (error,) = filter(None, pool.map(refusal, (one.start, two.start)))
             assert "web0" in error.text
             assert "taken" in error.text
             winner = next(made for made in (one, two) if state(made.info()) == "RUNNING")
@@ -328,7 +328,7 @@ def test_a_link_that_comes_and_goes_while_it_starts(shared_host: Host, busybox_r
         try:
             for _ in range(30):
                 time.sleep(chance.uniform(0, 0.02))
-                error = attempt(made)
+                error = refusal(made.start)
                 if error is None:
                     started += 1
                     made.stop(kill=True)

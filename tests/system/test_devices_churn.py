@@ -31,6 +31,7 @@ from tests.system.wires import (
     links,
     nic,
     pair,
+    refusal,
     settled,
     start,
 )
@@ -110,15 +111,13 @@ class Churn:
 
     @staticmethod
     def _cut(act: Callable[[], object]) -> str:
-        try:
-            act()
-        except Refused as error:
-            if error.code in _CUT:
-                return "cut off"
-            if error.reason not in ("START_FAILED", "KEEPER_LOST", "CONTAINER_NOT_RUNNING"):
-                raise
-            return "failed"
-        return "done"
+        error = refusal(act)
+        if error is None:
+            return "done"
+        if error.code in _CUT:
+            return "cut off"
+        assert error.reason in ("START_FAILED", "KEEPER_LOST", "CONTAINER_NOT_RUNNING"), error
+        return "failed"
 
     def _strike(self, target: str, keeper: int) -> None:
         match target:

@@ -11,10 +11,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,15 +21,15 @@ from lxcd.container.init import STEP_ROOMS
 from lxcd.container.spec import _STEPS
 from lxcd.supervisor.faults import PHASES
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
-from tests.system import ledger, roots
-from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, defined, over
-from tests.system.calls import IDLE, events, idle, state
+from tests.system import ledger, wires
+from tests.system.boxes import Box, Refused, defined
+from tests.system.calls import events, idle, state
 from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
+from tests.system.fault_cases import CASES, NAME, TRIALS, Case
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
 
 FAULTS = ("EIO", "kill-child", "kill-keeper", "kill-daemon")
-_NAME = f"f{os.environ[ledger.MARK][:10]}"  # nobody else's cgroup has this in its name
 
 # What lines of a configuration ask for which step. Those of other steps come from no line.
 _KEYS = {
@@ -58,55 +57,6 @@ _KEYS = {
 _OF_EXECS = {"join": "setns", "open_terminal": "open"}  # and a call that each makes
 _QUIET = 40  # looks in a row
 
-_WHOLE = """\
-lxc.uts.name = inside
-lxc.rootfs.options = idmap=container
-lxc.time.offset.boot = 1h
-lxc.prlimit.nofile = 200:300
-lxc.proc.oom_score_adj = 123
-lxc.autodev = 1
-lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
-lxc.mount.fstab = {host.root}/fstab
-lxc.mount.entry = {host.root}/share mnt none bind 0 0
-lxc.mount.entry = etc/inittab srv/inittab none bind,relative,create=file 0 0
-lxc.mount.entry = tmpfs run tmpfs size=64k 0 0
-lxc.pty.max = 8
-lxc.tty.max = 2
-lxc.sysctl.net.ipv4.ip_forward = 1
-lxc.arch = i686
-lxc.cap.drop = sys_time
-lxc.no_new_privs = 1
-"""
-
-
-def _whole(host: Host, busybox: Path) -> str:
-    """All in one: every namespace, every kind of mount, console and ttys, every limit of rights."""
-    share = host.root / "share"
-    share.mkdir()
-    (host.root / "fstab").write_text(f"# at home\n{share} home none bind 0 0\n")
-    root = roots.copy(busybox, host.root / "root")
-    return f"lxc.rootfs.path = {root}\n{IDMAP}{_WHOLE.format(host=host)}"
-
-
-def _pipes(host: Host, busybox: Path) -> str:
-    """Pipes instead of a console, device nodes instead of binds, and an overlay; the host's users."""
-    return over(host, busybox, _NAME) + KERNEL_MOUNTS + "lxc.console.path = none\n"
-
-
-def _below(host: Host, busybox: Path) -> str:
-    """In a cgroup below another, which no prepared child fits; init is a system's, in the host's pid namespace."""
-    return (
-        over(host, busybox, _NAME)
-        + KERNEL_MOUNTS
-        + f"lxc.cgroup.dir = {_NAME}.above/further\nlxc.namespace.keep = pid ipc\n"
-        + "lxc.init.cmd = /bin/sleep 100000\n"
-    )
-
-
-def _core(host: Host, busybox: Path) -> str:
-    """A cookie for core scheduling, which not every kernel has."""
-    return over(host, busybox, _NAME) + KERNEL_MOUNTS + "lxc.sched.core = 1\n"
-
 
 @dataclass(frozen=True)
 class Step:
@@ -115,39 +65,6 @@ class Step:
     index: int
     name: str
     origin: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """A container, and the places of its start where something can be made to happen."""
-
-    config: Callable[[Host, Path], str]
-    command: tuple[str, ...] = IDLE
-    pipes: bool = False
-    barriers: tuple[str, ...] = ("ready",)
-    phases: frozenset[str] = frozenset(PHASES)
-    only: frozenset[str] = frozenset()  # of its steps only these; all, if empty
-    stocked: bool = True  # children for it are prepared ahead
-    without: str = ""  # a key to be 0 for a start that is to succeed: not every kernel can
-
-    def options(self) -> dict[str, Any]:
-        """Of a start."""
-        return {"stdio": container_pb2.STDIO_PIPES} if self.pipes else {}
-
-
-CASES = {
-    "whole": Case(_whole, barriers=("limits", "ready")),
-    # No ids are mapped in these.
-    "pipes": Case(_pipes, pipes=True, phases=frozenset(PHASES) - {"identity"}),
-    "below": Case(_below, command=(), phases=frozenset(PHASES) - {"identity"}, stocked=False),
-    "core": Case(
-        _core,
-        barriers=(),
-        phases=frozenset(),
-        only=frozenset({"new_core_cookie"}),
-        without="lxc.sched.core",
-    ),
-}
 
 
 def _steps(made: Box, case: Case) -> list[Step]:
@@ -175,6 +92,7 @@ class Trial:
     file: Path
     keeper: int
     watch: Watch
+    links: set[str]
     table: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -330,6 +248,8 @@ class Trial:
         assert state(self.made.info()) == "STOPPED", self.made.info()
         assert told(events(self.made.api, names=(self.made.name,)))[self.made.name] == "STOPPED"
         self.watch.is_clean()
+        wires.settled(self.host, self.links)
+        assert not wires.kept(self.host)
 
     def _starts_and_stops(self) -> None:
         options = self.case.options()
@@ -372,10 +292,14 @@ def trial(cold_host: Host, busybox_root: Path, request: pytest.FixtureRequest) -
     file = host.root / "fault"
     host.environment["LXCD_FAULTS"] = str(file)
     host.config.write_text(FEW_PREPARED)
-    watch = Watch(host, _NAME)
+    watch = Watch(host, NAME)
     host.start_daemon()
-    with defined(host, case.config(host, busybox_root), _NAME) as made:
-        yield Trial(host, made, case, _steps(made, case), file, host.keeper_pid, watch)
+    with (
+        case.around(host) if case.around is not None else nullcontext(),
+        defined(host, case.config(host, busybox_root), NAME) as made,
+    ):
+        here = set(wires.links(host))
+        yield Trial(host, made, case, _steps(made, case), file, host.keeper_pid, watch, here)
 
 
 def _places(trial: Trial) -> Iterator[tuple[str, str, Step | None]]:
@@ -383,7 +307,7 @@ def _places(trial: Trial) -> Iterator[tuple[str, str, Step | None]]:
     for step in trial.steps:
         if not trial.case.only or step.name in trial.case.only:
             yield f"{step.index:2} {step.name}", f"step:{step.index}", step
-    waits = [step for step in trial.steps if step.name == "barrier" and not trial.case.only]
+    waits = [step for step in trial.steps if step.name == "barrier" and trial.case.barriers]
     for name, step in zip(trial.case.barriers, waits, strict=True):
         # The child waits at the barrier: that is the step where it is.
         yield f"barrier {name}", f"barrier:{name}", step
@@ -393,7 +317,7 @@ def _places(trial: Trial) -> Iterator[tuple[str, str, Step | None]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("trial", CASES, indirect=True)
+@pytest.mark.parametrize("trial", TRIALS, indirect=True)
 def test_a_start_fails_cleanly_at_every_place(
     trial: Trial, fault: str, request: pytest.FixtureRequest, record_property: Callable[..., None]
 ) -> None:
@@ -415,7 +339,7 @@ def test_a_start_fails_cleanly_at_every_place(
         assert more < max(5, len(trial.table) // 4), f"{who} has {more} more descriptors"
 
 
-@pytest.mark.parametrize("trial", CASES, indirect=True)
+@pytest.mark.parametrize("trial", TRIALS, indirect=True)
 def test_steps_name_the_lines_that_ask_for_them(trial: Trial) -> None:
     for step in trial.steps:
         file, _, number = step.origin.rpartition(":")
@@ -431,7 +355,7 @@ def test_there_is_a_case_for_every_kind_of_step(cold_host: Host, busybox_root: P
     cold_host.start_daemon()
     seen: set[str] = set()
     for name, case in CASES.items():
-        with defined(cold_host, case.config(cold_host, busybox_root), _NAME) as made:
+        with defined(cold_host, case.config(cold_host, busybox_root), NAME) as made:
             steps = [step.name for step in _steps(made, case)]
         seen |= case.only or set(steps)
         assert case.only <= set(steps), name
@@ -468,11 +392,11 @@ def test_an_exec_fails_cleanly_at_every_step(
     host, syscall = cold_host, _OF_EXECS[step]
     host.config.write_text(FEW_PREPARED)
     host.start_daemon()
-    watch = Watch(host, _NAME)
-    with idle(host, busybox_root, _NAME) as made:
+    watch = Watch(host, NAME)
+    with idle(host, busybox_root, NAME) as made:
         keeper, before = host.keeper_pid, made.info()
         request = exec_pb2.CreateExecRequest(
-            container=_NAME, command=["/bin/echo", "in"], tty=step == "open_terminal"
+            container=NAME, command=["/bin/echo", "in"], tty=step == "open_terminal"
         )
         what = {"EIO": "error=EIO", "kill-child": "signal=SIGKILL"}.get(fault, "signal=SIGSTOP")
         with _at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.system.boxes import Box, over
+from tests.system.elsewhere import elsewhere
 from tests.system.host import Host
 from tests.system.machine import until
-from tests.system.wires import elsewhere, ip
+from tests.system.wires import ip
 
 _CONFIG = """\
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed

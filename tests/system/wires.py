@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,66 +119,10 @@ def start(made: Box) -> int:
     return made.start().pid
 
 
-class Elsewhere:
-    """Another machine, as far as its network goes: a network namespace with one device, `wire0`, whose other end is a
-    device of the test host.
-    """
-
-    def __init__(self, host: Host, end: str) -> None:
-        self._host = host
-        self.end = end
-        log = host.root / "elsewhere.log"
-        argv = ["/usr/bin/unshare", "--net", "/bin/sleep", "1000000"]
-        self.pid = host.machine.spawn(argv, host.environment, log)
-        own = Path("/proc/self/ns/net").readlink()
-        here = Path(f"/proc/{host.machine.pid}/ns/net").readlink()
-        until(
-            lambda: Path(f"/proc/{self.pid}/ns/net").readlink() not in (own, here),
-            "there is another network",
-        )
-        ip(
-            host,
-            "link",
-            "add",
-            end,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "wire0",
-            "netns",
-            str(self.pid),
-        )
-        ip(host, "link", "set", end, "up")
-        self.run("ip", "link", "set", "lo", "up")
-        self.run("ip", "link", "set", "wire0", "up")
-
-    def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command there."""
-        network = f"--net=/proc/{self.pid}/ns/net"
-        return self._host.machine.run("nsenter", network, "--", *argv, check=check)
-
-    def close(self) -> None:
-        """Switch it off."""
-        self._host.machine.kill(self.pid)
-        self._host.machine.wait(self.pid)
-        settled(self._host, set(links(self._host)) - {self.end})
-
-
-@contextmanager
-def elsewhere(host: Host, end: str) -> Iterator[Elsewhere]:
-    """One, for the time of a test."""
-    other = Elsewhere(host, end)
+def refusal(act: Callable[[], object]) -> Refused | None:
+    """How this was refused, if it was."""
     try:
-        yield other
-    finally:
-        other.close()
-
-
-def attempt(made: Box) -> Refused | None:
-    """Start it, which may fail: how it was refused."""
-    try:
-        made.start()
+        act()
     except Refused as error:
         return error
     return None
