@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 
 from lxcd.supervisor import removal
 from lxcd.v1 import container_pb2, exec_pb2
-from tests.system import cutter, ledger
+from tests.system import cutter, ledger, wires
 from tests.system.boxes import Refused
 from tests.system.calls import IDLE, define, events, everything, state, tree
 from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
@@ -33,6 +33,9 @@ _SAMPLE = 4
 # Part of the names of all containers here: nobody else's cgroup has it.
 _TAG = f"c{os.environ[ledger.MARK][:10]}"
 _CUT_SHORT = ("UNAVAILABLE", "CANCELLED")
+_DEVICES = wires.nic("link = br0", "flags = up", "veth.pair = web0") + wires.nic(
+    "link = card0", "flags = up", "name = lan", number=1, kind="phys"
+)
 
 
 class Scene:
@@ -45,6 +48,8 @@ class Scene:
         self.calls: list[list[str]] = []  # that lxcd made in the present cut
         self.problems: list[str] = []  # of the present cut; these do not end the search
         self._number = 0
+        self._cables = ExitStack()
+        self.links: set[str] = set()  # what the host has for devices
         self.watch = Watch(host, _TAG)
         self.nothing()
         self.create()
@@ -148,6 +153,25 @@ class Scene:
         elif found[self.name].pid:
             self.kill()
 
+    def wired(self) -> None:
+        """The same with devices: a pair on a bridge, and a card."""
+        if not self.links:
+            self._cables.enter_context(wires.device(self.host, "br0", "type", "bridge"))
+            self._cables.enter_context(wires.pair(self.host, "card0"))
+            self.links = set(wires.links(self.host))
+        found = self.found()
+        if self.name not in found:
+            self.alone()
+            with self.host.channel() as api:
+                define(api, self.name, _DEVICES)
+        elif found[self.name].pid:
+            self.kill()
+
+    def wired_up(self) -> None:
+        """One that runs with them."""
+        self.wired()
+        self.start()
+
     def transient(self) -> None:
         """One that runs and is not defined: it goes with its end."""
         found = self.found().get(self.name)
@@ -183,6 +207,10 @@ class Scene:
             self.name = name
             self.delete()
 
+    def unwire(self) -> None:
+        """Away with what the host had for devices."""
+        self._cables.close()
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -197,6 +225,8 @@ VERBS = {
     "create": Verb(Scene.alone, Scene.create, ("GONE", "STOPPED")),
     "start": Verb(Scene.defined, Scene.start, ("STOPPED", "RUNNING")),
     "start-prepared": Verb(Scene.prepared, Scene.start, ("STOPPED", "RUNNING")),
+    "start-devices": Verb(Scene.wired, Scene.start, ("STOPPED", "RUNNING")),
+    "kill-devices": Verb(Scene.wired_up, Scene.kill, ("RUNNING", "STOPPED")),
     "run": Verb(Scene.alone, Scene.run, ("GONE", "RUNNING")),
     "stop": Verb(Scene.running, Scene.stop, ("RUNNING", "STOPPED")),
     "kill": Verb(Scene.running, Scene.kill, ("RUNNING", "STOPPED")),
@@ -210,7 +240,8 @@ VERBS = {
 every_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS.keys())
 # For the default check: those that touch the disk, and one of each half of a life.
 some_verbs = pytest.mark.parametrize(
-    "verb", ["create", "start", "stop", "vanish", "delete", "rename"]
+    "verb",
+    ["create", "start", "start-devices", "stop", "kill-devices", "vanish", "delete", "rename"],
 )
 
 
@@ -307,6 +338,11 @@ def _is_consistent(scene: Scene) -> None:
             transient / name
         )
         assert not missing, f"{name} is without {sorted(missing)[:10]}"
+    if scene.links:
+        # In a container there are both, or all is at home.
+        away = (scene.links - {"card0"}) | {"web0"}
+        wires.settled(host, away if running else scene.links)
+        assert len(wires.kept(host)) == len(running)
     inits = {found[name].pid for name in running}
     own = {path for name in running for path in found[name].cgroups.values()}
     assert all(os.path.isdir(path) for path in own)
@@ -369,6 +405,7 @@ def _cut_everywhere(
         where = f"before {number} of {len(points)}, {call}"
         problems += [f"{where}: {problem}" for problem in scene.problems]
     scene.clear()
+    scene.unwire()
     assert not os.listdir(host.lxcpath)
     assert not os.listdir(host.run_dir / "private/containers")
     assert not problems, "\n".join([f"{len(problems)} problems:", *problems])
