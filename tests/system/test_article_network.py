@@ -60,7 +60,7 @@ def _server(host: Host, sysv_root: Path, name: str, number: int) -> tuple[Box, s
 
 
 @pytest.mark.slow
-def test_the_articles_containers(host: Host, segment: sysv_root: Path) -> None:
+def test_the_articles_containers(host: Host, segment: Elsewhere, sysv_root: Path) -> None:
     servers = [_server(host, sysv_root, f"00{n}", 100 + n) for n in (1, 2)]
     for (made, key), address in zip(servers, ("192.168.122.101", "192.168.122.102"), strict=True):
         pid = made.start("/bin/sh", "-c", "mkdir -p /run/sshd; exec /usr/sbin/sshd").pid
