@@ -48,6 +48,7 @@ class Networks:
         self.connections = Connections(house, self.store, self._ruleset, self._up.get)
         self._lock = asyncio.Lock()  # of networks: going up, changing, going down
         self._recovered = asyncio.Event()
+        self._gone: list[str] = []  # disconnected before that
         self._left: dict[str, UpRecord] = {}  # by an earlier lxcd
         self._warned = False
 
@@ -295,7 +296,10 @@ class Networks:
 
     async def disconnect(self, host_name: str) -> None:
         """Undo `connect`; nothing if it was not connected."""
-        await self._recovered.wait()
+        if not self._recovered.is_set():
+            # What is taken up meanwhile is let go of then: nobody's recovery waits for networks.
+            self._gone.append(host_name)
+            return
         await self.connections.remove(host_name)
 
     def follow(self, container: Container, picture: Picture | None) -> None:
@@ -331,11 +335,14 @@ class Networks:
             _log.exception("networks of an earlier lxcd")
         finally:
             self._recovered.set()
+        while self._gone:
+            await self.connections.remove(self._gone.pop())
 
     async def _recover(self) -> None:
         present = await asyncio.to_thread(_link_names)
         for port in self.store.ports():
-            if port.host_name in present and port.network in self._left:
+            there = port.host_name in present and port.host_name not in self._gone
+            if there and port.network in self._left:
                 self.connections.adopt(port)
             else:
                 self.store.delete_port(port)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcd.v1 import network_pb2
 from tests.system import ledger
 from tests.system.boxes import Box, Refused, defined
 from tests.system.calls import state
@@ -21,7 +22,7 @@ from tests.system.consistency import FEW_PREPARED, private
 from tests.system.host import Host
 from tests.system.losing import TAG, in_order, kill_both, kill_keeper, next_keeper
 from tests.system.losing import settled as all_settled
-from tests.system.machine import until
+from tests.system.machine import DEADLINE, until
 from tests.system.wires import (
     config,
     device,
@@ -39,11 +40,14 @@ from tests.system.wires import (
 _HWADDR = "00:16:3e:00:00:77"
 # Of a call that was cut short, or a start whose child or keeper was killed.
 _CUT = ("UNAVAILABLE", "CANCELLED")
-_TARGETS = ("lxcd", "child", "keeper", "both")
+_TARGETS = ("lxcd", "child", "keeper", "both", "dnsmasq")
+_MANAGED = "lxcbr0"
 
 
 def _configs(host: Host, root: Path) -> dict[str, str]:
-    """One with a name given, one without, one of a router, one with a card and a script."""
+    """One with a name given, one without, one of a router, one with a card and a script; and one on a network of
+    lxcd's own.
+    """
     common = ("link = br0", "flags = up")
     texts = [
         nic(*common, "veth.pair = web0", "ipv4.address = 10.9.0.2/24", "ipv4.gateway = 10.9.0.1"),
@@ -55,6 +59,7 @@ def _configs(host: Host, root: Path) -> dict[str, str]:
         nic(*common, "script.up = true", "script.down = true")
         + nic("link = card0", "flags = up", "name = lan", "mtu = 1400", number=1, kind="phys")
         + nic("link = lan0", number=2, kind="macvlan"),
+        nic(f"link = {_MANAGED}", "flags = up"),
     ]
     names = [f"{TAG}d{number}" for number in range(len(texts))]
     return {name: config(host, root, text, name) for name, text in zip(names, texts, strict=True)}
@@ -130,9 +135,25 @@ class Churn:
                     _kill(self.chance.choice(found))
             case "keeper":
                 kill_keeper(self.host, keeper)
+            case "dnsmasq":
+                _kill(self.server())
             case _:
                 kill_both(self.host, keeper)
                 self.host.start_daemon()
+
+    def server(self) -> int:
+        """Pid of the dnsmasq of the network; it comes back wherever it was killed."""
+        found = 0
+
+        def there() -> bool:
+            nonlocal found
+            request = network_pb2.GetNetworkRequest(name=_MANAGED)
+            with self.host.channel() as api:
+                found = api.network.GetNetwork(request, timeout=DEADLINE).dnsmasq_pid
+            return found != 0 and os.path.exists(f"/proc/{found}")
+
+        until(there, "dnsmasq is there")
+        return found
 
     def nothing_is_left(self) -> None:
         """Devices, addresses, routes, namespaces and mounts are what they were."""
@@ -146,6 +167,17 @@ class Churn:
         assert not [each for each in mounted if str(private(host)) in each or "nsfs" in each]
         assert not ip(host, "neigh", "show", "proxy").strip()
         assert "10.7" not in ip(host, "route")
+        # An lxcd that has just come takes its networks up beside all else.
+        listing = ("nft", "list", "table", "bridge", "lxcd")
+        until(lambda: "port." not in host.machine.run(*listing).stdout, "no port has rules")
+
+        def files() -> list[str]:
+            return [name for _, _, names in os.walk(host.run_dir / "networks") for name in names]
+
+        until(lambda: not [name for name in files() if "veth" in name], "no port has files")
+        server = self.server()
+        running = [line for line in host.machine.processes() if "dnsmasq" in line]
+        assert [line for line in running if str(server) not in line.split()[0]] == []
 
 
 def _kill(pid: int) -> None:
@@ -175,6 +207,10 @@ def churn(host: Host, root: Path, seed: int, rounds: int) -> None:
             name: stack.enter_context(defined(host, text, name))
             for name, text in _configs(host, root).items()
         }
+        # Its network stays once it is up.
+        last = boxes[max(boxes)]
+        last.start()
+        last.stop(kill=True)
         made = Churn(host, random.Random(seed), boxes, set(links(host)))
         kills = [_TARGETS[number % len(_TARGETS)] for number in range(rounds // 5)]
         acts = [*kills, *[""] * (rounds - len(kills))]
