@@ -129,7 +129,10 @@ class Recovery:
             actor.child = child
             actor.adopt(child or unseen(record.child, record.pid), record)
             return
-        await nics.take_away(self._house, None, record)
+        config = None
+        with contextlib.suppress(errors.LxcdError):
+            config = actor.definition().config
+        await nics.take_away(self._house, config, record)
         left = await asyncio.to_thread(tree.remove, actor.payload)
         if left:
             _log.error("cgroups could not be removed: %s", " ".join(left))
