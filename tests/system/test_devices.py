@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.boxes import IDMAP, defined
+from tests.system.boxes import IDMAP, defined, generation_runs
 from tests.system.host import Host
 from tests.system.wires import (
     addresses_inside,
@@ -244,6 +244,26 @@ def test_the_same_for_mapped_users(shared_host: Host, busybox_root: Path) -> Non
             assert "10.8.9.0/24 dev web1" in ip(host, "route")
             # It is theirs: they may change it.
             made.sh("ip link set lan down && ip addr add 10.77.0.1/24 dev lan")
+            made.stop(kill=True)
+        assert set(links(host)) == before
+
+
+def test_a_reboot_has_them_again(shared_host: Host, busybox_root: Path) -> None:
+    host = shared_host
+    text = nic("link = br0", "flags = up", "veth.pair = web0", "ipv4.address = 10.9.0.2/24") + nic(
+        "link = card0", "name = lan", number=1, kind="phys"
+    )
+    with device(host, "br0", "type", "bridge"), pair(host, "card0"):
+        before = set(links(host))
+        with defined(host, config(host, busybox_root, text)) as made:
+            reply = made.start()
+            first = links(host)["web0"]["ifindex"]
+            made.run("/bin/busybox", "reboot", "-f")
+            generation_runs(made, reply.generation + 1)
+            assert links(host)["web0"]["ifindex"] != first
+            pid = made.info().pid
+            assert addresses_inside(host, pid, "eth0") == {"10.9.0.2/24"}
+            assert link_inside(host, pid, "lan")
             made.stop(kill=True)
         assert set(links(host)) == before
 

@@ -212,6 +212,15 @@ def test_a_network_of_the_hosts_is_left_alone(shared_host: Host, busybox_root: P
         assert set(links(host)) == before
 
 
+def test_a_network_that_is_not_made_has_none(shared_host: Host, busybox_root: Path) -> None:
+    host = shared_host
+    text = "lxc.namespace.clone = mnt pid uts ipc\n" + nic("name = made", "link = nobr")
+    before = set(links(host))
+    with defined(host, config(host, busybox_root, text)) as made:
+        assert os.readlink(f"/proc/{start(made)}/ns/net") == _network(host)
+        assert set(links(host)) == before
+
+
 def test_a_network_of_another_container_is_left_alone(
     shared_host: Host, busybox_root: Path
 ) -> None:

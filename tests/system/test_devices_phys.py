@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.boxes import IDMAP, Box, defined
+from tests.system.boxes import IDMAP, Box, Refused, defined
 from tests.system.host import Host
 from tests.system.losing import kill_both, next_keeper
 from tests.system.machine import until
@@ -170,6 +170,23 @@ def test_a_failed_start_gives_it_back(shared_host: Host, busybox_root: Path) -> 
     text = _MOVED + nic("ipv4.address = 10.9.0.3/24", "script.up = false", number=1)
     with _card(host), defined(host, config(host, busybox_root, text)) as made:
         refused(made, "script.up", "false: exit status 1")
+        _is_home(host)
+
+
+def test_one_is_not_for_two(shared_host: Host, busybox_root: Path) -> None:
+    host = shared_host
+    with (
+        _card(host),
+        defined(host, config(host, busybox_root, _MOVED, "one"), "one") as one,
+        defined(host, config(host, busybox_root, _MOVED, "two"), "two") as two,
+    ):
+        pid = start(one)
+        with pytest.raises(Refused, match="the host has no device card0"):
+            two.start()
+        assert link_inside(host, pid, "lan")
+        one.stop(kill=True)
+        start(two)
+        two.stop(kill=True)
         _is_home(host)
 
 

@@ -257,7 +257,11 @@ def test_one_that_hangs_keeps_nobody_else(shared_host: Host, busybox_root: Path)
 def test_an_lxcd_that_dies_meanwhile(host: Host, busybox_root: Path) -> None:
     before = set(links(host))
     program, noted = _hangs(host)
-    text = nic(f"script.up = {program}", "veth.pair = web0")
+    told = host.root / "told"
+    told.mkdir()
+    text = "lxc.hook.version = 1\n" + nic(
+        f"script.up = {program}", f"script.down = {_tells(host, told)}", "veth.pair = web0"
+    )
     with defined(host, config(host, busybox_root, text)) as made:
         thread, found = _begin(made)
         until(noted.exists, "it hangs")
@@ -268,6 +272,11 @@ def test_an_lxcd_that_dies_meanwhile(host: Host, busybox_root: Path) -> None:
         host.start_daemon()
         assert state(made.info()) == "STOPPED"
         settled(host, before)
+        # The next lxcd tells what the one before would have.
+        ((arguments, environment),) = _said(told)
+        assert arguments == []
+        assert environment["LXC_HOOK_TYPE"] == "down"
+        assert environment["LXC_NET_PEER"] == "web0"
         # A program of the host's goes on without lxcd; what it belonged to is undone.
         left = [process for process in ledger.descendants(host.machine.pid) if process.pid == pid]
         for process in left:
