@@ -4,6 +4,7 @@
     namespace.py  sockets in another network namespace
     device.py     a device as the configuration wants it
     requests.py   what the kernel is asked for to have it
+    links.py      devices of the host, asked by name
     wiring.py     devices as they are: made, and taken away again
     definition.py a managed network as data and as a text; lxcnet.py: what LXC's own script has
     bridge.py     its bridge

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import socket
-import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lxcd.kernel import libc, mount
 from lxcd.kernel.fd import Fd
-from lxcd.network import namespace, requests
+from lxcd.network import links, namespace, requests
 from lxcd.network.device import Device, Gateway, fail
 from lxcd.network.netlink import RefusedError, Request
 
@@ -28,9 +26,11 @@ if TYPE_CHECKING:
     from lxcd import errors
     from lxcd.network.netlink import Netlink
 
-_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
 _ETHERNET_MTU, _VETH_MTU_MAX = 1500, 65535
 _UP = 1
+# Kinds that hold something of the host's: their link, that is, or its addresses. The kernel ends a
+# network namespace in its own time, and the next start would be in the way of the last.
+_ON_HOST = ("phys", "macvlan", "ipvlan", "vlan")
 _OPTIONS = {
     "veth": "CONFIG_VETH",
     "macvlan": "CONFIG_MACVLAN",
@@ -75,7 +75,7 @@ def foresee(devices: Sequence[Device]) -> tuple[Wired, ...]:
         )
         if device.kind == "veth":
             wired = replace(wired, host_name=device.pair or f"veth{secrets.token_hex(4)}")
-            _require_free(device)
+            links.require_free(device)
         elif device.kind == "phys":
             wired = _at_home(device, wired, [*named, *(one.host_name for one in found)])
         if device.l2proxy:
@@ -94,16 +94,16 @@ def _at_home(device: Device, wired: Wired, taken: list[str]) -> Wired:
         if not fitting:
             raise fail(device.line("link"), f"no device of the host is called {name[:-1]}…")
         name = fitting[0]
-    _require_link(device, name)
+    links.require_link(device, name)
     inside = name if wired.name == device.link else wired.name
     return replace(
         wired,
         name=inside,
         link=name,
         host_name=name,
-        mtu=_mtu(name),
-        home_hwaddr=_hwaddr(name),
-        was_up=bool(_flags(name) & _UP),
+        mtu=links.mtu(name),
+        home_hwaddr=links.hwaddr(name),
+        was_up=bool(links.flags(name) & _UP),
     )
 
 
@@ -119,7 +119,7 @@ class Wires:
         self._host: Netlink | None = None
         self._inside: Netlink | None = None
         self._known: dict[int, requests.Known] = {}
-        self.not_made: set[int] = set()  # numbers: what has their names is somebody else's
+        self.not_made: set[int] = set()  # pairs: what has their names is somebody's
 
     def _settled(self, device: Device) -> Device:
         """With the names that were chosen."""
@@ -164,7 +164,11 @@ class Wires:
             netlink.run([request for _, request in of])
         except RefusedError as error:
             refused = {id(request) for request in error.refused if request.verb == "newlink"}
-            self.not_made |= {device.number for device, request in of if id(request) in refused}
+            self.not_made |= {
+                device.number
+                for device, request in of
+                if id(request) in refused and device.kind == "veth"
+            }
             device = next(device for device, request in of if request is error.request)
             raise explain(error, device) from None
 
@@ -179,8 +183,8 @@ class Wires:
         wired = self._wired[device.number]
         index = mtu = 0
         if device.link:
-            index = _require_link(device, device.link)
-            mtu = _mtu(device.link)
+            index = links.require_link(device, device.link)
+            mtu = links.mtu(device.link)
         if device.kind in ("macvlan", "ipvlan", "vlan") and device.mtu > mtu:
             text = (
                 f"lxc.net.{device.number}.mtu: {device.mtu} is more than {device.link} has, {mtu}"
@@ -226,12 +230,12 @@ class Wires:
             index = socket.if_nametoindex(wired.host_name)
             settled = replace(device, gateways=self._known[device.number].gateways)
             if device.mode == "router":
-                _forward(wired.host_name, settled)
+                links.forward(wired.host_name, settled)
             found += requests.host_routes(settled, index)
             if device.port_vlan is not None or device.tagged_vlans:
-                found += requests.port_vlans(device, index, _default_vlan(device))
+                found += requests.port_vlans(device, index, links.default_vlan(device))
         if device.l2proxy:
-            _require_forwarding(device)
+            links.require_forwarding(device)
             index = socket.if_nametoindex(device.link)
             found += [
                 requests.neighbour_proxy(one.interface.ip, index, device.line("l2proxy"))
@@ -267,7 +271,8 @@ def remove_inside(one: Wired, pid: int) -> None:
 
 def unwire(wired: Sequence[Wired], kept_namespace: str) -> list[str]:
     """Take away what there is of these devices on the host; devices of the host's that are in
-    `kept_namespace` come home. What could not be done, one line each.
+    `kept_namespace` come home, and what hangs on others goes. What could not be done, one line
+    each.
     """
     problems: list[str] = []
     with namespace.rtnetlink() as host:
@@ -278,16 +283,22 @@ def unwire(wired: Sequence[Wired], kept_namespace: str) -> list[str]:
                 _stop_proxying(host, one)
             except OSError as error:
                 problems.append(f"{one.host_name or one.name}: {_words(error)}")
-    if any(one.kind == "phys" for one in wired) and os.path.exists(kept_namespace):
-        problems += _bring_home([one for one in wired if one.kind == "phys"], kept_namespace)
+    held = [one for one in wired if one.kind in _ON_HOST]
+    if held and os.path.exists(kept_namespace):
+        problems += _empty(held, kept_namespace)
     return problems
+
+
+def needs_namespace(wired: Sequence[Wired]) -> bool:
+    """Whether their network namespace is to be kept until they are taken away."""
+    return any(one.kind in _ON_HOST for one in wired)
 
 
 def _remove_pair(host: Netlink, one: Wired) -> None:
     """It may be gone with its namespace already, and its name somebody else's."""
     try:
         index = socket.if_nametoindex(one.host_name)
-        if one.hwaddr and _hwaddr(one.host_name) != f"fe{one.hwaddr[2:]}":
+        if one.hwaddr and links.hwaddr(one.host_name) != f"fe{one.hwaddr[2:]}":
             return
     except OSError:
         return
@@ -309,27 +320,28 @@ def _stop_proxying(host: Netlink, one: Wired) -> None:
     host.run([requests.without_proxy(address, index) for address in one.proxied])
 
 
-def _bring_home(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
+def _empty(devices: Sequence[Wired], kept_namespace: str) -> list[str]:
     problems: list[str] = []
     flags = os.O_RDONLY | os.O_CLOEXEC
-    with Fd(os.open(kept_namespace, flags)) as kept, Fd(namespace.open_own()) as home:
-        with namespace.rtnetlink(kept.fileno()) as inside:
-            for one in devices:
-                name = _free_name(one.host_name)
-                try:
+    with (
+        Fd(os.open(kept_namespace, flags)) as kept,
+        Fd(namespace.open_own()) as home,
+        namespace.rtnetlink(kept.fileno()) as inside,
+    ):
+        for one in devices:
+            name = _free_name(one.host_name) if one.kind == "phys" else one.name
+            try:
+                if one.kind == "phys":
                     inside.run(_way_home(one, name, home.fileno()))
-                except RefusedError as error:
-                    # It went away, or was never moved.
-                    if error.errno != errno.ENODEV:
-                        problems.append(f"{one.host_name} does not come home: {_words(error)}")
-                    continue
-                except OSError as error:
-                    problems.append(f"{one.host_name} does not come home: {_words(error)}")
-                    continue
-                if name != one.host_name:
-                    problems.append(
-                        f"{one.host_name} is home, but that is taken: it is called {name}"
-                    )
+                else:
+                    inside.run([Request("dellink", {"index": one.place}, [], f"removing {name}")])
+            except OSError as error:
+                # It may have gone away, or never been there.
+                if error.errno != errno.ENODEV:
+                    problems.append(f"{one.host_name or name} stays: {_words(error)}")
+                continue
+            if one.kind == "phys" and name != one.host_name:
+                problems.append(f"{one.host_name} is home, but that is taken: it is called {name}")
     return problems
 
 
@@ -377,111 +389,6 @@ def let_namespace_go(path: str) -> None:
         mount.umount2(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-# ---- what the host is asked directly
-
-
-def _require_link(device: Device, name: str) -> int:
-    """Index of a device of the host."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        raise fail(
-            device.line("link"), f"lxc.net.{device.number}.link: the host has no device {name}"
-        ) from None
-
-
-def _require_free(device: Device) -> None:
-    """A name that is given for the host's end."""
-    with contextlib.suppress(OSError):
-        socket.if_nametoindex(device.pair)
-        text = f"lxc.net.{device.number}.veth.pair: {device.pair} is taken on the host"
-        raise fail(device.line("veth.pair"), text)
-
-
-def _ioctl(name: str, request: int) -> bytes:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        return fcntl.ioctl(any_socket, request, struct.pack("40s", name.encode()))
-
-
-def _flags(name: str) -> int:
-    return int(struct.unpack_from("=H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
-
-
-def _mtu(name: str) -> int:
-    return int(struct.unpack_from("=i", _ioctl(name, _SIOCGIFMTU), 16)[0])
-
-
-def _hwaddr(name: str) -> str:
-    return _ioctl(name, _SIOCGIFHWADDR)[18:24].hex(":")
-
-
-def _sysctl(version: int, name: str, key: str) -> str:
-    return f"/proc/sys/net/ipv{version}/conf/{name}/{key}"
-
-
-def _default_vlan(device: Device) -> int:
-    """Of untagged packets at its bridge, which is one that looks at VLANs: one that does not takes
-    any number, and lets all through.
-    """
-    option = "veth.vlan.tagged.id" if device.port_vlan is None else "veth.vlan.id"
-    origin, key = device.line(option), f"lxc.net.{device.number}.{option}"
-    try:
-        if _of_bridge(device.link, "vlan_filtering"):
-            return _of_bridge(device.link, "default_pvid")
-    except OSError:
-        text = (
-            f"{key} needs a bridge of this host's that knows VLANs (CONFIG_BRIDGE_VLAN_FILTERING)"
-        )
-        raise fail(origin, text) from None
-    raise fail(origin, f"{key}: {device.link} lets all VLANs through: its vlan_filtering is off")
-
-
-def _of_bridge(name: str, key: str) -> int:
-    with open(f"/sys/class/net/{name}/bridge/{key}", encoding="ascii") as file:
-        return int(file.read())
-
-
-def _versions(device: Device) -> set[int]:
-    return {one.interface.version for one in device.assigned}
-
-
-def _forward(host_name: str, device: Device) -> None:
-    """A router's port forwards, and answers for the gateways."""
-    for version in sorted(_versions(device)):
-        keys = ["forwarding"]
-        if version == 6:  # noqa: PLR2004
-            keys.append("proxy_ndp")
-        for key in keys:
-            path = _sysctl(version, host_name, key)
-            try:
-                with open(path, "w", encoding="ascii") as file:
-                    file.write("1")
-            except OSError as error:
-                raise fail(device.line("veth.mode"), f"{path}: {error.strerror}") from None
-
-
-def _require_forwarding(device: Device) -> None:
-    """LXC's rule: for l2proxy the link has to forward already; whether the host routes is not a
-    container's to say.
-    """
-    for version in sorted(_versions(device)):
-        keys = ["forwarding"]
-        if version == 6:  # noqa: PLR2004
-            keys.append("proxy_ndp")
-        for key in keys:
-            try:
-                with open(_sysctl(version, device.link, key), encoding="ascii") as file:
-                    value = file.read().strip()
-            except OSError:
-                value = ""
-            if value != "1":
-                raise fail(
-                    device.line("l2proxy"),
-                    f"lxc.net.{device.number}.l2proxy needs"
-                    f" net.ipv{version}.conf.{device.link}.{key} = 1 on the host",
-                )
 
 
 # ---- why not

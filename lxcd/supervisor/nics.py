@@ -65,7 +65,7 @@ def _machine() -> str:
 
 
 def kept_namespace(house: House, record: Record) -> str:
-    """Where a network namespace with physical devices is kept until they are home again."""
+    """Where a network namespace is kept until what is the host's of it is home again."""
     return os.path.join(house.paths.namespaces, record.child)
 
 
@@ -172,8 +172,8 @@ class Nics:
 
 
 def keeps_namespace(record: Record) -> bool:
-    """Devices of the host's are there, for which it is kept."""
-    return any(one.kind == "phys" for one in record.nics)
+    """There is a device for which it is kept."""
+    return wiring.needs_namespace(record.nics)
 
 
 def _make_and_connect(wires: wiring.Wires) -> None:
