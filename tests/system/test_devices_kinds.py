@@ -16,6 +16,7 @@ from tests.system.wires import (
     device,
     inside,
     ip,
+    kept,
     link_inside,
     links,
     nic,
@@ -57,6 +58,25 @@ def test_a_macvlan(shared_host: Host, busybox_root: Path, mode: str) -> None:
                 assert set(links(host)) == before
                 # The kernel gives the link its own address again, when the namespace goes.
                 until(lambda: links(host)["lan0"]["address"] == address, "it has its own again")
+
+
+@pytest.mark.parametrize("mode", ["bridge", "passthru"])
+def test_a_macvlan_is_gone_with_its_container(
+    shared_host: Host, busybox_root: Path, mode: str
+) -> None:
+    host = shared_host
+    text = nic("link = lan0", "flags = up", f"macvlan.mode = {mode}", kind="macvlan")
+    with (
+        pair(host, "lan0"),
+        defined(host, config(host, busybox_root, text)) as made,
+    ):
+        # The kernel ends a network in its own time, and a link has an address, or is passed through, once.
+        for _ in range(8):
+            start(made)
+            made.stop(kill=True)
+            found = links(host)["lan0"]
+            assert not found["promiscuity"]
+            assert not kept(host)
 
 
 def test_a_macvlan_has_the_mtu_of_its_link(shared_host: Host, busybox_root: Path) -> None:

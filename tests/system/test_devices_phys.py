@@ -111,7 +111,7 @@ def test_one_that_its_container_destroys(shared_host: Host, busybox_root: Path) 
         assert made.info().pid == 0
         assert not kept(host)
         refused(made, "link = card0", "the host has no device card0")
-    assert "does not come home" not in host.log_text()
+    assert "card0 stays" not in host.log_text()
 
 
 def test_its_name_may_be_taken_meanwhile(shared_host: Host, busybox_root: Path) -> None:

@@ -138,7 +138,7 @@ def origin_of(made: Box, text: str) -> str:
 
 def refused(made: Box, line: str, match: str) -> Refused:
     """It does not start, the error names this line and says that; nothing is there of it."""
-    before = links(made.host).keys()
+    before, held = links(made.host).keys(), kept(made.host)
     with pytest.raises(Refused, match=match) as caught:
         made.start()
     error = caught.value
@@ -148,7 +148,7 @@ def refused(made: Box, line: str, match: str) -> Refused:
     assert error.metadata["origin"] in error.text, error
     assert state(made.info()) == "STOPPED"
     settled(made.host, set(before))
-    assert not kept(made.host)
+    assert kept(made.host) == held
     return error
 
 
