@@ -6,6 +6,9 @@ share, so requests belong in a thread, whatever reads the answers; and a send ma
 of them.
 """
 
+# pyright: reportMissingTypeStubs=false
+# pyroute2 has none.
+
 from __future__ import annotations
 
 import errno
@@ -14,7 +17,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from lxcd.kernel import libc
 
@@ -146,7 +149,9 @@ def encode(request: Request, sequence: int, *, dump: bool = False) -> bytes:
 
 
 def decode(data: bytes) -> list[Message]:
-    """Notifications, or the answers to a dump; what is neither is passed over."""
+    """Notifications, or the answers to a dump; what is neither is passed over. Raises OSError, with
+    EBADMSG, for a message that is none.
+    """
     return [message for message, _, _ in _decoded(data)]
 
 
@@ -157,18 +162,25 @@ def _decoded(data: bytes) -> list[tuple[Message, int, int]]:
         if number not in _TOLD:
             continue
         verb, kind = _TOLD[number]
-        message = _classes()[kind](data[start : start + length])
-        message.decode()
-        values = dict(message)
-        attributes = {name: _plain(value) for name, value in values.pop("attrs", [])}
+        try:
+            message = _classes()[kind](data[start : start + length])
+            message.decode()
+            values = dict(message)
+            attributes = {name: _plain(value) for name, value in values.pop("attrs", [])}
+        except Exception as error:  # noqa: BLE001 - pyroute2's, and whatever it does not expect
+            what = f"{type(error).__name__} in a message"
+            raise libc.oserror(errno.EBADMSG, f"RTM_{verb.upper()}", what) from None
         found.append((Message(verb, values, attributes), sequence, flags))
     return found
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - what pyroute2 makes of an attribute
-    if isinstance(value, dict) and "attrs" in value:
-        return {str(name): _plain(nested) for name, nested in value["attrs"]}
-    return value
+    if not isinstance(value, dict):
+        return value
+    nested = cast("dict[str, Any]", value)
+    if "attrs" not in nested:
+        return nested
+    return {str(name): _plain(one) for name, one in nested["attrs"]}
 
 
 def _frames(data: bytes) -> list[tuple[int, int, int, int, int]]:
@@ -267,6 +279,9 @@ class Netlink:
                 if sequence != own:
                     continue
                 if number == _DONE:
+                    code = _done(data[start : start + length])
+                    if code:
+                        raise RefusedError(code, request, "")
                     return found, whole and not flags & _INTERRUPTED
                 if number == _ERROR:
                     code, text = _acknowledged(data[start : start + length], flags)
@@ -294,11 +309,21 @@ class Netlink:
             raise
 
 
+def _done(frame: bytes) -> int:
+    """Error number of NLMSG_DONE: a dump that is refused says it there."""
+    if len(frame) < _HEADER.size + 4:
+        return 0
+    (code,) = struct.unpack_from("=i", frame, _HEADER.size)
+    return int(-code) if code < 0 else 0
+
+
 def _acknowledged(frame: bytes, flags: int) -> tuple[int, str]:
     """Error number and text of NLMSG_ERROR."""
+    if len(frame) < _HEADER.size + 4:
+        return errno.EBADMSG, ""
     (code,) = struct.unpack_from("=i", frame, _HEADER.size)
     text = ""
-    if flags & _TLVS:
+    if flags & _TLVS and len(frame) >= 2 * _HEADER.size + 4:
         place = _HEADER.size + 4
         (echoed,) = struct.unpack_from("=I", frame, place)
         place += _HEADER.size if flags & _CAPPED else (echoed + 3) & ~3
