@@ -159,7 +159,7 @@ def test_keepers_that_never_come_up_do_not_pile_up(cold_host: Host, busybox_root
             kill_keeper(host, keeper)
             # It is given up, and another is tried.
             until(lambda: host.log_text().count("no keeper") > 1, "it has tried again", 120)
-            launchers = [line for line in host.machine.processes() if "lxcd.keeper" in line]
+            launchers = [line for line in host.machine.processes() if "keeper.launcher" in line]
             assert len(launchers) <= 1, launchers
             _is_refused(refused(lambda: made.run("/bin/echo", "in")))
         finally:
