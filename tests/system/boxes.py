@@ -103,6 +103,11 @@ class Box:
         )
         return found
 
+    def known(self) -> container_pb2.Container:
+        """The same of one that runs, once its network is known: that comes a moment after its start, or lxcd's."""
+        until(lambda: bool(self.info().network_interfaces), f"the network of {self.name} is known")
+        return self.info()
+
     def wait(self, *states: int, generation: int = 0) -> container_pb2.WaitContainerResponse:
         """Wait for one of the states; without any for the end of the generation, which is the one that `start` began
         last. One that may be over already must be named: of no name is the end of the next, then.

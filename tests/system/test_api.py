@@ -305,6 +305,8 @@ def test_a_trial_of_any_change_changes_nothing(cold_host: Host, busybox_root: Pa
             lambda: api.host.Drain(host_pb2.DrainRequest(leave=True, **try_)),
         ]
         files = [_files(top) for top in (host.lxcpath, host.state_dir, host.run_dir)]
+        # Known a moment after the start.
+        until(lambda: bool(get(api, "up").network_interfaces), "its network is known")
         told, found = events(api), everything(api)
         for trial in trials:
             trial()

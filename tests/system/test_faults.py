@@ -394,7 +394,7 @@ def test_an_exec_fails_cleanly_at_every_step(
     host.start_daemon()
     watch = Watch(host, NAME)
     with idle(host, busybox_root, NAME) as made:
-        keeper, before = host.keeper_pid, made.info()
+        keeper, before = host.keeper_pid, made.known()
         request = exec_pb2.CreateExecRequest(
             container=NAME, command=["/bin/echo", "in"], tty=step == "open_terminal"
         )
@@ -431,7 +431,7 @@ def test_an_exec_fails_cleanly_at_every_step(
             # One that is killed does not say how far it came.
             how = (step, syscall, "EIO") if fault == "EIO" else ("join", "", "")
             assert told_of == dict(zip(told_of, how, strict=True)), refused
-        assert made.info() == before
+        assert made.known() == before
         watch.is_clean({before.pid}, set(before.cgroups.values()))
         assert made.sh("echo in") == "in"
     record_property("faults", json.dumps(["exec", fault, {step: "error"}]))

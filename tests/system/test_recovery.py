@@ -450,7 +450,7 @@ def test_a_second_daemon_on_the_same_runtime_directory_refuses(
     host: Host, busybox_root: Path
 ) -> None:
     with idle(host, busybox_root, "app") as made:
-        before = made.info()
+        before = made.known()
         done = _second(host)
         assert done.returncode == 1
         assert f"pid {host.daemon}" in done.stderr
@@ -466,7 +466,7 @@ def test_a_second_daemon_on_the_same_socket_refuses_and_harms_nothing(
     for name in ("run", "state", "lxcpath"):
         (other / name).mkdir(parents=True)
     with idle(host, busybox_root, "app") as made:
-        before = made.info()
+        before = made.known()
         flags = [
             *("--runtime-dir", str(other / "run"), "--state-dir", str(other / "state")),
             *("--lxcpath", str(other / "lxcpath"), "--listen", host.address),
