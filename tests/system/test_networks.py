@@ -518,6 +518,30 @@ def test_networks_stay_when_lxcd_leaves_and_go_when_it_is_shut_down(wired: Host)
     assert wired.machine.run("ip", "link", "show", "lxcbr0", check=False).returncode != 0
 
 
+@pytest.mark.parametrize("lost", ["keeper", "both"])
+def test_a_keeper_that_is_lost_loses_no_network(wired: Host, lost: str) -> None:
+    web = Box(wired, "web")
+    before, keeper = network(wired)["dnsmasq_pid"], wired.keeper_pid
+    if lost == "both":
+        wired.kill_daemon()
+    wired.machine.run("kill", "-9", str(keeper))
+    if lost == "both":
+        start(wired)
+    until(lambda: wired.keeper_pid not in (0, keeper), "there is another keeper")
+    until(lambda: network(wired)["dnsmasq_pid"] != 0, "somebody answers")
+    assert web.dhcp().startswith(f"bound {web.port['ipv4']} ")
+    found = wired.machine.run("pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}").stdout.split()
+    assert found == [str(network(wired)["dnsmasq_pid"])]
+    assert before
+    web.disconnect()
+    wired.ctl("network", "create", "lxcbr0")
+    wired.ctl("network", "delete", "lxcbr0")
+    assert (
+        wired.machine.run("pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}", check=False).stdout
+        == ""
+    )
+
+
 def test_an_lxcd_killed_anywhere_leaves_nothing(wired: Host) -> None:
     """SIGKILL while networks go up and down, a little later each time."""
     for step in range(12):
