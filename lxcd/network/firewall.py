@@ -8,9 +8,10 @@ else's table drops: an accept is the end of its own chain only.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lxcd.network import port as ports
 
@@ -63,6 +64,21 @@ def owner_of(listing: str) -> str:
     """The comment in what `nft list table` prints; empty if there is none."""
     found = _COMMENT.search(listing)
     return found.group(1) if found else ""
+
+
+def dropping(listing: str) -> list[str]:
+    """Chains of others that drop what is routed unless they know it, in what `nft -j list chains`
+    prints: no accept of ours outweighs them.
+    """
+    table: dict[str, list[dict[str, dict[str, Any]]]] = json.loads(listing)
+    chains = (one["chain"] for one in table.get("nftables", []) if "chain" in one)
+    return [
+        f"{chain['family']} {chain['table']} {chain['name']}"
+        for chain in chains
+        if chain.get("hook") == "forward"
+        and chain.get("policy") == "drop"
+        and chain["family"] in ("ip", "ip6", "inet")
+    ]
 
 
 def claim(table: str, owner: str) -> str:

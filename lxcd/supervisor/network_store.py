@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pwd
 import shutil
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lxcd.network.port import Port
     from lxcd.paths import Paths
 
+_log = logging.getLogger(__name__)
 _SUFFIX = ".toml"
 _PORT = ".port"
 _UP = ".up"
@@ -46,6 +48,8 @@ class Store:
         self._paths = paths
         self._lxc_net = lxc_net
         self.seed = _seed()
+        # The last reading of it, and of what.
+        self._default: tuple[tuple[int, int, int], lxcnet.LxcNet] | None = None
 
     # ---- definitions
 
@@ -74,10 +78,18 @@ class Store:
 
     def default(self) -> lxcnet.LxcNet:
         """The network that need not be defined, as /etc/default/lxc-net has it."""
-        text = ""
+        text, stamp = "", (0, 0, 0)
         with contextlib.suppress(OSError), open(self._lxc_net, "rb") as file:
+            found = os.fstat(file.fileno())
+            stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+            if self._default is not None and self._default[0] == stamp:
+                return self._default[1]
             text = file.read(1 << 17).decode(errors="replace")
-        return lxcnet.read(text, self.seed)
+        if self._default is None or self._default[0] != stamp:
+            self._default = (stamp, lxcnet.read(text, self.seed))
+            for problem in self._default[1].problems:
+                _log.warning("%s: %s", self._lxc_net, problem)
+        return self._default[1]
 
     def write(self, network: ManagedNetwork) -> None:
         """Define it. Raises an LxcdError."""
@@ -219,6 +231,24 @@ class Store:
             # A name that begins with a dot it does not read.
             new = os.path.join(directory, f".{one.host_name}.new")
             self._put(os.path.join(directory, one.host_name), text.encode(), new, 0o644)
+
+    def sweep(self, up: Iterable[str], ports: Iterable[Port]) -> None:
+        """Remove what belongs to none of these: an earlier lxcd was killed while it wrote."""
+        for name in _listed(self._paths.network_records):
+            if name.endswith(".new"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self._record(name))
+        known = {(one.network, one.host_name) for one in ports}
+        for network in _listed(self._paths.network_files):
+            if network not in up:
+                shutil.rmtree(self._files_of(network), ignore_errors=True)
+                continue
+            files = self.files(network)
+            for directory in (files.reservations, files.hosts):
+                for name in _listed(directory):
+                    if (network, name) not in known:
+                        with contextlib.suppress(OSError):
+                            os.unlink(os.path.join(directory, name))
 
     def _put(self, path: str, data: bytes, new: str = "", mode: int = 0o600) -> None:
         """Replace a file. It need not survive the host: only lxcd."""

@@ -91,11 +91,9 @@ class Networks:
         """Blocks."""
         found = self.store.read(name)
         if found is None:
-            default = self.store.default()
-            for problem in default.problems:
-                _log.warning("lxc-net: %s", problem)
-            if default.network is not None and default.network.name == name:
-                found = default.network
+            default = self.store.default().network
+            if default is not None and default.name == name:
+                found = default
         return found
 
     def _rules(self) -> firewall.Rules:
@@ -156,6 +154,15 @@ class Networks:
                 raise errors.from_oserror(error, f"network {name}", network=name) from None
             raise
         self._tell("network.up", name, f"{network.ipv4} {network.ipv6}".strip())
+        await self._warn_of_others(name)
+
+    async def _warn_of_others(self, name: str) -> None:
+        """Nobody else's tables are touched: whoever has made them is told."""
+        with contextlib.suppress(errors.LxcdError):
+            for chain in await self._ruleset.dropping():
+                text = f"what is routed is dropped by the chain {chain}, unless that knows {name}"
+                _log.warning("network %s: %s", name, text)
+                self._tell("network.forward_dropped", name, text)
 
     def _require_free(self, network: ManagedNetwork) -> None:
         """Raise FailedPrecondition if its addresses are somebody else's. Blocks."""
@@ -352,6 +359,7 @@ class Networks:
             for up in [one for one in self._up.values() if one.record.going or not one.index]:
                 # Cut short on its way, or its bridge was removed: whoever needs it makes it.
                 await self._go_down(up.network.name)
+            await asyncio.to_thread(self.store.sweep, set(self._up), self.connected())
             if self._up:
                 # Once, with all of them: what is not said then is not there.
                 await self._rebuild()

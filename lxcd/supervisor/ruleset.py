@@ -178,6 +178,10 @@ class Ruleset:
                 found.add(firewall.owner_of(text) or "somebody")
         return found
 
+    async def dropping(self) -> list[str]:
+        """Chains of others that drop what is routed, unless they know it."""
+        return firewall.dropping(await self._nft("-j", "list", "chains"))
+
     # ---- running nft
 
     async def _nft_file(self, text: str) -> None:

@@ -59,7 +59,9 @@ class Event(_message.Message):
     type: _builtins.str
     """`container.started`, `container.exited`, `container.state`, `container.created`, `container.deleted`,
     `container.renamed`, `container.updated`, `container.start_failed`, `container.network_changed` (its devices,
-    addresses or routes; those that change together are told of once), `daemon.started`, `daemon.swept` …
+    addresses or routes; those that change together are told of once), `daemon.started`, `daemon.swept`,
+    `network.created`, `network.updated`, `network.deleted`, `network.up`, `network.down`, `network.dnsmasq_exited`,
+    `network.firewall_unavailable` …
     """
     container: _builtins.str
     """Empty where it is not about a container."""

@@ -117,7 +117,7 @@ class Machine:
         return [str(process) for process in ledger.descendants(self.pid)]
 
     def traces(self) -> list[str]:
-        """What is on the machine that was not there when it came up, processes aside: mounts, network devices."""
+        """What is on the machine that was not there when it came up, processes aside: mounts, network devices, tables."""
         new = [f"mount on the machine: {mount}" for mount in ledger.mounts(self.pid) - self._mounts]
         links = json.loads(self.run("ip", "-j", "link").stdout)
         new += [
@@ -125,7 +125,8 @@ class Machine:
             for link in links
             if link["ifname"] != "lo"
         ]
-        return new
+        tables = self.run("nft", "list", "tables", check=False).stdout.splitlines()
+        return new + [f"nftables on the machine: {table}" for table in tables]
 
     def halt(self) -> None:
         """Kill whatever runs on the machine, and let its namespaces go."""

@@ -68,7 +68,7 @@ def heard(sender: Box, hearing: Box, frame: bytes) -> bool:
                 return found
 
 
-def nd(kind: int, target: str, rest: bytes = b"") -> bytes:
+def neighbour(kind: int, target: str, rest: bytes = b"") -> bytes:
     """Neighbour discovery (RFC 4861)."""
     return struct.pack("!BBHI", kind, 0, 0, 0) + socket.inet_pton(socket.AF_INET6, target) + rest
 
@@ -106,11 +106,11 @@ FORBIDDEN = {
     "IPv6: another's address": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(OTHERS6, ALL6, UDP, udp(1, 1, b"e"))),
     "IPv6: an address of elsewhere": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6("2001:db8::1", ALL6, UDP, udp(1, 1, b"f"))),
     "IPv6: none": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, UDP, udp(1, 1, b"g"))),
-    "ND: is another": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, nd(136, OTHERS6))),
-    "ND: has what another wants": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, ICMP6, nd(135, OTHERS6))),
-    "ND: is a router": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, ADVERTISED)),
-    "ND: is a router, behind an option": lambda b: ethernet(NODES, b.hwaddr, IP6, behind_an_option(MINE6, ADVERTISED)),
-    "ND: knows a better way": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, nd(137, OTHERS6, bytes(16)))),
+    "NDP: is another": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, neighbour(136, OTHERS6))),
+    "NDP: has what another wants": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, ICMP6, neighbour(135, OTHERS6))),
+    "NDP: is a router": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, ADVERTISED)),
+    "NDP: is a router, behind an option": lambda b: ethernet(NODES, b.hwaddr, IP6, behind_an_option(MINE6, ADVERTISED)),
+    "NDP: knows a better way": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, neighbour(137, OTHERS6, bytes(16)))),
     "DHCPv6: an answer": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, UDP, udp(547, 546, b"h"))),
     "a tag of a VLAN": lambda b: ethernet(BROADCAST, b.hwaddr, VLAN, struct.pack("!HH", 5, IP) + ipv4("10.0.3.1", "10.0.3.255", UDP, udp(1, 1, b"i"))),
     "two tags": lambda b: ethernet(BROADCAST, b.hwaddr, 0x88A8, struct.pack("!HHHH", 5, VLAN, 6, ARP) + arp(2, (b.hwaddr, "10.0.3.1"), (BROADCAST, "0.0.0.0"))),
@@ -123,8 +123,8 @@ ALLOWED = {
     "ARP: is it free": lambda b: ethernet(BROADCAST, b.hwaddr, ARP, arp(1, (b.hwaddr, "0.0.0.0"), (BROADCAST, own4(b)))),
     "DHCP": lambda b: ethernet(BROADCAST, b.hwaddr, IP, ipv4("0.0.0.0", "255.255.255.255", UDP, udp(68, 67, bootp(1, b.hwaddr)))),
     "IPv6": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, UDP, udp(1, 1, b"l"))),
-    "ND: is it free": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, ICMP6, nd(135, MINE6))),
-    "ND": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, nd(136, MINE6))),
+    "NDP: is it free": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, ICMP6, neighbour(135, MINE6))),
+    "NDP": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, neighbour(136, MINE6))),
 }  # fmt: skip
 
 

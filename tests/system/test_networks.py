@@ -472,6 +472,7 @@ def test_tables_of_another_lxcd_stay_its_own(wired: Host) -> None:
     }  # fmt: skip
     wired.shutdown()
     assert set(tables(wired)) == {"table inet lxcd", "table ip lxcd-1"}
+    wired.machine.run("nft", "flush ruleset")
 
 
 def test_tables_that_somebody_flushed_are_made_again(wired: Host) -> None:
@@ -481,6 +482,17 @@ def test_tables_that_somebody_flushed_are_made_again(wired: Host) -> None:
     chains = wired.machine.run("nft", "list", "chains", "bridge").stdout
     assert f"port.{web.end}" in chains
     assert "port.veth-db" in chains
+
+
+def test_who_drops_what_is_routed_is_named(wired: Host) -> None:
+    wired.machine.run("nft", "add table ip strict")
+    wired.machine.run(
+        "nft", "add chain ip strict forward { type filter hook forward priority 0; policy drop; }"
+    )
+    call(wired.run_dir, "ensure", "lxcbr0")
+    shown = wired.ctl("events", "--since", "1h", "--type", "network.forward_dropped").stdout
+    assert "ip strict forward" in shown
+    wired.machine.run("nft", "delete table ip strict")
 
 
 # ---- from one lxcd to the next
@@ -564,3 +576,53 @@ def test_an_lxcd_killed_anywhere_leaves_nothing(wired: Host) -> None:
             wired.machine.run("pgrep", "-P", str(wired.keeper_pid), "dnsmasq", check=False).stdout
             == ""
         )
+
+
+def test_connections_under_fire_leave_nothing(wired: Host) -> None:
+    """SIGKILL to lxcd or dnsmasq while devices come and go, a little later each time."""
+    for step in range(10):
+        failures: list[BaseException] = []
+
+        def connect(number: int) -> None:
+            for _ in range(3):
+                name = f"c{number}"
+                what = {
+                    "device_number": 0,
+                    "host_name": f"veth-{name}",
+                    "hwaddr": f"02:00:00:00:01:{number:02x}",
+                }
+                try:
+                    call(wired.run_dir, "connect", "/lxc", name, link="lxcbr0", **what)
+                    call(wired.run_dir, "disconnect", f"veth-{name}")
+                except (OSError, ValueError):
+                    return  # it was lxcd that was hit
+                except BaseException as error:  # noqa: BLE001
+                    failures.append(error)  # noqa: B023
+
+        threads = [threading.Thread(target=connect, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.03 * step)  # where it hits is for chance to say
+        if step % 2:
+            pid = network(wired)["dnsmasq_pid"]
+            if pid:
+                wired.machine.run("kill", "-9", str(pid), check=False)
+        else:
+            wired.kill_daemon()
+        for thread in threads:
+            thread.join()
+        if not step % 2:
+            start(wired)
+        assert failures == []
+        assert call(wired.run_dir, "ensure", "lxcbr0")
+        until(lambda: network(wired)["dnsmasq_pid"] != 0, "somebody answers")
+        assert network(wired)["ports"] == []
+        assert "port." not in wired.machine.run("nft", "list", "chains", "bridge").stdout
+        files = [name for _, _, names in os.walk(wired.run_dir / "networks") for name in names]
+        assert files == []
+        assert os.listdir(wired.run_dir / "private/networks") == ["lxcbr0.up"]
+        # One dnsmasq, and no other.
+        found = wired.machine.run(
+            "pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}"
+        ).stdout.split()
+        assert found == [str(network(wired)["dnsmasq_pid"])]

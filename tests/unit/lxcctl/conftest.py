@@ -29,6 +29,8 @@ from lxcd.v1 import (
     exec_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _FILES = (
     (event_pb2, event_pb2_grpc),
     (exec_pb2, exec_pb2_grpc),
     (host_pb2, host_pb2_grpc),
+    (network_pb2, network_pb2_grpc),
 )
 
 

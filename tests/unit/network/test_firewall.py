@@ -110,3 +110,14 @@ def test_whose_a_table_is() -> None:
         made = firewall.owner_comment(strange)
         assert made.isalnum()
         assert made != firewall.owner_comment(strange + "y")
+
+
+def test_who_drops_what_is_routed() -> None:
+    listing = """{"nftables": [{"metainfo": {"version": "1.0.6"}},
+      {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+      {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}},
+      {"chain": {"family": "bridge", "table": "b", "name": "f", "hook": "forward", "policy": "drop"}},
+      {"chain": {"family": "inet", "table": "x", "name": "f", "hook": "forward", "policy": "accept"}},
+      {"chain": {"family": "inet", "table": "x", "name": "plain"}}]}"""
+    assert firewall.dropping(listing) == ["ip filter FORWARD"]
+    assert firewall.dropping('{"nftables": []}') == []

@@ -1,4 +1,4 @@
-"""Two unmodified Debians on a network of lxcd's own: DHCP by systemd-networkd, names by systemd-resolved."""
+"""Two containers with unmodified Debian on a network of lxcd's own: DHCP by systemd-networkd, names by systemd-resolved."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _debian(host: Host, root: Path, name: str) -> Box:
 
 
 @pytest.fixture
-def debians(host: Host, debian_root: Path) -> Iterator[dict[str, Box]]:
+def systems(host: Host, debian_root: Path) -> Iterator[dict[str, Box]]:
     found = {name: _debian(host, debian_root, name) for name in ("one", "two")}
     yield found
     for made in found.values():
@@ -64,8 +64,8 @@ def _addresses(host: Host, name: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_two_debians_on_one_network(host: Host, debians: dict[str, Box]) -> None:
-    one, two = debians.values()
+def test_two_systems_on_one_network(host: Host, systems: dict[str, Box]) -> None:
+    one, two = systems.values()
     for made in (one, two):
         made.start()
     for made in (one, two):
