@@ -121,9 +121,15 @@ class Nics:
                 # One trip to a thread.
                 await asyncio.to_thread(_make_and_connect, wires)
                 return
-            await asyncio.to_thread(wires.make)
-            for device, wired in managed:
-                await self._connect(record, device, wired)
+            # Rules are of names: they need not wait for what bears them.
+            done = await asyncio.gather(
+                asyncio.to_thread(wires.make),
+                *(self._connect(record, device, wired) for device, wired in managed),
+                return_exceptions=True,
+            )
+            for error in done:
+                if isinstance(error, BaseException):
+                    raise error
             await asyncio.to_thread(wires.connect)
         finally:
             self._not_made = wires.not_made
