@@ -4,6 +4,7 @@
     rpc          front door: messages in, messages out; the only room that knows gRPC
     supervisor   one actor per container; state, policy, undo; what happened
     console      sessions with terminals and pipes: cursors into the keeper's rings
+    network      devices, bridges of its own, addresses; the only pyroute2
     images       what a new container is made of
     cgroup       directories in the cgroup trees, their delegation, freezing
     keeper       a small process of its own that forks, reaps, and holds terminals; survives lxcd

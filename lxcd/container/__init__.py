@@ -6,7 +6,7 @@ child as a sealed memfd), and what lxcd does at each barrier in between. The chi
 before anybody asked: it waits in namespaces and cgroups of its own, and its first step forks it
 into the container's pid namespace and cgroup of version 2. `init.py` is the life of the child that
 walks the steps; `program.py` its end, the exec. PID 1 of an application container stays above its
-command: `pid1/` is that one as a program of 750 bytes, exec'ed like the command, and `reaper.py`
+command: `pid1/` is that one as a program of a kilobyte, exec'ed like the command, and `reaper.py`
 the same as a copy of the keeper, where it cannot be exec'ed. A command that joins a running
 container walks steps too, beginning with `join.py`.
 

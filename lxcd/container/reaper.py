@@ -1,5 +1,5 @@
 """The life of PID 1 of an application container, as the forked keeper's image with nothing left to
-do but this. Only where `pid1/`, which is and does the same in 750 bytes, cannot be exec'ed.
+do but this. Only where `pid1/`, which is and does the same in a kilobyte, cannot be exec'ed.
 
 It holds no descriptor and no file of the container, forwards the signals that come from outside its
 pid namespace, reaps whatever is orphaned inside, and ends when no child is left, so that a command
