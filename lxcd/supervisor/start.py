@@ -165,6 +165,9 @@ class _Start:
         return making
 
     async def _make_network(self, child: Held) -> None:
+        if self._house.faults.expected:
+            # It walks meanwhile, and is another process behind its fork.
+            await self._house.keeper.known(child)
         try:
             self._house.faults.strike("phase:network", child)
         except OSError as error:

@@ -14,7 +14,7 @@ from lxcd.cgroup import tree
 from lxcd.container import channel, plan
 from lxcd.container.fault import BARRIER
 from lxcd.container.mounts import MountTree
-from lxcd.container.namespaces import Barrier
+from lxcd.container.namespaces import Barrier, Fork
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc
 from lxcd.supervisor import reports
@@ -147,7 +147,7 @@ class Walk:
     async def _at_barrier(self, barrier: str) -> None:
         if barrier == BARRIER:
             index = channel.step_of(self._progress)
-            if index > 0:
+            if index > [type(step) for step in self._plan.spec.steps].index(Fork):
                 # Behind the fork it is another process.
                 await self._known()
             self._house.faults.strike(f"step:{index}", self._child)

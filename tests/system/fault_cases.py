@@ -92,6 +92,15 @@ def _core(host: Host, busybox: Path) -> str:
     return over(host, busybox, NAME) + KERNEL_MOUNTS + "lxc.sched.core = 1\n"
 
 
+def _shared(host: Host, busybox: Path) -> str:
+    """In somebody else's network, with ids of its own: those namespaces that are its own are made by itself."""
+    return (
+        over(host, busybox, NAME)
+        + IDMAP
+        + f"lxc.mount.auto = proc:mixed\nlxc.namespace.share.net = {host.machine.pid}\n"
+    )
+
+
 # Of a container without devices.
 _PHASES = frozenset(PHASES) - {"network"}
 
@@ -135,6 +144,12 @@ CASES = {
         phases=frozenset(PHASES) - {"identity"},
         around=_cards,
         long=True,
+    ),
+    "shared": Case(
+        _shared,
+        barriers=("identity", "ready"),
+        phases=_PHASES - {"identity"},
+        only=frozenset({"share_namespace", "make_namespaces", "fork", "barrier"}),
     ),
     "core": Case(
         _core,

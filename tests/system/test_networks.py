@@ -32,7 +32,13 @@ def start(host: Host) -> None:
     door = host.run_dir / DOOR
     door.unlink(missing_ok=True)
     host.start_daemon()
-    until(door.exists, "the door is there")
+
+    def opens() -> bool:
+        # There is a moment between bind and listen.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(door)) == 0
+
+    until(opens, "the door is open")
 
 
 @pytest.fixture
