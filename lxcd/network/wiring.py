@@ -21,7 +21,7 @@ from lxcd.network.device import Device, Gateway, fail
 from lxcd.network.netlink import RefusedError, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lxcd import errors
     from lxcd.network.netlink import Netlink
@@ -153,12 +153,14 @@ class Wires:
             if more:
                 self._run(self._host, device, more)
 
-    def _ask(self, netlink: Netlink, asked: object) -> None:
+    def _ask(
+        self, netlink: Netlink, asked: Callable[[Device, requests.Known], list[Request]]
+    ) -> None:
         """All devices in one send; an error is the first's that has one."""
         of: list[tuple[Device, Request]] = [
             (device, request)
             for device in self._devices
-            for request in asked(device, self._known[device.number])  # type: ignore[operator]
+            for request in asked(device, self._known[device.number])
         ]
         try:
             netlink.run([request for _, request in of])
@@ -252,21 +254,6 @@ def there(pid: int) -> dict[str, int]:
 
 
 # ---- the end
-
-
-def remove_inside(one: Wired, pid: int) -> None:
-    """Remove a device that lives in a container alone, while that goes on; nothing if it is gone.
-    Raises OSError.
-    """
-    if one.kind not in ("macvlan", "ipvlan", "vlan"):
-        return
-    removal = Request("dellink", {"index": one.place}, [], f"removing {one.name}")
-    with Fd(namespace.open_of(pid)) as own, namespace.rtnetlink(own.fileno()) as inside:
-        try:
-            inside.run([removal])
-        except RefusedError as error:
-            if error.errno != errno.ENODEV:
-                raise
 
 
 def unwire(wired: Sequence[Wired], kept_namespace: str) -> list[str]:

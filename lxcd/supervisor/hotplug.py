@@ -76,7 +76,7 @@ async def detach(
     """Take a device away from a running container, by its name inside. The caller holds the lock.
     Raises FailedPrecondition, NotFound.
     """
-    pid = _require_own_network(container).pid
+    _require_own_network(container)
     record = container.record
     wired = next((one for one in record.nics if one.name == name and one.kind != "empty"), None)
     if wired is None:
@@ -88,10 +88,6 @@ async def detach(
         )
     if validate_only:
         return
-    try:
-        await asyncio.to_thread(wiring.remove_inside, wired, pid)
-    except OSError as error:
-        raise errors.from_oserror(error, f"removing {name} of {container.name}") from None
     left = record.but(nics=tuple(one for one in record.nics if one is not wired))
     config = container.running.config if container.running is not None else None
     await nics.take_away(house, config, record.but(nics=(wired,)), keep=nics.keeps_namespace(left))
