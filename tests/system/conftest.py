@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import ledger, roots
+from tests.system import connected, ledger, roots
 from tests.system.host import Host
 
 _HERE = Path(__file__).parent
@@ -93,6 +93,23 @@ def shared_host() -> Iterator[Host]:
     finally:
         host.close()
     ledger.settle(before)
+
+
+@pytest.fixture
+def unwired(cold_host: Host) -> Iterator[Host]:
+    """A machine on which lxcd has not been started yet, to whose networks a test will connect what it likes."""
+    cold_host.module = "tests.system.connected"
+    yield cold_host
+    for box in connected.BOXES:
+        box.end_processes()
+    connected.BOXES.clear()
+
+
+@pytest.fixture
+def wired(unwired: Host) -> Host:
+    """The same, with lxcd running."""
+    connected.start(unwired)
+    return unwired
 
 
 @pytest.fixture(scope="session")

@@ -296,3 +296,27 @@ def inside(pid: int, work: Any) -> Any:
 
 if __name__ == "__main__":
     main()
+
+
+def start(host: Host) -> None:
+    """Start lxcd, and wait for its networks."""
+    door = host.run_dir / DOOR
+    door.unlink(missing_ok=True)
+    host.start_daemon()
+
+    def opens() -> bool:
+        # There is a moment between bind and listen.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(door)) == 0
+
+    until(opens, "the door is open")
+
+
+def network(host: Host, name: str = "lxcbr0") -> Any:
+    """What lxcctl shows of a network."""
+    return json.loads(host.ctl("--format", "json", "network", "show", name).stdout)
+
+
+def tables(host: Host) -> list[str]:
+    """Those of nftables."""
+    return host.machine.run("nft", "list", "tables").stdout.splitlines()

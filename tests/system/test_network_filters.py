@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from lxcd.network.definition import eui64
-from tests.system.connected import BOXES, DOOR, Box, arp, call, ethernet, ipv4, ipv6, mac, udp
+from tests.system.connected import BOXES, Box, arp, call, ethernet, ipv4, ipv6, mac, start, udp
 from tests.system.host import Host
-from tests.system.machine import until
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 ANY6, ALL6 = "::", "ff02::1"
@@ -32,8 +31,7 @@ def pair() -> Iterator[tuple[Box, Box, Box]]:
     host.module = "tests.system.connected"
     host.config.write_text("prepared_max = 0\n")
     try:
-        host.start_daemon()
-        until((host.run_dir / DOOR).exists, "the door is there")
+        start(host)
         filtered = Box(host, "filtered", number=1)
         hearing = Box(host, "hearing", number=2)
         free = Box(host, "free", number=3, filters=[])

@@ -6,59 +6,18 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
-from tests.system.connected import BOXES, DOOR, Box, RefusedError, call, inside
+from tests.system.connected import BOXES, Box, RefusedError, call, inside, network, start, tables
 from tests.system.host import Host
 from tests.system.machine import until
-
-
-@pytest.fixture
-def machine(cold_host: Host) -> Iterator[Host]:
-    """A machine on which lxcd has not been started yet, to whose networks a test will connect what it likes."""
-    cold_host.module = "tests.system.connected"
-    yield cold_host
-    for box in BOXES:
-        box.end_processes()
-    BOXES.clear()
-
-
-def start(host: Host) -> None:
-    """Start lxcd, and wait for its networks."""
-    door = host.run_dir / DOOR
-    door.unlink(missing_ok=True)
-    host.start_daemon()
-
-    def opens() -> bool:
-        # There is a moment between bind and listen.
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(door)) == 0
-
-    until(opens, "the door is open")
-
-
-@pytest.fixture
-def wired(machine: Host) -> Host:
-    """The same, with lxcd running."""
-    start(machine)
-    return machine
-
-
-def network(host: Host, name: str = "lxcbr0") -> Any:
-    return json.loads(host.ctl("--format", "json", "network", "show", name).stdout)
 
 
 def events(host: Host) -> list[str]:
     shown = host.ctl("--format", "json", "events", "--since", "1h", "--type", "network.*").stdout
     return [json.loads(line)["type"] for line in shown.splitlines()]
-
-
-def tables(host: Host) -> list[str]:
-    return host.machine.run("nft", "list", "tables").stdout.splitlines()
 
 
 def reachable(source: Box | Host, address: str, port: int) -> str:
@@ -199,23 +158,23 @@ def test_an_address_of_the_host_is_not_given_away(wired: Host) -> None:
     assert network(wired, "lan0")["ipv4"] != "10.0.3.1/24"
 
 
-def test_what_the_script_of_lxc_is_told_counts(machine: Host) -> None:
-    file = machine.root / "lxc-net"
+def test_what_the_script_of_lxc_is_told_counts(unwired: Host) -> None:
+    file = unwired.root / "lxc-net"
     file.write_text(
         'USE_LXC_BRIDGE="true"\nLXC_BRIDGE=br-own\nLXC_ADDR="10.7.7.1"\nLXC_NETWORK="10.7.7.0/24"\n'
         'LXC_DHCP_RANGE="10.7.7.100,10.7.7.100"\nLXC_DHCP_MAX=1\nLXC_DOMAIN="own"\nLXC_IPV6_ENABLE=true\n'
         'LXC_BRIDGE_MAC="00:16:3e:00:00:00"\n$(touch /tmp/lxc-net-was-run)\n'
     )
-    machine.config.write_text(f'lxc_net = "{file}"\n')
-    start(machine)
-    box = Box(machine, "web", link="br-own")
+    unwired.config.write_text(f'lxc_net = "{file}"\n')
+    start(unwired)
+    box = Box(unwired, "web", link="br-own")
     assert box.port["ipv4"] == "10.7.7.100"
     assert box.dhcp() == "bound 10.7.7.100 router 10.7.7.1 dns 10.7.7.1 domain own"
-    assert network(machine, "br-own")["ipv6"] == "fc42:5009:ba4b:5ab0::1/64"
-    assert network(machine, "br-own")["hwaddr"] == "00:16:3e:00:00:00"
+    assert network(unwired, "br-own")["ipv6"] == "fc42:5009:ba4b:5ab0::1/64"
+    assert network(unwired, "br-own")["hwaddr"] == "00:16:3e:00:00:00"
     assert not os.path.exists("/tmp/lxc-net-was-run")
     file.write_text("USE_LXC_BRIDGE=false\n")
-    assert call(machine.run_dir, "ensure", "lxcbr0") is None
+    assert call(unwired.run_dir, "ensure", "lxcbr0") is None
 
 
 # ---- addresses and names
@@ -499,136 +458,3 @@ def test_who_drops_what_is_routed_is_named(wired: Host) -> None:
     shown = wired.ctl("events", "--since", "1h", "--type", "network.forward_dropped").stdout
     assert "ip strict forward" in shown
     wired.machine.run("nft", "delete table ip strict")
-
-
-# ---- from one lxcd to the next
-
-
-@pytest.mark.parametrize("killed", ["lxcd", "dnsmasq"])
-def test_the_next_lxcd_takes_networks_up(wired: Host, killed: str) -> None:
-    web, db = Box(wired, "web", number=1), Box(wired, "db", number=2)
-    web.dhcp()
-    before = network(wired)
-    wired.kill_daemon()
-    if killed == "dnsmasq":
-        wired.machine.run("kill", "-9", str(before["dnsmasq_pid"]))
-    # One ends while nobody looks.
-    wired.machine.run("ip", "link", "delete", db.end)
-    start(wired)
-    after = network(wired)
-    assert (after["dnsmasq_pid"] == before["dnsmasq_pid"]) is (killed == "lxcd")
-    assert after["dnsmasq_pid"]
-    assert [port["container"] for port in after["ports"]] == ["web"]
-    chains = wired.machine.run("nft", "list", "chains", "bridge").stdout
-    assert f"port.{web.end}" in chains
-    assert f"port.{db.end}" not in chains
-    assert web.ask("web") == [web.port["ipv4"]]
-    web.disconnect()
-    assert "port." not in wired.machine.run("nft", "list", "chains", "bridge").stdout
-
-
-def test_networks_stay_when_lxcd_leaves_and_go_when_it_is_shut_down(wired: Host) -> None:
-    web = Box(wired, "web")
-    wired.stop_daemon()
-    assert web.dhcp().startswith(f"bound {web.port['ipv4']} ")
-    wired.shutdown()
-    assert tables(wired) == []
-    assert wired.machine.run("ip", "link", "show", "lxcbr0", check=False).returncode != 0
-
-
-@pytest.mark.parametrize("lost", ["keeper", "both"])
-def test_a_keeper_that_is_lost_loses_no_network(wired: Host, lost: str) -> None:
-    web = Box(wired, "web")
-    before, keeper = network(wired)["dnsmasq_pid"], wired.keeper_pid
-    if lost == "both":
-        wired.kill_daemon()
-    wired.machine.run("kill", "-9", str(keeper))
-    if lost == "both":
-        start(wired)
-    until(lambda: wired.keeper_pid not in (0, keeper), "there is another keeper")
-    until(lambda: network(wired)["dnsmasq_pid"] != 0, "somebody answers")
-    assert web.dhcp().startswith(f"bound {web.port['ipv4']} ")
-    found = wired.machine.run("pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}").stdout.split()
-    assert found == [str(network(wired)["dnsmasq_pid"])]
-    assert before
-    web.disconnect()
-    wired.ctl("network", "create", "lxcbr0")
-    wired.ctl("network", "delete", "lxcbr0")
-    assert (
-        wired.machine.run("pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}", check=False).stdout
-        == ""
-    )
-
-
-def test_an_lxcd_killed_anywhere_leaves_nothing(wired: Host) -> None:
-    """SIGKILL while networks go up and down, a little later each time."""
-    for step in range(12):
-
-        def change() -> None:
-            for verb in ("create", "delete"):
-                wired.ctl("network", verb, "lan0", check=False)
-
-        thread = threading.Thread(target=change)
-        thread.start()
-        time.sleep(0.1 + 0.06 * step)  # where it hits is for chance to say
-        wired.kill_daemon()
-        thread.join()
-        wired.start_daemon()
-        done = wired.ctl("network", "delete", "lan0", check=False)
-        assert done.returncode in (0, 3), done.stderr
-        assert tables(wired) == []
-        assert wired.machine.run("ip", "link", "show", "lan0", check=False).returncode != 0
-        assert (
-            wired.machine.run("pgrep", "-P", str(wired.keeper_pid), "dnsmasq", check=False).stdout
-            == ""
-        )
-
-
-def test_connections_under_fire_leave_nothing(wired: Host) -> None:
-    """SIGKILL to lxcd or dnsmasq while devices come and go, a little later each time."""
-    for step in range(10):
-        failures: list[BaseException] = []
-
-        def connect(number: int) -> None:
-            for _ in range(3):
-                name = f"c{number}"
-                what = {
-                    "device_number": 0,
-                    "host_name": f"veth-{name}",
-                    "hwaddr": f"02:00:00:00:01:{number:02x}",
-                }
-                try:
-                    call(wired.run_dir, "connect", "/lxc", name, link="lxcbr0", **what)
-                    call(wired.run_dir, "disconnect", f"veth-{name}")
-                except (OSError, ValueError):
-                    return  # it was lxcd that was hit
-                except BaseException as error:  # noqa: BLE001
-                    failures.append(error)  # noqa: B023
-
-        threads = [threading.Thread(target=connect, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.03 * step)  # where it hits is for chance to say
-        if step % 2:
-            pid = network(wired)["dnsmasq_pid"]
-            if pid:
-                wired.machine.run("kill", "-9", str(pid), check=False)
-        else:
-            wired.kill_daemon()
-        for thread in threads:
-            thread.join()
-        if not step % 2:
-            start(wired)
-        assert failures == []
-        assert call(wired.run_dir, "ensure", "lxcbr0")
-        until(lambda: network(wired)["dnsmasq_pid"] != 0, "somebody answers")
-        assert network(wired)["ports"] == []
-        assert "port." not in wired.machine.run("nft", "list", "chains", "bridge").stdout
-        files = [name for _, _, names in os.walk(wired.run_dir / "networks") for name in names]
-        assert files == []
-        assert os.listdir(wired.run_dir / "private/networks") == ["lxcbr0.up"]
-        # One dnsmasq, and no other.
-        found = wired.machine.run(
-            "pgrep", "-f", f"interface=lxcbr0 .*{wired.run_dir}"
-        ).stdout.split()
-        assert found == [str(network(wired)["dnsmasq_pid"])]
