@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -366,28 +366,44 @@ def test_there_is_a_case_for_every_kind_of_step(cold_host: Host, busybox_root: P
 
 
 @contextmanager
-def _at_call(keeper: int, call: str, what: str) -> Iterator[None]:
-    """Have it happen to a child of the keeper as it makes this system call."""
+def _at_call(keeper: int, call: str, what: str, trace: Path) -> Iterator[None]:
+    """Have it happen to a child of the keeper as it makes this system call; what happened is in the trace."""
     inject = f"inject={call}:{what}:when=1"
-    argv = ["strace", "-f", "-o", "/dev/null", "-p", str(keeper), "-e", inject]
+    argv = ["strace", "-f", "-o", str(trace), "-p", str(keeper), "-e", inject]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
         assert b"attached" in tracer.stderr.readline()
         try:
             yield
         finally:
-            tracer.terminate()
+            # Killed and not asked: it would wait for a process to let go of that waits for its vfork'ed child,
+            # which waits for it.
+            tracer.kill()
             tracer.stderr.read()
 
 
-def _stopped(keeper: int) -> list[int]:
-    return [process.pid for process in ledger.descendants(keeper) if process.state in "Tt"]
+def _stopped(trace: Path) -> int:
+    """The process that was stopped, once it stands still. Its state in /proc says less: one that is traced stops often."""
+    found: list[int] = []
+
+    def stands() -> bool:
+        lines = trace.read_text().splitlines()
+        found.extend(int(line.split()[0]) for line in lines if "stopped by SIGSTOP" in line)
+        return bool(found)
+
+    until(stands, "it stands there")
+    return found[0]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", _OF_EXECS)
 def test_an_exec_fails_cleanly_at_every_step(
-    cold_host: Host, busybox_root: Path, step: str, fault: str, record_property: Callable[..., None]
+    cold_host: Host,
+    busybox_root: Path,
+    tmp_path: Path,
+    step: str,
+    fault: str,
+    record_property: Callable[..., None],
 ) -> None:
     host, syscall = cold_host, _OF_EXECS[step]
     host.config.write_text(FEW_PREPARED)
@@ -399,23 +415,18 @@ def test_an_exec_fails_cleanly_at_every_step(
             container=NAME, command=["/bin/echo", "in"], tty=step == "open_terminal"
         )
         what = {"EIO": "error=EIO", "kill-child": "signal=SIGKILL"}.get(fault, "signal=SIGSTOP")
-        with _at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what):
+        trace = tmp_path / "trace"
+        with _at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what, trace):
             call = made.api.exec.CreateExec.future(request, timeout=DEADLINE)
             if fault.endswith(("keeper", "daemon")):
-                there: set[int] = set()
-
-                def stands() -> bool:
-                    there.update(_stopped(keeper))
-                    return bool(there)
-
-                until(stands, "it stands there")
-                pidfd = os.pidfd_open(there.pop())
+                pidfd = os.pidfd_open(_stopped(trace))
                 if fault == "kill-keeper":
                     os.kill(keeper, signal.SIGKILL)
                     until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")
                 else:
                     host.kill_daemon()
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it may have died of the same
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
                 os.close(pidfd)
             error = call.exception()
         if host.daemon is None:

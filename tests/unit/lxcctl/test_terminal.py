@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -65,6 +66,10 @@ class Pty:
     def type(self, data: bytes) -> None:
         assert os.write(self.master, data) == len(data)
 
+    def holds_line(self) -> None:
+        """Wait until a typed line is there to be read: the kernel carries it over in its own time, as the mode is then."""
+        assert select.select([self.slave], [], [], DEADLINE)[0]
+
     def shows(self, text: bytes) -> None:
         """Wait until this has been shown."""
         while text not in self.seen:
@@ -110,6 +115,7 @@ def test_nobody_is_left_behind(pty: Pty) -> None:
 
 def test_what_was_typed_ahead_is_not_thrown_away(pty: Pty) -> None:
     pty.type(b"typed ahead\r")
+    pty.holds_line()
     with RawTerminal(pty.slave):
         pty.type(b"x")
         data = b""
