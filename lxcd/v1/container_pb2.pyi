@@ -43,6 +43,34 @@ VIEW_BASIC: View.ValueType  # 1
 VIEW_FULL: View.ValueType  # 2
 Global___View: _TypeAlias = View  # noqa: Y015
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """As SCOPE_SAVED."""
+    SCOPE_SAVED: _Scope.ValueType  # 1
+    """The file, and so the next start."""
+    SCOPE_LIVE: _Scope.ValueType  # 2
+    """The container that runs, until it stops."""
+    SCOPE_SAVED_AND_LIVE: _Scope.ValueType  # 3
+    """Both; if it cannot be done to what runs, the file stays as it is."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """Whom a change of a configuration is for."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""As SCOPE_SAVED."""
+SCOPE_SAVED: Scope.ValueType  # 1
+"""The file, and so the next start."""
+SCOPE_LIVE: Scope.ValueType  # 2
+"""The container that runs, until it stops."""
+SCOPE_SAVED_AND_LIVE: Scope.ValueType  # 3
+"""Both; if it cannot be done to what runs, the file stays as it is."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
 class _Stdio:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -501,8 +529,11 @@ class UpdateContainerRequest(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     validate_only: _builtins.bool
+    scope: Global___Scope.ValueType
+    """LIVE can be limits and devices: keys of `lxc.cgroup.` and `lxc.cgroup2.`, given as `changes`."""
     @_builtins.property
     def container(self) -> Global___Container:
         """`name`, `lxcpath`, and what the mask names. A non-empty etag must be the present one."""
@@ -519,10 +550,11 @@ class UpdateContainerRequest(_message.Message):
         changes: _abc.Iterable[Global___ConfigChange] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        scope: Global___Scope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "container", b"container", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "container", b"container", "request_id", b"request_id", "scope", b"scope", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1233,6 +1265,108 @@ class ListProcessesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProcessesResponse: _TypeAlias = ListProcessesResponse  # noqa: Y015
+
+@_typing.final
+class AddDeviceNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    CONTAINER_PATH_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    path: _builtins.str
+    """A device node of the host: `/dev/loop3`."""
+    container_path: _builtins.str
+    """Where it is to be in the container; `path` if empty."""
+    access: _builtins.str
+    """What the container may do with it, of `rwm`; all if empty."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        path: _builtins.str = ...,
+        container_path: _builtins.str = ...,
+        access: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "container_path", b"container_path", "lxcpath", b"lxcpath", "name", b"name", "path", b"path", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDeviceNodeRequest: _TypeAlias = AddDeviceNodeRequest  # noqa: Y015
+
+@_typing.final
+class AddDeviceNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDeviceNodeResponse: _TypeAlias = AddDeviceNodeResponse  # noqa: Y015
+
+@_typing.final
+class RemoveDeviceNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LXCPATH_FIELD_NUMBER: _builtins.int
+    CONTAINER_PATH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    lxcpath: _builtins.str
+    container_path: _builtins.str
+    """Where it is in the container."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lxcpath: _builtins.str = ...,
+        container_path: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_path", b"container_path", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveDeviceNodeRequest: _TypeAlias = RemoveDeviceNodeRequest  # noqa: Y015
+
+@_typing.final
+class RemoveDeviceNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveDeviceNodeResponse: _TypeAlias = RemoveDeviceNodeResponse  # noqa: Y015
 
 @_typing.final
 class ListSocketsRequest(_message.Message):

@@ -124,6 +124,16 @@ class ContainerServiceStub:
                 request_serializer=lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.SerializeToString,
                 response_deserializer=lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.FromString,
                 _registered_method=True)
+        self.AddDeviceNode = channel.unary_unary(
+                '/lxcd.v1.ContainerService/AddDeviceNode',
+                request_serializer=lxcd_dot_v1_dot_container__pb2.AddDeviceNodeRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_container__pb2.AddDeviceNodeResponse.FromString,
+                _registered_method=True)
+        self.RemoveDeviceNode = channel.unary_unary(
+                '/lxcd.v1.ContainerService/RemoveDeviceNode',
+                request_serializer=lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeRequest.SerializeToString,
+                response_deserializer=lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeResponse.FromString,
+                _registered_method=True)
 
 
 class ContainerServiceServicer:
@@ -249,6 +259,20 @@ class ContainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddDeviceNode(self, request, context):
+        """Gives a running container a device node of the host's, and the right to use it; until it stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDeviceNode(self, request, context):
+        """Takes node and right away again. What has the device open keeps it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ContainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -336,6 +360,16 @@ def add_ContainerServiceServicer_to_server(servicer, server):
                     servicer.ListSockets,
                     request_deserializer=lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.FromString,
                     response_serializer=lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.SerializeToString,
+            ),
+            'AddDeviceNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDeviceNode,
+                    request_deserializer=lxcd_dot_v1_dot_container__pb2.AddDeviceNodeRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_container__pb2.AddDeviceNodeResponse.SerializeToString,
+            ),
+            'RemoveDeviceNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDeviceNode,
+                    request_deserializer=lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeRequest.FromString,
+                    response_serializer=lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -802,6 +836,60 @@ class ContainerService:
             '/lxcd.v1.ContainerService/ListSockets',
             lxcd_dot_v1_dot_container__pb2.ListSocketsRequest.SerializeToString,
             lxcd_dot_v1_dot_container__pb2.ListSocketsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddDeviceNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ContainerService/AddDeviceNode',
+            lxcd_dot_v1_dot_container__pb2.AddDeviceNodeRequest.SerializeToString,
+            lxcd_dot_v1_dot_container__pb2.AddDeviceNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDeviceNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lxcd.v1.ContainerService/RemoveDeviceNode',
+            lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeRequest.SerializeToString,
+            lxcd_dot_v1_dot_container__pb2.RemoveDeviceNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

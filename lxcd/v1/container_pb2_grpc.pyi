@@ -54,6 +54,10 @@ class ContainerServiceStub:
     """The sockets of a running container: of its network namespace; where that is not its own, those that its processes
     hold.
     """
+    AddDeviceNode: _aio.UnaryUnaryMultiCallable[_container_pb2.AddDeviceNodeRequest, _container_pb2.AddDeviceNodeResponse]
+    """Gives a running container a device node of the host's, and the right to use it; until it stops."""
+    RemoveDeviceNode: _aio.UnaryUnaryMultiCallable[_container_pb2.RemoveDeviceNodeRequest, _container_pb2.RemoveDeviceNodeResponse]
+    """Takes node and right away again. What has the device open keeps it."""
 
 class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Containers: what they are, and their life from start to exit.
@@ -197,5 +201,21 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """The sockets of a running container: of its network namespace; where that is not its own, those that its processes
         hold.
         """
+
+    @_abc_1.abstractmethod
+    def AddDeviceNode(
+        self,
+        request: _container_pb2.AddDeviceNodeRequest,
+        context: _aio.ServicerContext[_container_pb2.AddDeviceNodeRequest, _abc.Awaitable[_container_pb2.AddDeviceNodeResponse]],
+    ) -> _abc.Awaitable[_container_pb2.AddDeviceNodeResponse]:
+        """Gives a running container a device node of the host's, and the right to use it; until it stops."""
+
+    @_abc_1.abstractmethod
+    def RemoveDeviceNode(
+        self,
+        request: _container_pb2.RemoveDeviceNodeRequest,
+        context: _aio.ServicerContext[_container_pb2.RemoveDeviceNodeRequest, _abc.Awaitable[_container_pb2.RemoveDeviceNodeResponse]],
+    ) -> _abc.Awaitable[_container_pb2.RemoveDeviceNodeResponse]:
+        """Takes node and right away again. What has the device open keeps it."""
 
 def add_ContainerServiceServicer_to_server(servicer: ContainerServiceServicer, server: _aio.Server) -> None: ...
