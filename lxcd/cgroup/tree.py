@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lxcd.errors import FailedPrecondition
 from lxcd.kernel import directory, procfs
@@ -20,9 +20,13 @@ from lxcd.kernel.fd import Fd, close_all
 
 ROOT = "/sys/fs/cgroup"
 _MARK = "trusted.lxcd"
+INNER = "inner"  # as in lxc.cgroup.dir.container.inner
 _RETRIES = 1000  # LXC's CGROUP_CREATE_RETRY
 # Files that go with a delegated directory of version 2: /sys/kernel/cgroup/delegate, cgroups(7).
-_DELEGATED_V2 = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+_DELEGATED_V2 = (
+    *("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"),
+    *("memory.oom.group", "memory.reclaim"),
+)
 _DELEGATED_V1 = ("cgroup.procs", "tasks")
 
 
@@ -33,10 +37,15 @@ class Hierarchy:
     mountpoint: str
     version: int
     options: str  # of version 1: `cpu,cpuacct`, `name=systemd`; empty for version 2
+    controllers: frozenset[str] = frozenset()
 
     @property
     def directory(self) -> str:
-        """Its place below /sys/fs/cgroup; empty when it is mounted there itself."""
+        """Its place below /sys/fs/cgroup; empty when it is mounted there itself. One that is
+        mounted elsewhere gets a place there for containers.
+        """
+        if not _below_root(self.mountpoint):
+            return self.options or "unified"
         return os.path.relpath(self.mountpoint, ROOT).removeprefix(".")
 
     @property
@@ -62,25 +71,50 @@ class Trees:
         """The tree of version 2."""
         return next((tree for tree in self.hierarchies if tree.version == 2), None)  # noqa: PLR2004
 
+    def having(self, controller: str) -> Hierarchy | None:
+        """The tree that a controller is in."""
+        return next((tree for tree in self.hierarchies if controller in tree.controllers), None)
+
+    def hides_limits(self, tree: Hierarchy) -> bool:
+        """Tell whether a container's processes are to sit one level below its limits, as what they
+        see of the tree they may have the right to write to.
+
+        In version 1 it sees all controllers read-only; what is written to by hand there
+        (`memory.limit_in_bytes`) is the directory of its processes, as it always was.
+        """
+        limits = bool(tree.controllers) or self.having("devices") is None
+        return tree.version == 2 and limits  # noqa: PLR2004
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One container's directories: hierarchy key -> directory, and what was made, parents first."""
 
-    directories: dict[str, str]
+    directories: dict[str, str]  # what limits it, and counts what it uses
     made: tuple[str, ...]
     # Written on each as an extended attribute: another lxcd may get to the same name first.
     mark: str = ""
+    # Below those, where its processes begin; only while it is made, and only where it differs.
+    homes: dict[str, str] = field(default_factory=dict[str, str])
+
+    def home(self, key: str) -> str:
+        """Where its processes begin."""
+        return self.homes.get(key) or self.directories[key]
 
 
 def find_trees() -> Trees:
-    """Look at what is mounted below /sys/fs/cgroup."""
-    found: dict[str, Hierarchy] = {}
-    for mount in procfs.mounts():
-        if not mount.target.startswith(ROOT) or mount.root not in ("/", ""):
-            continue
+    """Look at what is mounted: below /sys/fs/cgroup, or, a tree that is not there, elsewhere, as
+    `mount -t cgroup lxc /lxc/cgroup` of old did it.
+    """
+    found: dict[tuple[int, str], Hierarchy] = {}
+    mounts = [mount for mount in procfs.mounts() if mount.root in ("/", "")]
+    # The same tree mounted twice counts once.
+    for mount in sorted(mounts, key=lambda mount: not _below_root(mount.target)):
         if mount.fstype == "cgroup2":
-            found[mount.target] = Hierarchy(mount.target, 2, "")
+            with contextlib.suppress(OSError):
+                controllers = _words(f"{mount.target}/cgroup.controllers")
+                tree = Hierarchy(mount.target, 2, "", frozenset(controllers))
+                found.setdefault((2, ""), tree)
         elif mount.fstype == "cgroup":
             words = [
                 word
@@ -88,10 +122,14 @@ def find_trees() -> Trees:
                 if word not in ("rw", "ro", "xattr", "noprefix", "clone_children")
                 and not word.startswith("release_agent=")
             ]
-            found[mount.target] = Hierarchy(mount.target, 1, ",".join(words))
-    # The same tree mounted twice counts once.
-    unique = {(tree.version, tree.options): tree for tree in reversed(found.values())}
-    return Trees(tuple(sorted(unique.values(), key=lambda tree: tree.mountpoint)))
+            options = ",".join(words)
+            named = frozenset(word for word in words if not word.startswith("name="))
+            found.setdefault((1, options), Hierarchy(mount.target, 1, options, named))
+    return Trees(tuple(sorted(found.values(), key=lambda tree: tree.mountpoint)))
+
+
+def _below_root(mountpoint: str) -> bool:
+    return mountpoint == ROOT or mountpoint.startswith(f"{ROOT}/")
 
 
 def choose(trees: Trees, wanted: str, *, relative: bool) -> list[str]:
@@ -114,11 +152,16 @@ def choose(trees: Trees, wanted: str, *, relative: bool) -> list[str]:
     return candidates
 
 
-def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
-    """Which directories `make` will make: to be written down before it does."""
+def plan_payload(trees: Trees, wanted: str, *, relative: bool, inner: str = "") -> Payload:
+    """Which directories `make` will make: to be written down before it does.
+
+    `inner`: name of the directory below each in which the container begins; else there is one where
+    the container could change its own limits.
+    """
     own = procfs.cgroups("self") if relative else {}
     name = choose(trees, wanted, relative=relative)[0]
     directories = {tree.key: _path(tree, name, own) for tree in trees.hierarchies}
+    homes: dict[str, str] = {}
     made: list[str] = []
     for tree in trees.hierarchies:
         # That itself is not there was just seen.
@@ -128,7 +171,10 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool) -> Payload:
             missing.append(path)
             path = os.path.dirname(path)
         made.extend(reversed(missing))
-    return Payload(directories, tuple(made), secrets.token_hex(8))
+        if inner or trees.hides_limits(tree):
+            homes[tree.key] = f"{directories[tree.key]}/{inner or INNER}"
+            made.append(homes[tree.key])
+    return Payload(directories, tuple(made), secrets.token_hex(8), homes)
 
 
 def plan_slot(trees: Trees, name: str) -> Payload:
@@ -171,17 +217,24 @@ def make(trees: Trees, payload: Payload) -> None:
 
 
 def _make(trees: Trees, payload: Payload, done: list[str]) -> None:
-    for tree in trees.hierarchies:
-        for path in payload.made:
-            if path.startswith(tree.mountpoint + "/"):
-                if tree.version == 2:  # noqa: PLR2004
-                    _enable_controllers(os.path.dirname(path))
-                os.mkdir(path, 0o755)
-                done.append(path)
-                with contextlib.suppress(OSError):
-                    os.setxattr(path, _MARK, payload.mark.encode())
-                if "cpuset" in tree.options.split(","):
-                    _inherit_cpuset(path)
+    for path in payload.made:
+        tree = _tree_of(trees, path)
+        if tree is None:
+            continue
+        if tree.version == 2:  # noqa: PLR2004
+            _enable_controllers(tree, os.path.dirname(path))
+        os.mkdir(path, 0o755)
+        done.append(path)
+        with contextlib.suppress(OSError):
+            os.setxattr(path, _MARK, payload.mark.encode())
+        if "cpuset" in tree.controllers and tree.version == 1:
+            _inherit_cpuset(path)
+
+
+def _tree_of(trees: Trees, path: str) -> Hierarchy | None:
+    """The tree that a path is in: one may be mounted below another."""
+    found = [tree for tree in trees.hierarchies if path.startswith(f"{tree.mountpoint}/")]
+    return max(found, key=lambda tree: len(tree.mountpoint), default=None)
 
 
 def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
@@ -193,7 +246,7 @@ def delegate(trees: Trees, payload: Payload, uid: int, gid: int) -> None:
     for tree in trees.hierarchies:
         if tree.version == 1 and "name=" not in tree.options:
             continue
-        own = payload.directories[tree.key]
+        own = payload.home(tree.key)
         os.chown(own, uid, gid)
         for name in _DELEGATED_V2 if tree.version == 2 else _DELEGATED_V1:  # noqa: PLR2004
             with contextlib.suppress(FileNotFoundError):
@@ -206,7 +259,7 @@ def open_unified(trees: Trees, payload: Payload) -> int:
     """
     if trees.unified is None:
         return -1
-    path = payload.directories[trees.unified.key]
+    path = payload.home(trees.unified.key)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -221,7 +274,7 @@ def open_procs(trees: Trees, payload: Payload) -> list[int]:
     try:
         for tree in trees.hierarchies:
             if tree.version == 1:
-                path = f"{payload.directories[tree.key]}/tasks"
+                path = f"{payload.home(tree.key)}/tasks"
                 procs.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
     except OSError:
         close_all(procs)
@@ -361,13 +414,13 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
     return "/".join(part for part in (tree.mountpoint, below, name) if part)
 
 
-def _enable_controllers(path: str) -> None:
+def _enable_controllers(tree: Hierarchy, path: str) -> None:
     """Let children of a version 2 directory have its controllers, as far as that is possible."""
+    if not tree.controllers:
+        return  # as beside version 1 mostly
     with contextlib.suppress(OSError):
-        # Beside version 1 there are mostly none.
-        controllers = _words(f"{path}/cgroup.controllers")
-        enabled = _words(f"{path}/cgroup.subtree_control") if controllers else set[str]()
-        for controller in controllers - enabled:
+        missing = _words(f"{path}/cgroup.controllers") - _words(f"{path}/cgroup.subtree_control")
+        for controller in missing:
             with (
                 contextlib.suppress(OSError),
                 open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,

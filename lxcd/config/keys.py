@@ -303,7 +303,7 @@ KEYS: tuple[Key, ...] = (
     _row("lxc.cgroup.dir.container", "cgroup_dir_container", values.beneath, "PATH",
          "cgroup of the container, apart from the monitor's"),
     _row("lxc.cgroup.dir.container.inner", "cgroup_dir_container_inner", values.beneath, "PATH",
-         "cgroup below that, the root of the container's cgroup namespace", live=False),
+         "cgroup below that, the root of the container's cgroup namespace"),
     _row("lxc.cgroup.dir.monitor", "cgroup_dir_monitor", values.beneath, "PATH",
          "cgroup of LXC's monitor", live=False),
     _row("lxc.cgroup.dir.monitor.pivot", "cgroup_dir_monitor_pivot", values.beneath, "PATH",

@@ -120,7 +120,8 @@ class _Start:
         self._record = self._record.but(nics=self._nics.foresee())
         self._enter("take", None)
         # Version 1 renames within one directory only, and a slot is at the top.
-        alone = self._config.cgroup_relative or "/" in own
+        inner = self._config.cgroup_dir_container_inner
+        alone = self._config.cgroup_relative or "/" in own or bool(inner)
         prepared = await (self._alone(own) if alone else self._take())
         clock.note("prepare")
         with Fd(os.memfd_create("lxcd-progress", os.MFD_CLOEXEC)) as progress:
@@ -262,7 +263,12 @@ class _Start:
         """Have the container's cgroups, under a name that nobody has. Written down before."""
         trees = self._house.trees
         for _ in range(_CLAIMS):
-            payload = tree.plan_payload(trees, own, relative=self._config.cgroup_relative)
+            payload = tree.plan_payload(
+                trees,
+                own,
+                relative=self._config.cgroup_relative,
+                inner=self._config.cgroup_dir_container_inner,
+            )
             if prepared is not None:
                 payload = replace(payload, mark=prepared.slot.mark)
             self._note(payload, prepared.child.id if prepared is not None else "")

@@ -41,11 +41,19 @@ def sleeper(payload: Payload, trees: Trees, below: str = "") -> int:
         while True:
             signal.pause()
     os.close(pidfd)
-    for path in payload.directories.values():
+    try:
+        _move(pid, payload, below)
+    except OSError:
+        end(pid)
+        raise
+    return pid
+
+
+def _move(pid: int, payload: Payload, below: str) -> None:
+    for path in map(payload.home, payload.directories):
         place = f"{path}{below}" if os.path.isdir(f"{path}{below}") else path
         with open(f"{place}/cgroup.procs", "w", encoding="ascii") as file:
             file.write(str(pid))
-    return pid
 
 
 def end(pid: int) -> None:
@@ -58,7 +66,11 @@ def test_made_in_every_tree(trees: Trees, payload: Payload) -> None:
     assert set(payload.directories) == {hierarchy.key for hierarchy in trees.hierarchies}
     assert all(os.path.isdir(path) for path in payload.directories.values())
     # Parents first, and each of them once.
-    assert len(set(payload.made)) == len(payload.made) == 2 * len(trees.hierarchies)
+    made = 2 * len(trees.hierarchies) + len(payload.homes)
+    assert len(set(payload.made)) == len(payload.made) == made
+    # What it could write to is not where its limits are.
+    unified = trees.unified
+    assert set(payload.homes) == ({""} if unified and trees.hides_limits(unified) else set())
 
 
 @pytest.mark.usefixtures("payload")
@@ -71,7 +83,7 @@ def test_a_process_in_it(trees: Trees, payload: Payload) -> None:
     try:
         found = procfs.cgroups(pid)
         for hierarchy in trees.hierarchies:
-            path = payload.directories[hierarchy.key]
+            path = payload.home(hierarchy.key)
             assert found[hierarchy.key] == path.removeprefix(hierarchy.mountpoint)
             assert tree.pids(path) == [pid]
     finally:
@@ -82,7 +94,7 @@ def test_remove_takes_what_is_below(trees: Trees, unique: str) -> None:
     made = tree.plan_payload(trees, unique, relative=False)
     tree.make(trees, made)
     pid = sleeper(made, trees)
-    for path in made.directories.values():
+    for path in map(made.home, made.directories):
         os.mkdir(f"{path}/below")
     end(pid)
     assert tree.remove(made) == []
@@ -92,13 +104,17 @@ def test_remove_takes_what_is_below(trees: Trees, unique: str) -> None:
 def test_delegation(trees: Trees, payload: Payload) -> None:
     tree.delegate(trees, payload, 1234, 2345)
     for hierarchy in trees.hierarchies:
-        path = payload.directories[hierarchy.key]
+        path = payload.home(hierarchy.key)
         ours = hierarchy.version == 2 or "name=" in hierarchy.options
         assert (os.stat(path).st_uid == 1234) == ours
         assert (os.stat(f"{path}/cgroup.procs").st_gid == 2345) == ours
         for name in os.listdir(path):
             if name.startswith(("memory.", "pids.", "cpu.", "devices.")):
-                assert os.stat(f"{path}/{name}").st_uid == 0
+                given = ours and name in ("memory.oom.group", "memory.reclaim")
+                assert (os.stat(f"{path}/{name}").st_uid == 0) != given
+        if path != payload.directories[hierarchy.key]:
+            # Its limits stay the host's.
+            assert os.stat(payload.directories[hierarchy.key]).st_uid == 0
 
 
 def test_a_join_of_an_init_that_is_gone_leaks_no_descriptor(trees: Trees, payload: Payload) -> None:
@@ -131,7 +147,7 @@ def test_a_cgroup_cannot_pretend_to_be_another(
 ) -> None:
     """The kernel allows every character but a newline; whoever is root inside names his cgroups as he likes."""
     delegated = next(h for h in trees.hierarchies if h.version == 2 or "name=" in h.options)
-    own = payload.directories[delegated.key]
+    own = payload.home(delegated.key)
     below = f"/x{separator}0::/{unique}-victim"
     os.makedirs(own + below)
     pid = sleeper(payload, trees, below)
