@@ -88,6 +88,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "create|list|show|set|delete|leases|forward|attach|detach ...",
         "managed networks, their addresses, ports that lead into them",
     ),
+    "device": ("nodes", "add|remove ...", "device nodes of a running container"),
     "checkconfig": ("host", "", "show what this kernel offers to containers"),
     "host": ("host", "", "show the daemon and its host"),
     "version": ("", "", "print the version of lxcctl"),
@@ -129,8 +130,18 @@ NETWORK_VERBS: dict[str, tuple[str, str, str]] = {
     "detach": ("devices", "NAME DEVICE", "take a device away from a running container"),
 }
 
+# The same below `device`.
+DEVICE_VERBS: dict[str, tuple[str, str, str]] = {
+    "add": (
+        "nodes",
+        "NAME DEVICE [PATH] [--access A]",
+        "give a running container a device node of the host, and the right to use it",
+    ),
+    "remove": ("nodes", "NAME PATH", "take both away again"),
+}
+
 # Verbs that have verbs below them.
-FAMILIES = {"config": CONFIG_VERBS, "network": NETWORK_VERBS}
+FAMILIES = {"config": CONFIG_VERBS, "network": NETWORK_VERBS, "device": DEVICE_VERBS}
 
 USAGE = """\
 usage: lxcctl [--address A] [--lxcpath P] [--format table|json|yaml|csv] VERB ...

@@ -2,6 +2,9 @@
 
     tree.py      which trees there are, and a container's directories in them
     freezer.py   freeze and thaw
+    devices.py   rules about devices, and what they come to
+    device_program.py   the same as a program for version 2
+    device_control.py   having the kernel obey them
 
 Names are LXC's: `lxc.payload.NAME`, with -1, -2 … behind it where that is taken, the same in every
 tree. Only directories that were made here are ever removed. Limits and statistics come later.

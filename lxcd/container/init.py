@@ -13,14 +13,24 @@ import socket
 import sys
 from typing import NoReturn
 
-from lxcd.container import credentials, devices, join, mounts, namespaces, pid1, rootfs, spec
+from lxcd.container import (
+    credentials,
+    devices,
+    join,
+    mounts,
+    namespaces,
+    nodes,
+    pid1,
+    rootfs,
+    spec,
+)
 from lxcd.container.channel import ChildEnd, Failed, Prepared, send_go
 from lxcd.container.walk import Walk
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, mount, process
 
 # Importing them makes their steps known to `spec.decode`.
-STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, credentials)
+STEP_ROOMS = (join, namespaces, rootfs, mounts, devices, nodes, credentials)
 
 _FAILED = 125
 _REHEARSAL = spec.every_step()

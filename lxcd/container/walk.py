@@ -38,6 +38,7 @@ class Walk:
         self.root = -1  # root of the container's tree
         self.dev = -1  # the tmpfs that was made for its /dev, if one was
         self.devpts = -1  # the devpts that its terminals come from
+        self.node = -1  # a mount of a device node that hangs nowhere yet
         self.joined = False  # a running container was joined: this is an exec
         self.stdio: list[int] = []  # what becomes 0, 1, 2
         self.controlling = False  # stdio is a terminal, and to be the controlling one

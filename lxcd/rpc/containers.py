@@ -10,7 +10,7 @@ from lxcd.config import writer
 from lxcd.rpc import convert, requests, starting, waiting
 from lxcd.rpc import sockets as socket_messages
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import freezing, processes, sockets
+from lxcd.supervisor import freezing, nodes, processes, sockets
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -135,6 +135,50 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         return await asyncio.to_thread(
             lambda: socket_messages.listing(query.answer(holders=request.with_holders))
         )
+
+    # ---- device nodes
+
+    @unary
+    async def AddDeviceNode(
+        self, request: pb.AddDeviceNodeRequest, context: Context
+    ) -> pb.AddDeviceNodeResponse:
+        """See container.proto."""
+        del context
+
+        async def work() -> None:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                await nodes.add(
+                    self._house,
+                    actor,
+                    request.path,
+                    request.container_path,
+                    request.access,
+                    validate_only=request.validate_only,
+                )
+
+        await self._replays.once(request, work)
+        return pb.AddDeviceNodeResponse()
+
+    @unary
+    async def RemoveDeviceNode(
+        self, request: pb.RemoveDeviceNodeRequest, context: Context
+    ) -> pb.RemoveDeviceNodeResponse:
+        """See container.proto."""
+        del context
+
+        async def work() -> None:
+            actor = self._registry.get(request.lxcpath, request.name)
+            async with actor.lock:
+                await nodes.remove(
+                    self._house,
+                    actor,
+                    request.container_path,
+                    validate_only=request.validate_only,
+                )
+
+        await self._replays.once(request, work)
+        return pb.RemoveDeviceNodeResponse()
 
     # ---- defining
 

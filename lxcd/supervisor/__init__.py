@@ -14,6 +14,7 @@ start.py       the start: a child, cgroups, resources, id maps; undone if it fai
 walking.py     the child's walk, from outside: barriers, and how it ended
 nics.py        network devices of one life: made beside the walk, taken away at its end
 hotplug.py     one more of them while it runs, one less
+nodes.py       device nodes that it is given while it runs, and their rights
 reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place
 stop.py        how to ask which init to shut down

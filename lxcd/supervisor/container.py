@@ -242,6 +242,8 @@ class Container(Changes):
             exit=before.exit,
             intent=None,
             nics=(),
+            device_rules=None,
+            device_nodes=(),
         )
         self.record = record
         self.stop_requested = False

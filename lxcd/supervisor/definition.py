@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from lxcd import errors
+from lxcd.cgroup import devices
 from lxcd.config import check, loader, reader
 from lxcd.config.daemon import ContainerSettings, load_container_settings
 
@@ -51,7 +52,11 @@ class Definition:
 def read_text(text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = ()) -> Definition:
     """Read a configuration that is not in a file."""
     config, _ = loader.load(text, origin, defines=defines)
-    return Definition(text, origin, config, check.check(config))
+    return Definition(text, origin, config, _problems(config))
+
+
+def _problems(config: ContainerConfig) -> tuple[Problem, ...]:
+    return (*check.check(config), *devices.problems(config.cgroups))
 
 
 class ConfigFile:
@@ -102,7 +107,7 @@ class ConfigFile:
                 f"{self.path} is larger than {CONFIG_LIMIT_BYTES} bytes", "INVALID_CONFIG"
             )
         config, stamps = loader.load(text, self.path)
-        definition = Definition(text, self.path, config, check.check(config))
+        definition = Definition(text, self.path, config, _problems(config))
         self._last = (definition, (stamp, *stamps))
         return definition
 

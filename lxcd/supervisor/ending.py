@@ -90,6 +90,8 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
         cgroups={},
         cgroups_made=(),
         nics=(),
+        device_rules=None,
+        device_nodes=(),
         stop_requested=False,
         intent=follows,
     )

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from typing import Any
 
 from lxcd import errors
+from lxcd.cgroup.devices import Node
 from lxcd.network.wiring import Wired
 from lxcd.supervisor.state import Cause, Exit
 
@@ -83,6 +84,10 @@ class Record:
     cgroups_made: tuple[str, ...] = ()
     cgroups_mark: str = ""
     nics: tuple[Wired, ...] = ()
+    # Rules about devices that it was started with, as `cgroup.devices` writes them (None: nobody
+    # has written them down), and nodes that it was given since.
+    device_rules: tuple[str, ...] | None = None
+    device_nodes: tuple[Node, ...] = ()
     stop_requested: bool = False
     # Of a container that is not defined: its whole configuration, and the directory that goes with
     # it.
@@ -185,6 +190,9 @@ def _record(data: dict[str, Any]) -> Record:
     for key in ("namespaces", "command", "cgroups_made", "shared"):
         data[key] = tuple(data[key])
     data["nics"] = tuple(_wired(one) for one in data.pop("nics", ()))
+    data["device_nodes"] = tuple(Node(**one) for one in data.pop("device_nodes", ()))
+    if data.get("device_rules") is not None:
+        data["device_rules"] = tuple(data["device_rules"])
     if data["capabilities"] is not None:
         data["capabilities"] = tuple(data["capabilities"])
     how = None
