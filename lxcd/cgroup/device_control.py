@@ -35,8 +35,8 @@ class RuleRefusedError(OSError):
 
 def enforce(payload: Payload, policy: Policy) -> None:
     """Have a container's devices be these, whatever they were. Where they are these already, it
-    costs one look. Raises OSError, RuleRefusedError for one rule; FailedPrecondition on a host that can
-    do neither.
+    costs one look. Raises OSError, RuleRefusedError for one rule; FailedPrecondition on a host that
+    can do neither.
     """
     first = _first_version(payload)
     if first:
@@ -87,8 +87,7 @@ def _write(directory: str, rules: Iterable[Rule]) -> None:
         path = f"{directory}/{rule.file}"
         try:
             with Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)) as file:
-                # `a` with something behind it is refused by no kernel, and understood by some.
-                os.write(file.fileno(), (b"a" if rule.kind == "a" else rule.text.encode()))
+                os.write(file.fileno(), rule.text.encode())
         except OSError as error:
             number = error.errno or errno.EIO
             refused = RuleRefusedError(number, os.strerror(number), f"{path}: {rule.text}")

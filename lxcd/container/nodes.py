@@ -138,9 +138,12 @@ class UnbindNode(Step):
         if stat.S_IFMT(found.st_mode) == _TYPES[self.kind] and found.st_rdev == device:
             # By its name in a folder that is held: no path can be turned elsewhere meanwhile.
             os.fchdir(parent)
-            with contextlib.suppress(OSError):
-                # EINVAL: a node that the container has made itself.
+            try:
                 mount.umount2(name, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                # A node that the container has made itself.
+                if error.errno != errno.EINVAL:
+                    raise
         _remove_place(parent, name)
 
 
@@ -157,8 +160,13 @@ def _root(walk: Walk) -> Iterator[None]:
 def _missing(walk: Walk, folder: str) -> list[str]:
     """Folders on the way that are not there, deepest first."""
     found: list[str] = []
-    while folder and not walk.exists(folder):
-        found.append(folder)
+    while folder:
+        try:
+            os.close(walk.target(folder))
+        except FileNotFoundError:
+            found.append(folder)
+        else:
+            break
         folder = folder.rpartition("/")[0]
     return found
 

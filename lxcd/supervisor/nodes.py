@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from lxcd import errors
 from lxcd.cgroup import device_control, devices
-from lxcd.container import channel
+from lxcd.container import channel, plan
 from lxcd.container.join import Join
+from lxcd.container.namespaces import Barrier
 from lxcd.container.nodes import BindNode, MakeNode, UnbindNode
 from lxcd.container.spec import Spec
 from lxcd.kernel import fd as kernel_fd
@@ -54,7 +55,7 @@ async def add(
     """
     inside = _inside(inside or path)
     bits = _access(access)
-    init = _require_own_files(container)
+    init = entering.require_enterable(container)
     made, node = await asyncio.to_thread(_look, path, inside, bits)
     before = container.record
     known = next((one for one in before.device_nodes if one.path == inside), None)
@@ -76,8 +77,8 @@ async def add(
         await _change(container, base, before.device_nodes, (*before.device_nodes, node))
         allowed = True
         uid, gid = _root_of(init.pid)
-        make = replace(made, uid=uid, gid=gid)
-        await _walk(house, container, init, (make, _join(container), BindNode(**_at(inside))))
+        steps = (replace(made, uid=uid, gid=gid), *_join(container), BindNode(**_at(inside)))
+        await _walk(house, container, init, steps)
     except BaseException as error:  # noqa: BLE001 - raised below
         # A child that says what went wrong has left nothing.
         half = allowed and not isinstance(error, _ToldError)
@@ -93,7 +94,7 @@ async def remove(
     FailedPrecondition.
     """
     inside = _inside(inside)
-    _require_own_files(container)
+    entering.require_enterable(container)
     node = next((one for one in container.record.device_nodes if one.path == inside), None)
     if node is None:
         raise errors.NotFound(
@@ -151,19 +152,6 @@ def _look(path: str, inside: str, access: int) -> tuple[MakeNode, Node]:
     return step, devices.Node(inside, kind, major, minor, access)
 
 
-def _require_own_files(container: Container) -> Held:
-    """Its init. Raises FailedPrecondition."""
-    init = entering.require_enterable(container)
-    if "mnt" not in (*container.record.namespaces, *container.record.shared):
-        raise errors.FailedPrecondition(
-            f"{container.name} has no mnt namespace of its own",
-            "NAMESPACE_NOT_OWN",
-            container=container.name,
-            namespaces="mnt",
-        )
-    return init
-
-
 def _root_of(pid: int) -> tuple[int, int]:
     """Ids of the container's root, as they are here. Raises OSError."""
     return _root_in(procfs.read(pid, "uid_map")), _root_in(procfs.read(pid, "gid_map"))
@@ -209,8 +197,7 @@ async def _take(house: House, container: Container, node: Node) -> None:
     try:
         base = await asyncio.to_thread(_base, container)
         await _change(container, base, nodes, tuple(one for one in nodes if one is not node))
-        steps = (_join(container), _unbind(node))
-        await _walk(house, container, init, steps)
+        await _walk(house, container, init, (*_join(container), _unbind(node)))
     except (OSError, _ToldError) as error:
         raise _worded(container, error, node.path) from None
     _replace(container, node, None)
@@ -226,7 +213,7 @@ async def _undo(house: House, container: Container, node: Node, *, unbind: bool)
         await _change(container, base, nodes, tuple(one for one in nodes if one is not node))
         if unbind:
             init = container.require_running()
-            await _walk(house, container, init, (_join(container), _unbind(node)))
+            await _walk(house, container, init, (*_join(container), _unbind(node)))
     except (OSError, _ToldError, errors.LxcdError):
         return
     _replace(container, node, None)
@@ -262,12 +249,16 @@ def _unbind(node: Node) -> UnbindNode:
     return UnbindNode(**_at(node.path), kind=node.kind, major=node.major, minor=node.minor)
 
 
-def _join(container: Container) -> Join:
-    """Its files and its ids, and nothing else: nobody inside sees the child, or can stop it."""
-    record = container.record
-    there = (*record.namespaces, *record.shared)
-    names = tuple(name for name in ("user", "mnt") if name in there)
-    return Join(origin=_ORIGIN, fd=0, namespaces=names)
+def _join(container: Container) -> tuple[Step, ...]:
+    """Its files and its ids, and nothing else: nobody inside sees the child, or can stop it. What
+    has no lxcd behind it any more goes no further.
+    """
+    there = (*container.record.namespaces, *container.record.shared)
+    names = ("user", "mnt") if "user" in there else ("mnt",)
+    return (
+        Join(origin=_ORIGIN, fd=0, namespaces=names),
+        Barrier(origin=_ORIGIN, barrier=plan.READY, why="lxcd is still there"),
+    )
 
 
 async def _walk(house: House, container: Container, init: Held, steps: tuple[Step, ...]) -> None:
