@@ -79,6 +79,7 @@ class Policy:
 
     allows: bool
     exceptions: tuple[Rule, ...] = ()
+    origin: str = field(default=BY_DEFAULT, compare=False)  # of the line about `a`
 
     def permits(self, kind: Kind, major: int, minor: int, access: int) -> bool:
         """Whether a device may be used so: the kernel's devcgroup_check_permission."""
@@ -97,11 +98,11 @@ class Policy:
 
     def but(self, rules: Iterable[Rule]) -> Policy:
         """What it comes to with more rules behind it: the kernel's devcgroup_update_access."""
-        allows = self.allows
+        allows, origin = self.allows, self.origin
         found = {_device(rule): rule for rule in self.exceptions}
         for rule in rules:
             if rule.kind == "a":
-                allows = rule.allow
+                allows, origin = rule.allow, rule.origin
                 found.clear()
                 continue
             key = _device(rule)
@@ -115,11 +116,11 @@ class Policy:
                     found[key] = replace(before, access=access)
                 else:
                     del found[key]
-        return Policy(allows, tuple(found[key] for key in sorted(found)))
+        return Policy(allows, tuple(found[key] for key in sorted(found)), origin)
 
     def rules(self) -> tuple[Rule, ...]:
         """The shortest list of rules that comes to this."""
-        return (Rule(self.allows, "a"), *self.exceptions)
+        return (Rule(self.allows, "a", origin=self.origin), *self.exceptions)
 
 
 def _device(rule: Rule) -> tuple[str, int, int]:
@@ -279,7 +280,7 @@ def changes(old: Policy, new: Policy) -> tuple[Rule, ...]:
     first.
     """
     if old.allows != new.allows:
-        return (Rule(new.allows, "a"), *new.exceptions)
+        return new.rules()
     before = {_device(rule): rule for rule in old.exceptions}
     after = {_device(rule): rule for rule in new.exceptions}
     found: list[Rule] = []

@@ -59,15 +59,19 @@ def running(
         yield made
 
 
-def add(made: Box, path: str, inside: str = "", access: str = "", **more: bool) -> None:
+def add(
+    made: Box, path: str, inside: str = "", access: str = "", *, validate_only: bool = False
+) -> None:
     request = container_pb2.AddDeviceNodeRequest(
-        name=made.name, path=path, container_path=inside, access=access, **more
+        name=made.name, path=path, container_path=inside, access=access, validate_only=validate_only
     )
     made._call(lambda: made.api.container.AddDeviceNode(request, timeout=DEADLINE))
 
 
-def remove(made: Box, inside: str, **more: bool) -> None:
-    request = container_pb2.RemoveDeviceNodeRequest(name=made.name, container_path=inside, **more)
+def remove(made: Box, inside: str, *, validate_only: bool = False) -> None:
+    request = container_pb2.RemoveDeviceNodeRequest(
+        name=made.name, container_path=inside, validate_only=validate_only
+    )
     made._call(lambda: made.api.container.RemoveDeviceNode(request, timeout=DEADLINE))
 
 
