@@ -5,7 +5,11 @@
     devices.py   rules about devices, and what they come to
     device_program.py   the same as a program for version 2
     device_control.py   having the kernel obey them
+    limits.py    what a configuration limits, translated to what this host has
+    equivalents.py   the table of that; formulas.py, amounts.py: how values are read and written
+    readback.py  what the kernel made of it; in which order it is changed, and undone
+    facts.py     what a translation needs to know of the host
 
 Names are LXC's: `lxc.payload.NAME`, with -1, -2 … behind it where that is taken, the same in every
-tree. Only directories that were made here are ever removed. Limits and statistics come later.
+tree. Only directories that were made here are ever removed. Statistics come later.
 """

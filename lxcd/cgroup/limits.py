@@ -173,9 +173,12 @@ class _Work:
             group = equivalents.GROUPS[thing[0]]
             version = self._controllers.version(group)
             languages = (version, 3 - version) if version else (1, 2)
-            lines = [said[thing, one] for one in languages if (thing, one) in said]
-            wishes = [asked[thing, 2]] if (thing, 2) in asked else []
-            chosen, *others = [*lines, *wishes]
+            chosen, *others = [
+                held[thing, one]
+                for held in (said, asked)
+                for one in languages
+                if (thing, one) in held
+            ]
             around = Around(self._host, self._files(group, version), limit)
             if thing[0] == "memory.limit":
                 value = chosen.parts[""]

@@ -20,6 +20,7 @@ Who may call: every room above (`container`, the workshops, `supervisor`, `rpc`)
     check        rules across keys, and what is understood but not in force
     writer       set and unset keys in a text
     names        what a container may be called
+    forwards     ports of the host that lead to a container; limits: its limits, in words
     daemon       lxcd.toml, lxc.conf, and a container's own lxcd.toml
     model        the data itself
     characters   which characters may stand where

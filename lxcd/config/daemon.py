@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from lxcd.config import forwards
+from lxcd.config import forwards, limits
 from lxcd.config.characters import forbidden, printable, quoted
+from lxcd.config.limits import Limits
 from lxcd.config.model import Problem
 from lxcd.config.reader import HostFiles, RawLine, Reading
 
@@ -59,6 +60,7 @@ class ContainerSettings:
     forwards: tuple[Forward, ...] = ()  # ports of the host that lead to it
     # What is filtered of what a device sends into a managed network, by its number; all else.
     filters: Mapping[int, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    limits: Limits = field(default_factory=Limits)
 
 
 # lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
@@ -121,6 +123,7 @@ def load_container_settings(
     image = ""
     leading: tuple[Forward, ...] = ()
     filters: dict[int, frozenset[str]] = {}
+    limited = Limits()
     for key, value in table.items():
         if key == "image":
             if isinstance(value, str):
@@ -133,6 +136,9 @@ def load_container_settings(
         elif key == "forward":
             leading, wrong = forwards.read(value)
             problems += [_problem("error", data, origin, key, why) for why in wrong]
+        elif key == "limits":
+            limited, troubled = limits.read(value)
+            problems += [_problem("error", data, origin, name, why) for name, why in troubled]
         elif key in _LATER:
             text = "understood, but lxcd does not act on it yet"
             problems.append(_problem("warning", data, origin, key, text))
@@ -143,7 +149,9 @@ def load_container_settings(
             problems += [
                 _problem("error", data, origin, name or key, why) for name, why in troubled
             ]
-    found = ContainerSettings(MappingProxyType(labels), image, leading, MappingProxyType(filters))
+    found = ContainerSettings(
+        MappingProxyType(labels), image, leading, MappingProxyType(filters), limited
+    )
     return found, tuple(problems)
 
 

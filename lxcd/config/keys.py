@@ -310,9 +310,9 @@ KEYS: tuple[Key, ...] = (
          "cgroup where LXC's monitor goes at the end", live=False),
     _flag("lxc.cgroup.relative", "cgroup_relative", "make cgroups below lxcd's own"),
     Key("lxc.cgroup.", "list", "cgroups", _named(partial(entries.cgroup, 1)), "TEXT",
-        "file of a version 1 cgroup; not in LXC 7.0", in_force=False),
+        "file of a version 1 cgroup; not in LXC 7.0"),
     Key("lxc.cgroup2.", "list", "cgroups", _named(partial(entries.cgroup, 2)), "TEXT",
-        "file of a version 2 cgroup; devices.allow and devices.deny also", in_force=False),
+        "file of a version 2 cgroup; devices.allow and devices.deny also"),
 
     *(_list(f"lxc.hook.{kind}", "hooks", _item(partial(entries.hook, kind)), "COMMAND LINE",
             f"command to run at {kind}", live=False) for kind in HOOKS),

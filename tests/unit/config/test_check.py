@@ -157,7 +157,6 @@ def test_not_in_force() -> None:
         "lxc.hook.start = a\nlxc.hook =\n",
         "lxc.net.0.type = veth\nlxc.net.0.link = a\nlxc.net =\n",
         "lxc.net.0.type = veth\nlxc.net.0.link = a\nlxc.net.0 =\n",
-        "lxc.cgroup2.memory.max = 1\nlxc.cgroup2 =\n",
         "lxc.log.level = 1\nlxc.log.level =\n",
         "lxc.console.path = /dev/tty1\nlxc.console.path = none\n",
     ],

@@ -368,6 +368,8 @@ IN_FORCE = [
     "lxc.cgroup.dir",
     "lxc.cgroup.dir.container",
     "lxc.cgroup.relative",
+    "lxc.cgroup.",
+    "lxc.cgroup2.",
     "lxc.group",
     "lxc.console.path",
 ]

@@ -271,8 +271,7 @@ def test_article_with_cgroups(end: str) -> None:
     ]
     assert found[-1] == (1, "devices.allow", "c 254:0 rwm")
     assert len(found) == 15
-    (allow,) = [p for p in not_in_force(config) if p.key == "lxc.cgroup.devices.allow"]
-    assert "(10 lines)" in allow.message
+    assert not [p for p in not_in_force(config) if p.key.startswith("lxc.cgroup")]
 
 
 @pytest.fixture
