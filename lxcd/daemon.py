@@ -26,6 +26,7 @@ from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
 from lxcd.supervisor import execs, host, launch, service
 from lxcd.supervisor.addresses import Addresses
+from lxcd.supervisor.alarms import Alarms
 from lxcd.supervisor.errands import Errands
 from lxcd.supervisor.events import Events
 from lxcd.supervisor.faults import Faults
@@ -94,6 +95,7 @@ async def _serve(
         house.networks = networks = Networks(house, settings.lxc_net)
         house.addresses = Addresses(house.begin)
         house.addresses.on_change.append(networks.follow)
+        house.alarms = Alarms(trees, house.begin)
         registry = Registry(house)
         house.init_of = registry.init_of
 
@@ -141,7 +143,7 @@ async def _serve(
         await server.stop(_GRACE_SECONDS)
         staying.cancel()
         house.end()
-        house.addresses.close()
+        house.let_go()
         known.close()
         networks.close()
         registry.close()

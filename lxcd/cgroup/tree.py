@@ -327,19 +327,6 @@ def pids(top: str) -> list[int]:
     return found
 
 
-def oom_kills(payload: Payload) -> int:
-    """How many processes of the container the OOM killer has killed; 0 if that is not known."""
-    for key, own in payload.directories.items():
-        controllers = key.split(",")
-        name = "memory.oom_control" if "memory" in controllers else "memory.events"
-        with contextlib.suppress(OSError), open(f"{own}/{name}", encoding="ascii") as file:
-            for line in file:
-                word, _, number = line.partition(" ")
-                if word == "oom_kill":
-                    return int(number)
-    return 0
-
-
 def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
     """Remove the container's directories with what is below them, and parents that were made for
     them and are empty; which of the container's own are left.

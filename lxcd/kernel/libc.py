@@ -64,6 +64,12 @@ munmap = _libc.munmap
 munmap.argtypes = (c_void_p, c_size_t)
 signalfd = _libc.signalfd
 signalfd.argtypes = (c_int, c_void_p, c_int)
+inotify_init1 = _libc.inotify_init1
+inotify_init1.argtypes = (c_int,)
+inotify_add_watch = _libc.inotify_add_watch
+inotify_add_watch.argtypes = (c_int, c_char_p, c_uint)
+inotify_rm_watch = _libc.inotify_rm_watch
+inotify_rm_watch.argtypes = (c_int, c_int)
 
 Long = c_long
 UInt = c_uint

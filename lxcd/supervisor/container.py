@@ -244,6 +244,8 @@ class Container(Changes):
             nics=(),
             device_rules=None,
             device_nodes=(),
+            oom_kills=0,
+            oom_sequence=self._house.alarms.sequence,
         )
         self.record = record
         self.stop_requested = False
@@ -263,6 +265,7 @@ class Container(Changes):
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
         self._house.addresses.begin(self, started.child)
+        self._house.alarms.begin(self)
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
             loop = asyncio.get_running_loop()
@@ -327,6 +330,7 @@ class Container(Changes):
             consolelog.keep(self._house, self, child, self.running.config)
         child.on_exit = self._on_exit
         self._house.addresses.begin(self, child)
+        self._house.alarms.begin(self, found=True)
         if child.exited is not None:
             self._on_exit(child)
 

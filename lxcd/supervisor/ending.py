@@ -62,7 +62,7 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
     exited = child.exited
     if exited is None:
         raise errors.Internal("an end without an exit")
-    oom = await asyncio.to_thread(tree.oom_kills, container.payload) > 0
+    oom = await house.alarms.conclude(container)
     how = exit_of(
         exited.status,
         time_ns=exited.time_ns,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lxcd.container import plan
     from lxcd.paths import Paths
     from lxcd.supervisor.addresses import Addresses
+    from lxcd.supervisor.alarms import Alarms
     from lxcd.supervisor.errands import Errands
     from lxcd.supervisor.events import Events
     from lxcd.supervisor.faults import Faults
@@ -43,6 +44,7 @@ class House:
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
     networks: Networks = field(init=False)  # set at once: they work with the house
     addresses: Addresses = field(init=False)
+    alarms: Alarms = field(init=False)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -56,6 +58,11 @@ class House:
         """
         for task in list(self._under_way):
             task.cancel()
+
+    def let_go(self) -> None:
+        """Do not watch containers any more: they go on."""
+        self.addresses.close()
+        self.alarms.close()
 
     @staticmethod
     def next_id(kind: str) -> str:

@@ -89,6 +89,10 @@ class Record:
     device_rules: tuple[str, ...] | None = None
     device_nodes: tuple[Node, ...] = ()
     stop_requested: bool = False
+    oom_kills: int = 0  # that were told
+    oom_sequence: int = (
+        0  # in the kernel's log: what is up to here was told, or is not of this life
+    )
     # Of a container that is not defined: its whole configuration, and the directory that goes with
     # it.
     config_text: str | None = None

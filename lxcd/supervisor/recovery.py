@@ -50,6 +50,7 @@ class Recovery:
             self._house.events.add("daemon.swept", message=path, details={"path": path})
         for record in records:
             await self._container(record, held.pop(record.child, None))
+        self._house.alarms.listen()
         for child in held.values():
             self._leave_alone(child)
         self._conclude_starts()

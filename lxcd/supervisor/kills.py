@@ -1,0 +1,87 @@
+"""Bringing together what the kernel counts and what it says: how many of a container the OOM killer
+has killed, and who they were. Pure.
+
+The count is the truth about how many. A name comes from the kernel's log, which may not be ours to
+read, or have lost it; then the kill is told all the same. Nobody is named who was not counted,
+except where the count is not for him: in a cgroup of version 1 below the container's own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lxcd.cgroup.kmsg import Victim
+
+# How long after the count the name may come: the kernel writes it next, but may be interrupted.
+NAME_SECONDS = 0.25
+_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One that is to be told. `victim` is None if nobody knows who it was."""
+
+    victim: Victim | None
+    count: int = 1
+    missed: bool = False  # it happened while lxcd was away
+    counted: bool = True  # the container's own count has it
+
+
+@dataclass(slots=True)
+class Kills:
+    """Of one life. `counted` kills were told of by an earlier lxcd; names up to `sequence` too."""
+
+    counted: int = 0
+    sequence: int = 0
+    names_known: bool = True  # there is a log to wait for
+    away: bool = False  # until the first look: what is new happened before
+    _named: deque[Victim] = field(default_factory=deque["Victim"])
+    _uncounted: deque[Victim] = field(default_factory=deque["Victim"])
+    _since: float | None = None
+
+    def name(self, victim: Victim, *, counted: bool) -> None:
+        """The log names one; `counted`: the container's count has him, or will."""
+        if victim.sequence > self.sequence:
+            self.sequence = victim.sequence
+            waiting = self._named if counted else self._uncounted
+            waiting.append(victim)
+            if len(waiting) > _WAITING:
+                waiting.popleft()
+
+    def settle(self, count: int | None, now: float, *, last: bool = False) -> list[Kill]:
+        """What is to be told, with the count as it is now; `last`: there will be no more."""
+        missed, self.away = self.away, False
+        told = [Kill(victim, missed=missed, counted=False) for victim in self._uncounted]
+        self._uncounted.clear()
+        if count is None:
+            # A kernel that does not count: the log is all there is.
+            told += [Kill(victim, missed=missed) for victim in self._named]
+            self._named.clear()
+            return told
+        fresh = max(0, count - self.counted)
+        # Of more names than kills the oldest were told already.
+        while len(self._named) > fresh:
+            self._named.popleft()
+        named = list(self._named)
+        self._named.clear()
+        told += [Kill(victim, missed=missed) for victim in named]
+        self.counted += len(named)
+        unnamed = fresh - len(named)
+        if not unnamed:
+            self._since = None
+            return told
+        if self._since is None:
+            self._since = now
+        if last or missed or not self.names_known or now >= self._since + NAME_SECONDS:
+            told.append(Kill(None, unnamed, missed))
+            self.counted += unnamed
+            self._since = None
+        return told
+
+    @property
+    def waiting(self) -> bool:
+        """Kills are counted whose names may still come: ask again in NAME_SECONDS."""
+        return self._since is not None
