@@ -20,6 +20,10 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATH = "/dev/kmsg"
 _RECORD_BYTES = 8192  # CONSOLE_EXT_LOG_MAX
@@ -159,26 +163,32 @@ class Log:
         return self._fd
 
     def skip(self) -> None:
-        """Pass over all that is there."""
-        os.lseek(self._fd, 0, os.SEEK_END)
+        """Pass over all that is there: what is new comes after the last `sequence`."""
+        for record in self._records():
+            line = parse(record)
+            if line is not None:
+                self.sequence = line.sequence
 
     def read(self) -> list[Found]:
         """What is new."""
         found: list[Found] = []
+        for record in self._records():
+            line = parse(record)
+            if line is not None:
+                self.sequence = line.sequence
+                one = self._reader.feed(line)
+                if one is not None:
+                    found.append(one)
+        return found
+
+    def _records(self) -> Iterator[bytes]:
         while True:
             try:
-                record = os.read(self._fd, _RECORD_BYTES)
+                yield os.read(self._fd, _RECORD_BYTES)
             except BrokenPipeError:
                 continue  # overwritten before it was read; the next is the oldest that is left
             except OSError:
-                return found  # EAGAIN: that was all
-            line = parse(record)
-            if line is None:
-                continue
-            self.sequence = line.sequence
-            one = self._reader.feed(line)
-            if one is not None:
-                found.append(one)
+                return  # EAGAIN: that was all
 
     def close(self) -> None:
         """Let go of it."""

@@ -40,6 +40,7 @@ _AFTER_SECONDS = (0.3, 2.0)
 _RECENT_SECONDS = 5.0
 _BURST = 10  # kills that are told one by one
 _NEVER = float("-inf")
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO: the kernel's log has its numbers
 
 
 @dataclass(slots=True)
@@ -58,7 +59,6 @@ class _Life:
     kill_pace: Pace = field(default_factory=lambda: Pace(_BURST))
     init_killed: bool = False
     last_kill: float = _NEVER
-    last_unnamed: float = _NEVER
     last_look: float = _NEVER
     again: list[float] = field(default_factory=list[float])
     quiet_seconds: float = FIRST_SECONDS
@@ -77,6 +77,7 @@ class Alarms:
         self._lives: dict[Container, _Life] = {}
         self._by_number: dict[int, _Life] = {}
         self._by_path: dict[str, _Life] = {}
+        self._by_init: dict[int, _Life] = {}
         self._new: set[int] = set()
         self._dirty: set[int] = set()
         self._rung = asyncio.Event()
@@ -84,6 +85,8 @@ class Alarms:
         self._past: list[Victim] | None = []
         self._complained = False
         self._kernel_log = _kernel_log()
+        own_pids = procfs.namespace_id("self", "pid") == _FIRST_PID_NAMESPACE
+        self._sees_inits = self._kernel_log is not None and own_pids
 
     @property
     def sequence(self) -> int:
@@ -114,10 +117,11 @@ class Alarms:
         )
         life = _Life(container, next(self._numbers), payload, kills, found)
         self._lives[container] = self._by_number[life.number] = life
+        self._by_init[record.pid] = life
         for path in self._paths(payload):
             self._by_path[path] = life
         for victim in self._past or ():
-            if self._life_of(victim.cgroup) is life:
+            if self._victims(victim) is life:
                 self._name(life, victim)
         # In the background: a start need not wait for it. The first look finds what was before.
         self._new.add(life.number)
@@ -129,6 +133,8 @@ class Alarms:
         if life is None:
             return
         del self._by_number[life.number]
+        if self._by_init.get(container.record.pid) is life:
+            del self._by_init[container.record.pid]
         for path in self._paths(life.payload):
             if self._by_path.get(path) is life:
                 del self._by_path[path]
@@ -156,10 +162,11 @@ class Alarms:
         self._tell_kills(life, last=True)
         self._tell_hits(life, counts, last=True)
         self.end(container)
+        if self._sees_inits and not container.record.request.application:
+            # Its line is never held back.
+            return life.init_killed
         # PID 1 of an application ends as its command did, and that one's pid nobody knows here.
-        application = container.record.request.application
-        last = life.last_kill if application else life.last_unnamed
-        return life.init_killed or now() - last < _RECENT_SECONDS
+        return life.init_killed or now() - life.last_kill < _RECENT_SECONDS
 
     def close(self) -> None:
         """Let go of all: containers go on."""
@@ -272,16 +279,18 @@ class Alarms:
             return
         if self._past is None:
             found = _looked_at(found)
-        life = self._life_of(found.cgroup)
+        life = self._victims(found)
         if life is not None:
             self._name(life, found)
         elif self._past is not None:
             self._past.append(found)
 
     def _name(self, life: _Life, victim: Victim) -> None:
+        if victim.sequence <= life.kills.sequence:
+            return
         memory = counters.place(life.payload, "memory")
-        below = memory.version == 1 and self._by_path.get(victim.cgroup) is not life
-        life.kills.name(victim, counted=not below)
+        own = not victim.cgroup or self._by_path.get(victim.cgroup) is life
+        life.kills.name(victim, counted=own or memory.version != 1)
         if victim.pid == life.container.record.pid:
             life.init_killed = True
         self._attend(life)
@@ -289,6 +298,12 @@ class Alarms:
     def _attend(self, life: _Life) -> None:
         self._dirty.add(life.number)
         self._rung.set()
+
+    def _victims(self, victim: Victim) -> _Life | None:
+        """Whose a victim is. The log may not tell its cgroup, but always its number."""
+        if victim.cgroup:
+            return self._life_of(victim.cgroup)
+        return self._by_init.get(victim.pid)
 
     def _life_of(self, cgroup: str) -> _Life | None:
         """Whose a cgroup is: its own, or one below."""
@@ -321,8 +336,6 @@ class Alarms:
             life.untold.append(kill)
             if over or not kill.missed:
                 life.last_kill = now
-                if kill.victim is None:
-                    life.last_unnamed = now
 
     def _tell_kills(self, life: _Life, *, last: bool = False) -> None:
         now = asyncio.get_running_loop().time()

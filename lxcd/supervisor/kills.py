@@ -44,12 +44,13 @@ class Kills:
 
     def name(self, victim: Victim, *, counted: bool) -> None:
         """The log names one; `counted`: the container's count has him, or will."""
-        if victim.sequence > self.sequence:
-            self.sequence = victim.sequence
-            waiting = self._named if counted else self._uncounted
-            waiting.append(victim)
-            if len(waiting) > _WAITING:
-                waiting.popleft()
+        if victim.sequence <= self.sequence:
+            return
+        self.sequence = victim.sequence
+        waiting = self._named if counted else self._uncounted
+        waiting.append(victim)
+        if len(waiting) > _WAITING:
+            waiting.popleft()
 
     def settle(self, count: int | None, now: float, *, last: bool = False) -> list[Kill]:
         """What is to be told, with the count as it is now; `last`: there will be no more."""

@@ -1,0 +1,66 @@
+"""What the tests of limits have in common: limits that are set from outside, and containers that wait to meet them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.system.boxes import Box, defined
+from tests.system.calls import application, events
+from tests.system.host import Host
+from tests.system.machine import until
+
+# It takes memory until it is killed, and never waits for anything.
+HOG = "tail /dev/zero"
+LIMIT_BYTES = 32 << 20
+
+
+def limit_memory(made: Box, size: int = LIMIT_BYTES) -> None:
+    """Where a limit comes from does not matter to those who are told of it."""
+    cgroups = made.info().cgroups
+    if "memory" in cgroups:
+        Path(cgroups["memory"], "memory.limit_in_bytes").write_text(str(size))
+    else:
+        Path(cgroups["unified"], "memory.max").write_text(str(size))
+
+
+def limit_processes(made: Box, count: int) -> None:
+    """The same."""
+    cgroups = made.info().cgroups
+    Path(cgroups.get("pids", cgroups["unified"]), "pids.max").write_text(str(count))
+
+
+@contextmanager
+def waiting(host: Host, root: Path, name: str, script: str, **options: Any) -> Iterator[Box]:
+    """A container whose shell does this; `cat /mnt/NUMBER` in it waits for `go`."""
+    share = host.root / "share" / name
+    share.mkdir(parents=True)
+    for number in range(3):
+        os.mkfifo(share / str(number))
+    line = f"lxc.mount.entry = {share} mnt none bind 0 0"
+    with defined(host, application(host, root, name, line), name) as made:
+        made.start("/bin/sh", "-c", script, **options)
+        yield made
+
+
+def go(host: Host, name: str, number: int = 0) -> None:
+    """Let it."""
+    (host.root / "share" / name / str(number)).write_bytes(b"")
+
+
+def told(host: Host, type_: str, name: str, count: int) -> list[Any]:
+    """Events of a container that stand for `count` occurrences; all of them, once there are so many, and no more."""
+    with host.channel() as api:
+
+        def found() -> list[Any]:
+            return events(api, type_, names=(name,))
+
+        def number() -> int:
+            return sum(int(event.details["count"]) for event in found())
+
+        until(lambda: number() >= count, f"{count} times {type_} of {name} are told")
+        assert number() == count, found()
+        return found()
