@@ -9,6 +9,10 @@
     equivalents.py   the table of that; formulas.py, amounts.py: how values are read and written
     readback.py  what the kernel made of it; in which order it is changed, and undone
     facts.py     what a translation needs to know of the host
+    killing.py   kill all that is in them, however fast it forks
+    counters.py  how often limits were met, and how many were killed for want of memory
+    watch.py     word from the kernel that this has happened
+    kmsg.py      what the kernel's log says of it: the victim's name
 
 Names are LXC's: `lxc.payload.NAME`, with -1, -2 … behind it where that is taken, the same in every
 tree. Only directories that were made here are ever removed. Statistics come later.

@@ -10,10 +10,10 @@ import contextlib
 import errno
 import os
 import secrets
-import signal
 import time
 from dataclasses import dataclass, field
 
+from lxcd.cgroup import killing
 from lxcd.errors import FailedPrecondition
 from lxcd.kernel import directory, procfs
 from lxcd.kernel.fd import Fd, close_all
@@ -22,6 +22,7 @@ ROOT = "/sys/fs/cgroup"
 _MARK = "trusted.lxcd"
 INNER = "inner"  # as in lxc.cgroup.dir.container.inner
 _RETRIES = 1000  # LXC's CGROUP_CREATE_RETRY
+_PAUSE_SECONDS = 0.002
 # Files that go with a delegated directory of version 2: /sys/kernel/cgroup/delegate, cgroups(7).
 _DELEGATED_V2 = (
     *("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"),
@@ -310,23 +311,6 @@ def open_for_join(trees: Trees, payload: Payload, pid: int) -> tuple[int, list[i
     return cgroup, procs
 
 
-def pids(top: str) -> list[int]:
-    """Every process in a directory and below; what goes away meanwhile is passed over."""
-    found: list[int] = []
-
-    def visit(here: int) -> list[str]:
-        with contextlib.suppress(OSError, ValueError):
-            procs = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
-            with os.fdopen(procs, encoding="ascii") as file:
-                found.extend(int(line) for line in file)
-        return directory.subdirectories(here)
-
-    with contextlib.suppress(OSError):
-        with Fd(os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as handle:
-            directory.walk(handle.fileno(), visit)
-    return found
-
-
 def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
     """Remove the container's directories with what is below them, and parents that were made for
     them and are empty; which of the container's own are left.
@@ -339,17 +323,15 @@ def remove(payload: Payload, deadline_seconds: float = 30.0) -> list[str]:
     left = [
         path for path in payload.directories.values() if path in made and _is_ours(path, payload)
     ]
-    pause = 0.001
     while True:
         left = [path for path in left if not _remove_tree(path)]
-        if not left or time.monotonic() > end:
+        rest = end - time.monotonic()
+        if not left or rest < 0:
             break
-        for path in left:
-            for pid in pids(path):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(pause)
-        pause = min(pause * 2, 0.1)
+        occupied = {key: path for key, path in payload.directories.items() if path in left}
+        killing.kill_all(occupied, rest)
+        # They are not in `cgroup.procs` any more, but the directory may be theirs a little longer.
+        time.sleep(_PAUSE_SECONDS)
     for path in reversed(payload.made):
         if path not in left and not _is_anothers(path, payload):
             # Nobody's: a crash came between mkdir and mark; if it is empty it may go. A parent

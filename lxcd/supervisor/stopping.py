@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd import errors, log
-from lxcd.cgroup import freezer
+from lxcd.cgroup import freezer, killing
 from lxcd.supervisor.state import Exit, State
 from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
 
@@ -129,10 +129,8 @@ async def _kill(container: Container, child: Held, method: str) -> Stopped:
             async with asyncio.timeout(_STOP_SIGNAL_SECONDS):
                 await container.until(lambda: container.state is State.STOPPED)
     _send(child, signal.SIGKILL)
-    if was_frozen:
-        # The freezer of version 1 keeps even a killed process: freezer-subsystem.rst.
-        with contextlib.suppress(OSError, errors.LxcdError):
-            await freezer.freeze(container.payload, frozen=False)
+    # Whoever does not end with init; and the freezer of version 1 keeps even a killed process.
+    await asyncio.to_thread(killing.kill_once, container.payload.directories)
     try:
         async with asyncio.timeout(_KILL_SECONDS):
             await container.until(lambda: container.state is State.STOPPED)

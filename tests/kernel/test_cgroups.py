@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from lxcd.cgroup import tree
+from lxcd.cgroup import killing, tree
 from lxcd.cgroup.tree import Payload, Trees
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process, procfs
@@ -85,7 +85,7 @@ def test_a_process_in_it(trees: Trees, payload: Payload) -> None:
         for hierarchy in trees.hierarchies:
             path = payload.home(hierarchy.key)
             assert found[hierarchy.key] == path.removeprefix(hierarchy.mountpoint)
-            assert tree.pids(path) == [pid]
+            assert killing.pids(path) == [pid]
     finally:
         end(pid)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lxcd.v1 import types_pb2
-from tests.system.calls import application, events, get, idle
 from tests.system.boxes import defined
+from tests.system.calls import application, events, get, idle
 from tests.system.host import Host
-from tests.system.limits import go, limit_memory, limit_processes, told, waiting
+from tests.system.limits import go, limit_memory, limit_processes, waiting
 from tests.system.machine import until
 
 HIT = "container.limit_hit"
@@ -20,11 +20,11 @@ HIT = "container.limit_hit"
 BOMB = "bomb() { bomb | bomb & bomb; }; bomb"
 
 
-def hits(host: Host, name: str, limit: str) -> list[object]:
+def hits(host: Host, name: str, limit: str) -> list[Any]:
     """The limit was met, and that was told."""
     with host.channel() as api:
 
-        def found() -> list[object]:
+        def found() -> list[Any]:
             return [e for e in events(api, HIT, names=(name,)) if e.details["limit"] == limit]
 
         until(lambda: bool(found()), f"{name} has met its limit of {limit}")
@@ -79,7 +79,9 @@ def test_a_fork_bomb(host: Host, busybox_root: Path, *, shared: bool) -> None:
         api = host.channel()
         for _ in range(200):
             assert get(api, "bomb").state == types_pb2.STATE_RUNNING
-        print(f"lxcd: {ticks(host) - before} ticks in {time.monotonic() - begun:.1f} s of bomb and 200 GetContainer")
+        print(
+            f"lxcd: {ticks(host) - before} ticks in {time.monotonic() - begun:.1f} s of bomb and 200 GetContainer"
+        )
         assert int((payload / "pids.current").read_text()) > 50
         begun = time.monotonic()
         made.stop(kill=True)
