@@ -74,7 +74,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "events": (
         "events",
-        "[NAME...] [--since S] [--after N] [--follow] [--type T]...",
+        "[NAME...] [--since S] [--after N] [--follow] [--type T | --exclude T]...",
         "show what happened",
     ),
     "plan": ("plan", "NAME [-- CMD...]", "show what a start would do, step by step"),

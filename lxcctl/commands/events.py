@@ -42,6 +42,9 @@ def _events_options(parser: Parser) -> None:
         default=[],
         help="container.exited, container.* ...",
     )
+    parser.add_argument(
+        "--exclude", metavar="T", action="append", default=[], help="not of these types"
+    )
 
 
 def _moment(text: str) -> int:
@@ -67,7 +70,12 @@ def _history(session: Session, args: Namespace, show: Callable[[Event], None]) -
     from lxcd.v1.event_pb2 import ListEventsRequest, ListEventsResponse
 
     request = ListEventsRequest(
-        after_sequence=args.after, containers=args.names, types=args.types, page_size=_PAGE
+        after_sequence=args.after,
+        containers=args.names,
+        types=args.types,
+        exclude_types=args.exclude,
+        lxcpaths=[session.lxcpath] if session.lxcpath else [],
+        page_size=_PAGE,
     )
     if args.since is not None:
         set_timestamp(request.since, args.since)
@@ -87,7 +95,11 @@ def _follow(session: Session, args: Namespace, show: Callable[[Event], None]) ->
     from lxcd.v1.host_pb2 import GetHostRequest, GetHostResponse
 
     request = StreamEventsRequest(
-        after_sequence=args.after, containers=args.names, types=args.types
+        after_sequence=args.after,
+        containers=args.names,
+        types=args.types,
+        exclude_types=args.exclude,
+        lxcpaths=[session.lxcpath] if session.lxcpath else [],
     )
     if args.since is not None:
         set_timestamp(request.since, args.since)

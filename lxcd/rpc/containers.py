@@ -224,9 +224,11 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
 
         async def work() -> pb.Container:
             async with actor.lock:
-                answer = await asyncio.to_thread(self._update, actor, request, bool(paths))
+                answer, before, after = await asyncio.to_thread(
+                    self._update, actor, request, bool(paths)
+                )
                 if not request.validate_only:
-                    actor.tell("container.updated")
+                    actor.tell_update(before, after)
                 return answer
 
         return await self._replays.once(request, work)
@@ -236,7 +238,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         actor: Container,
         request: pb.UpdateContainerRequest,
         whole: bool,  # noqa: FBT001
-    ) -> pb.Container:
+    ) -> tuple[pb.Container, Definition, Definition]:
         if not actor.defined:
             raise errors.FailedPrecondition(
                 f"container {actor.name} has no configuration file", "CONTAINER_NOT_DEFINED"
@@ -267,9 +269,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 key=fresh[0].key,
             )
         if request.validate_only:
-            return convert.definition_only(actor.name, after)
+            return convert.definition_only(actor.name, after), before, after
         actor.file.write(text)
-        return convert.container(actor, full=True)
+        return convert.container(actor, full=True), before, after
 
     @unary
     async def DeleteContainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -33,7 +34,7 @@ class Events(event_pb2_grpc.EventServiceServicer):
     ) -> AsyncIterator[pb.StreamEventsResponse]:
         """See event.proto."""
         del context
-        matches = _filter(request.containers, request.types)
+        matches = _filter(request)
         since = convert.nanoseconds(request.since) if request.HasField("since") else 0
         from_past = bool(request.after_sequence) or request.HasField("since")
         after = request.after_sequence if from_past else self._events.last
@@ -52,7 +53,7 @@ class Events(event_pb2_grpc.EventServiceServicer):
         if request.page_size < 0:
             raise errors.InvalidArgument("page_size is negative", "INVALID_PAGE_SIZE")
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
-        matches = _filter(request.containers, request.types)
+        matches = _filter(request)
         since = convert.nanoseconds(request.since) if request.HasField("since") else 0
         after = request.after_sequence
         if request.page_token:
@@ -70,15 +71,21 @@ class Events(event_pb2_grpc.EventServiceServicer):
         return pb.ListEventsResponse(events=found)
 
 
-def _filter(containers: Iterable[str], types: Iterable[str]) -> Callable[[Event], bool]:
-    names, kinds = frozenset(containers), tuple(types)
+def _filter(request: pb.StreamEventsRequest | pb.ListEventsRequest) -> Callable[[Event], bool]:
+    names = frozenset(request.containers)
+    lxcpaths = frozenset(map(os.path.normpath, request.lxcpaths))
+    types, exclude = tuple(request.types), tuple(request.exclude_types)
 
     def matches(event: Event) -> bool:
-        if names and event.container not in names:
-            return False
-        return not kinds or any(
-            event.type.startswith(kind[:-1]) if kind.endswith(".*") else event.type == kind
-            for kind in kinds
+        return (
+            (not names or event.container in names)
+            and (not lxcpaths or event.lxcpath in lxcpaths)
+            and (not types or _is_one(event.type, types))
+            and not _is_one(event.type, exclude)
         )
 
     return matches
+
+
+def _is_one(type_: str, wanted: Iterable[str]) -> bool:
+    return any(type_.startswith(one[:-1]) if one.endswith(".*") else type_ == one for one in wanted)

@@ -17,7 +17,7 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import consolelog, ending, nics, ports, removal, start, stopping
+from lxcd.supervisor import consolelog, edits, ending, nics, ports, removal, start, stopping
 from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
@@ -47,7 +47,9 @@ class Container(Changes):
         self._gone = gone
         self.lxcpath = lxcpath
         self.name = name
-        self.file = ConfigFile(os.path.join(lxcpath, name))
+        self._loop = asyncio.get_running_loop()
+        self.file = ConfigFile(os.path.join(lxcpath, name), edited=self._edited)
+        self._last_edit: dict[str, str] = {}
         self.record = Record(lxcpath, name, STOPPED)
         self.state = State.STOPPED
         self.state_reason = ""
@@ -87,6 +89,28 @@ class Container(Changes):
             text = self.record.config_text.encode(errors="surrogateescape")
             return read_text(text, self.record.config_origin, self.record.request.defines)
         return self.file.read()
+
+    def _edited(self, before: Definition, after: Definition) -> None:
+        """Its file was changed by hand; on whatever thread that was noticed."""
+        found = edits.details(before.config.lines, after.config.lines)
+        # Comments are nobody's business; and the loop may be gone by then.
+        if found["keys"]:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell_edit, found)
+
+    def _tell_edit(self, found: dict[str, str]) -> None:
+        # Two threads may have noticed the same.
+        if found != self._last_edit and not self.deleted:
+            self._last_edit = found
+            details = {"by": "file", **found}
+            self.tell("container.updated", message=edits.message(found), details=details)
+
+    def tell_update(self, before: Definition, after: Definition) -> None:
+        """It was changed on request."""
+        self._last_edit = {}
+        found = edits.details(before.config.lines, after.config.lines)
+        details = {"by": "request", **found}
+        self.tell("container.updated", message=edits.message(found), details=details)
 
     def _image(self) -> str:
         """What its root file system was made of; empty if that is not known."""

@@ -17,6 +17,8 @@ from lxcd.config import check, loader, reader
 from lxcd.config.daemon import ContainerSettings, load_container_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lxcd.config.model import ContainerConfig, Problem
 
 CONFIG_NAME = "config"
@@ -62,7 +64,14 @@ def _problems(config: ContainerConfig) -> tuple[Problem, ...]:
 class ConfigFile:
     """The file and the last reading of it."""
 
-    def __init__(self, directory: str, name: str = CONFIG_NAME) -> None:
+    def __init__(
+        self,
+        directory: str,
+        name: str = CONFIG_NAME,
+        edited: Callable[[Definition, Definition], None] | None = None,
+    ) -> None:
+        """`edited` is told of what others have changed, when it is read again: on any thread."""
+        self._edited = edited
         self.directory = directory
         self.path = os.path.join(directory, name)
         # What was read and from which files; replaced whole, as threads read it too.
@@ -109,6 +118,8 @@ class ConfigFile:
         config, stamps = loader.load(text, self.path)
         definition = Definition(text, self.path, config, _problems(config))
         self._last = (definition, (stamp, *stamps))
+        if self._edited is not None and last is not None:
+            self._edited(last[0], definition)
         return definition
 
     def write(self, text: bytes, like: str = "") -> None:

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lxcd.v1 import types_pb2 as lxcd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lxcd/v1/event.proto\x12\x07lxcd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13lxcd/v1/types.proto\"\xb4\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x11\n\tcontainer\x18\x04 \x01(\t\x12\x0f\n\x07lxcpath\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x1d\n\x05state\x18\x07 \x01(\x0e\x32\x0e.lxcd.v1.State\x12\x1b\n\x04\x65xit\x18\x08 \x01(\x0b\x32\r.lxcd.v1.Exit\x12\x0f\n\x07message\x18\t \x01(\t\x12,\n\x07\x64\x65tails\x18\n \x03(\x0b\x32\x1b.lxcd.v1.Event.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x13StreamEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncontainers\x18\x03 \x03(\t\x12\r\n\x05types\x18\x04 \x03(\t\"C\n\x14StreamEventsResponse\x12\x1d\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0e.lxcd.v1.Event\x12\x0c\n\x04lost\x18\x02 \x01(\x04\"\xa0\x01\n\x11ListEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncontainers\x18\x03 \x03(\t\x12\r\n\x05types\x18\x04 \x03(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"M\n\x12ListEventsResponse\x12\x1e\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0e.lxcd.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa4\x01\n\x0c\x45ventService\x12M\n\x0cStreamEvents\x12\x1c.lxcd.v1.StreamEventsRequest\x1a\x1d.lxcd.v1.StreamEventsResponse0\x01\x12\x45\n\nListEvents\x12\x1a.lxcd.v1.ListEventsRequest\x1a\x1b.lxcd.v1.ListEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lxcd/v1/event.proto\x12\x07lxcd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13lxcd/v1/types.proto\"\xb4\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x11\n\tcontainer\x18\x04 \x01(\t\x12\x0f\n\x07lxcpath\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x1d\n\x05state\x18\x07 \x01(\x0e\x32\x0e.lxcd.v1.State\x12\x1b\n\x04\x65xit\x18\x08 \x01(\x0b\x32\r.lxcd.v1.Exit\x12\x0f\n\x07message\x18\t \x01(\t\x12,\n\x07\x64\x65tails\x18\n \x03(\x0b\x32\x1b.lxcd.v1.Event.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x13StreamEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncontainers\x18\x03 \x03(\t\x12\r\n\x05types\x18\x04 \x03(\t\x12\x15\n\rexclude_types\x18\x05 \x03(\t\x12\x10\n\x08lxcpaths\x18\x06 \x03(\t\"C\n\x14StreamEventsResponse\x12\x1d\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0e.lxcd.v1.Event\x12\x0c\n\x04lost\x18\x02 \x01(\x04\"\xc9\x01\n\x11ListEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncontainers\x18\x03 \x03(\t\x12\r\n\x05types\x18\x04 \x03(\t\x12\x15\n\rexclude_types\x18\x07 \x03(\t\x12\x10\n\x08lxcpaths\x18\x08 \x03(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"M\n\x12ListEventsResponse\x12\x1e\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0e.lxcd.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa4\x01\n\x0c\x45ventService\x12M\n\x0cStreamEvents\x12\x1c.lxcd.v1.StreamEventsRequest\x1a\x1d.lxcd.v1.StreamEventsResponse0\x01\x12\x45\n\nListEvents\x12\x1a.lxcd.v1.ListEventsRequest\x1a\x1b.lxcd.v1.ListEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT']._serialized_end=395
   _globals['_EVENT_DETAILSENTRY']._serialized_start=349
   _globals['_EVENT_DETAILSENTRY']._serialized_end=395
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=397
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=520
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=522
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=589
-  _globals['_LISTEVENTSREQUEST']._serialized_start=592
-  _globals['_LISTEVENTSREQUEST']._serialized_end=752
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=754
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=831
-  _globals['_EVENTSERVICE']._serialized_start=834
-  _globals['_EVENTSERVICE']._serialized_end=998
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=398
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=562
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=564
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=631
+  _globals['_LISTEVENTSREQUEST']._serialized_start=634
+  _globals['_LISTEVENTSREQUEST']._serialized_end=835
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=837
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=914
+  _globals['_EVENTSERVICE']._serialized_start=917
+  _globals['_EVENTSERVICE']._serialized_end=1081
 # @@protoc_insertion_point(module_scope)

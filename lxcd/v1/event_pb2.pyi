@@ -58,8 +58,10 @@ class Event(_message.Message):
     """Grows by one with every event, also across restarts of the daemon."""
     type: _builtins.str
     """`container.started`, `container.exited`, `container.state`, `container.created`, `container.deleted`,
-    `container.renamed`, `container.updated`, `container.start_failed`, `container.network_changed` (its devices,
-    addresses or routes; those that change together are told of once), `daemon.started`, `daemon.swept`,
+    `container.renamed`, `container.updated` (details: `by` request or file, `keys`, `before.KEY`, `after.KEY`; a hand
+    edit is told of when the file is next read), `container.start_failed`, `container.network_changed` (its devices,
+    addresses or routes; those that change together are told of once), `container.oom_killed`, `container.limit_hit`,
+    `daemon.started`, `daemon.swept`,
     `network.created`, `network.updated`, `network.deleted`, `network.up`, `network.down`, `network.dnsmasq_exited`,
     `network.firewall_unavailable` …
     """
@@ -79,7 +81,19 @@ class Event(_message.Message):
 
     @_builtins.property
     def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What else is known, by name."""
+        """What else is known, by name.
+
+        `container.oom_killed`, one for each process that the kernel has killed for want of memory: `name`, `pid` (the
+        host's), `container_pid`, `uid` (the host's), `resident_bytes`, `virtual_bytes`, `cgroup`, `limit_cgroup` (whose
+        limit it was; none when the host is out of memory), `limit_bytes`, `init` (true: it was the container's init),
+        `kernel_log_sequence`. What nobody knows is left out, the name too. `count` is how many processes the event
+        stands for: more than 1 after many in a short time (with `names` of some) or for some without a name. `missed`
+        (true): it happened while lxcd was away. A name is the process's own choice; the kernel makes it printable.
+
+        `container.limit_hit`: `limit` (`memory`, `memory_high`, `memory_swap`, `pids`), `count` (how often since it was
+        last told), `seconds` (since then; not for the first time), `limit_bytes` or `limit_processes`. Told at once,
+        then after 10 s, 20 s … up to 11 minutes for as long as it goes on.
+        """
 
     def __init__(
         self,
@@ -111,6 +125,8 @@ class StreamEventsRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     CONTAINERS_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
+    EXCLUDE_TYPES_FIELD_NUMBER: _builtins.int
+    LXCPATHS_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Only events after this number; 0: from now on."""
     @_builtins.property
@@ -125,6 +141,14 @@ class StreamEventsRequest(_message.Message):
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of these types only; a trailing `.*` matches a family. All if empty."""
 
+    @_builtins.property
+    def exclude_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Not of these types; the same words. They win over `types`."""
+
+    @_builtins.property
+    def lxcpaths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of containers in these directories only; all if empty."""
+
     def __init__(
         self,
         *,
@@ -132,10 +156,12 @@ class StreamEventsRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         containers: _abc.Iterable[_builtins.str] | None = ...,
         types: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_types: _abc.Iterable[_builtins.str] | None = ...,
+        lxcpaths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "containers", b"containers", "since", b"since", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "containers", b"containers", "exclude_types", b"exclude_types", "lxcpaths", b"lxcpaths", "since", b"since", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,6 +199,8 @@ class ListEventsRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     CONTAINERS_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
+    EXCLUDE_TYPES_FIELD_NUMBER: _builtins.int
+    LXCPATHS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
@@ -185,6 +213,10 @@ class ListEventsRequest(_message.Message):
     def containers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def exclude_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def lxcpaths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -192,12 +224,14 @@ class ListEventsRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         containers: _abc.Iterable[_builtins.str] | None = ...,
         types: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_types: _abc.Iterable[_builtins.str] | None = ...,
+        lxcpaths: _abc.Iterable[_builtins.str] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "containers", b"containers", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "containers", b"containers", "exclude_types", b"exclude_types", "lxcpaths", b"lxcpaths", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
