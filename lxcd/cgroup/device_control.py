@@ -59,11 +59,11 @@ def change(payload: Payload, old: Policy, new: Policy) -> None:
 
 
 def in_force(payload: Payload) -> Policy:
-    """What the kernel says of a container whose policy nobody has written down: all is allowed, if
-    it does not say. Raises OSError.
+    """What the kernel says of a container that was started with the default: of version 1, where it
+    may have been changed by hand. Raises OSError.
     """
     first = _first_version(payload)
-    return _read(first) if first else devices.EVERYTHING
+    return _read(first) if first else devices.DEFAULT
 
 
 def _first_version(payload: Payload) -> str:

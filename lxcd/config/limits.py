@@ -36,7 +36,7 @@ _MOST_PIDS = 1 << 22
 _MOST_BYTES = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))? ?([KMGTP]i?B|kB|B|)\Z", re.ASCII)
 _UNITS = {
-    **{"": 1, "B": 1, "kB": 1000},
+    "": 1, "B": 1, "kB": 1000,
     **{f"{letter}B": 1000 ** (power + 1) for power, letter in enumerate("KMGTP")},
     **{f"{letter}iB": 1024 ** (power + 1) for power, letter in enumerate("KMGTP")},
 }

@@ -254,7 +254,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 text = writer.set_key(text, change.key, list(change.values))
             else:
                 text = writer.unset_key(text, change.key)
-        after = read_text(text, actor.file.path)
+        after = read_text(text, actor.file.path, settings=before.settings)
         # What was wrong before may stay so; a change must not make it worse.
         known = {(problem.key, problem.message) for problem in before.problems}
         fresh = [
@@ -373,7 +373,9 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 asked, transient = actor.record.request, actor.record.transient_dir
                 definition = actor.definition()
                 if actor.defined and asked.defines:
-                    definition = read_text(definition.text, definition.origin, asked.defines)
+                    definition = read_text(
+                        definition.text, definition.origin, asked.defines, definition.settings
+                    )
                 # A restart must not stop what would not start again.
                 actor.compile(definition, asked)
                 if request.validate_only:
@@ -473,9 +475,11 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             actor = self._registry.get(request.lxcpath, request.name)
             definition = actor.definition()
             if defines:
-                definition = read_text(definition.text, definition.origin, defines)
+                definition = read_text(
+                    definition.text, definition.origin, defines, definition.settings
+                )
         plan = actor.compile(definition, wanted)
         return pb.PlanContainerResponse(
-            steps=convert.steps(plan, actor.failure),
+            steps=convert.steps(plan, definition.limits, actor.failure),
             problems=[convert.problem(value) for value in definition.problems],
         )

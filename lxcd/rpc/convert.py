@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lxcd import errors
+from lxcd.supervisor import limiting
 from lxcd.supervisor.state import Exit, State
 from lxcd.v1 import container_pb2, event_pb2, stream_pb2, types_pb2
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor import events, processes
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.definition import Definition
+    from lxcd.supervisor.limiting import Limits
     from lxcd.supervisor.start import Started
     from lxcd.supervisor.stopping import Stopped
 
@@ -195,9 +197,15 @@ def _describe(message: container_pb2.Container, definition: Definition, *, full:
         message.config_text = definition.text.decode(errors="replace")
 
 
-def steps(plan: Plan, failure: errors.StartFailed | None) -> list[types_pb2.Step]:
-    """A plan: what lxcd takes on the host's side first, then the child's steps."""
+def steps(plan: Plan, limits: Limits, failure: errors.StartFailed | None) -> list[types_pb2.Step]:
+    """A plan: what lxcd limits and takes on the host's side first, then the child's steps."""
     found = [
+        types_pb2.Step(
+            name="limit", description=text_of(words), origin=text_of(origin), side="host"
+        )
+        for words, origin in limiting.describe(limits)
+    ]
+    found += [
         types_pb2.Step(
             name=wanted.step,
             description=text_of(wanted.describe()),
@@ -296,7 +304,7 @@ def started(definition: Definition, value: Started) -> container_pb2.StartContai
         pid=value.child.pid,
         generation=value.record.generation,
         timings_usec=value.timings_usec,
-        problems=[problem(found) for found in definition.problems],
+        problems=[problem(found) for found in (*definition.problems, *value.problems)],
     )
 
 

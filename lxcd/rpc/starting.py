@@ -49,7 +49,9 @@ class Starting:
         async with actor.lock:
             definition = actor.definition()
             if defines:
-                definition = read_text(definition.text, definition.origin, defines)
+                definition = read_text(
+                    definition.text, definition.origin, defines, definition.settings
+                )
             if request.validate_only:
                 actor.require_stopped()
                 actor.compile(definition, wanted)

@@ -266,7 +266,6 @@ class Container(Changes):
             exit=before.exit,
             intent=None,
             nics=(),
-            device_rules=None,
             device_nodes=(),
             oom_kills=0,
             oom_sequence=self._house.alarms.sequence,
@@ -277,7 +276,7 @@ class Container(Changes):
         self.set_state(State.STARTING)
         try:
             started = await start.start(
-                self._house, definition.config, compiled, devices, record, given or {}
+                self._house, definition, compiled, devices, record, given or {}
             )
         except BaseException as error:
             self._not_started(before, error)

@@ -12,14 +12,15 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.cgroup import devices
 from lxcd.config import check, loader, reader
 from lxcd.config.daemon import ContainerSettings, load_container_settings
+from lxcd.supervisor import limiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lxcd.config.model import ContainerConfig, Problem
+    from lxcd.supervisor.limiting import Limits
 
 CONFIG_NAME = "config"
 SETTINGS_NAME = "lxcd.toml"
@@ -34,7 +35,9 @@ class Definition:
     text: bytes
     origin: str
     config: ContainerConfig
-    problems: tuple[Problem, ...]  # all: of the text, and of keys together
+    problems: tuple[Problem, ...]  # all: of the text, of keys together, of limits on this host
+    settings: ContainerSettings
+    limits: Limits
 
     @property
     def etag(self) -> str:
@@ -51,14 +54,29 @@ class Definition:
             )
 
 
-def read_text(text: bytes, origin: str, defines: tuple[tuple[str, str], ...] = ()) -> Definition:
-    """Read a configuration that is not in a file."""
+def read_text(
+    text: bytes,
+    origin: str,
+    defines: tuple[tuple[str, str], ...] = (),
+    settings: ContainerSettings | None = None,
+) -> Definition:
+    """Read a configuration that is not in a file, or not as it stands there; `settings` are those
+    that go with it.
+    """
     config, _ = loader.load(text, origin, defines=defines)
-    return Definition(text, origin, config, _problems(config))
+    return _definition(text, origin, config, settings or ContainerSettings())
 
 
-def _problems(config: ContainerConfig) -> tuple[Problem, ...]:
-    return (*check.check(config), *devices.problems(config.cgroups))
+def _definition(
+    text: bytes,
+    origin: str,
+    config: ContainerConfig,
+    settings: ContainerSettings,
+    problems: tuple[Problem, ...] = (),
+) -> Definition:
+    limits = limiting.of(config, settings)
+    found = (*check.check(config), *problems, *limits.problems)
+    return Definition(text, origin, config, found, settings, limits)
 
 
 class ConfigFile:
@@ -83,15 +101,20 @@ class ConfigFile:
 
     def settings(self) -> ContainerSettings:
         """What the `lxcd.toml` beside it says; nothing if there is none."""
+        return self._settings()[0]
+
+    def _settings(self) -> tuple[ContainerSettings, tuple[Problem, ...]]:
         try:
-            found = loader.HOST_FILES.read(
-                os.path.join(self.directory, SETTINGS_NAME), _SETTINGS_LIMIT_BYTES
-            )
+            found = loader.HOST_FILES.read(self._settings_path, _SETTINGS_LIMIT_BYTES)
         except OSError:
-            return ContainerSettings()
+            return ContainerSettings(), ()
         if not isinstance(found, reader.RegularFile):
-            return ContainerSettings()
-        return load_container_settings(found.data, SETTINGS_NAME)[0]
+            return ContainerSettings(), ()
+        return load_container_settings(found.data, SETTINGS_NAME)
+
+    @property
+    def _settings_path(self) -> str:
+        return os.path.join(self.directory, SETTINGS_NAME)
 
     def read(self) -> Definition:
         """The configuration as it is now. Raises NotFound, or FailedPrecondition if it is
@@ -116,8 +139,10 @@ class ConfigFile:
                 f"{self.path} is larger than {CONFIG_LIMIT_BYTES} bytes", "INVALID_CONFIG"
             )
         config, stamps = loader.load(text, self.path)
-        definition = Definition(text, self.path, config, _problems(config))
-        self._last = (definition, (stamp, *stamps))
+        beside = files.stamp(self._settings_path)
+        settings, wrong = self._settings()
+        definition = _definition(text, self.path, config, settings, wrong)
+        self._last = (definition, (stamp, *stamps, beside))
         if self._edited is not None and last is not None:
             self._edited(last[0], definition)
         return definition

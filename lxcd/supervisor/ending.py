@@ -137,7 +137,9 @@ async def _start_again(container: Container) -> None:
             if container.defined:
                 definition = container.definition()
                 if request.defines:
-                    definition = read_text(definition.text, definition.origin, request.defines)
+                    definition = read_text(
+                        definition.text, definition.origin, request.defines, definition.settings
+                    )
             else:
                 definition = container.definition()
             await container.start(definition, request, transient_dir=container.record.transient_dir)

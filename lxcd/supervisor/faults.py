@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.keeper import Keeper
 
 # Of a start, in order; between them come the steps of the child.
-PHASES = ("take", "spec", "claim", "resources", "identity", "network", "walk", "record")
+PHASES = ("take", "spec", "claim", "limit", "resources", "identity", "network", "walk", "record")
 
 
 class Faults:

@@ -25,7 +25,7 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
-from lxcd.supervisor import reports
+from lxcd.supervisor import limiting, reports
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.records import DAMAGED, plain
 
@@ -256,7 +256,7 @@ class Pool:
                     self._note()
                 except OSError as error:
                     raise errors.from_oserror(error, "writing the journal of slots") from None
-                await asyncio.to_thread(tree.make, self.house.trees, slot)
+                await asyncio.to_thread(self._furnish, slot)
                 procs = tree.open_procs(self.house.trees, slot)
             return await self._prepare(key, slot, procs)
         except BaseException:
@@ -264,6 +264,10 @@ class Pool:
             raise
         finally:
             kernel_fd.close_all(procs)
+
+    def _furnish(self, slot: tree.Payload) -> None:
+        tree.make(self.house.trees, slot)
+        limiting.prepare(self.house.trees, slot)
 
     async def _prepare(self, key: _Key, slot: tree.Payload, procs: list[int]) -> Prepared:
         keeper = self.house.keeper

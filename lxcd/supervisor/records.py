@@ -84,8 +84,8 @@ class Record:
     cgroups_made: tuple[str, ...] = ()
     cgroups_mark: str = ""
     nics: tuple[Wired, ...] = ()
-    # Rules about devices that it was started with, as `cgroup.devices` writes them (None: nobody
-    # has written them down), and nodes that it was given since.
+    # Rules about devices that it was started with, as `cgroup.devices` writes them (None: those
+    # that are the default), and nodes that it was given since.
     device_rules: tuple[str, ...] | None = None
     device_nodes: tuple[Node, ...] = ()
     stop_requested: bool = False

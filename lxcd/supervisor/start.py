@@ -21,7 +21,7 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
-from lxcd.supervisor import nics, walking
+from lxcd.supervisor import limiting, nics, walking
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping, Sequence
 
-    from lxcd.config.model import ContainerConfig, IdMapping
+    from lxcd.config.model import ContainerConfig, IdMapping, Problem
     from lxcd.network.device import Device
+    from lxcd.supervisor.definition import Definition
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
     from lxcd.supervisor.pool import Prepared
@@ -46,6 +47,7 @@ class Started:
     child: Held
     record: Record
     timings_usec: dict[str, int]
+    problems: tuple[Problem, ...]  # limits that the kernel has made something else of
 
 
 def payload_name(config: ContainerConfig, name: str) -> str:
@@ -58,7 +60,7 @@ def payload_name(config: ContainerConfig, name: str) -> str:
 
 async def start(
     house: House,
-    config: ContainerConfig,
+    definition: Definition,
     made: plan.Plan,
     devices: Sequence[Device],
     record: Record,
@@ -72,7 +74,7 @@ async def start(
     """
     with house.pool.start():
         async with AsyncExitStack() as undo:
-            this = _Start(house, config, made, devices, record, given, undo)
+            this = _Start(house, definition, made, devices, record, given, undo)
             try:
                 return await this.to_the_end()
             except OSError as error:
@@ -87,7 +89,7 @@ class _Start:
     def __init__(
         self,
         house: House,
-        config: ContainerConfig,
+        definition: Definition,
         made: plan.Plan,
         devices: Sequence[Device],
         record: Record,
@@ -95,7 +97,9 @@ class _Start:
         undo: AsyncExitStack,
     ) -> None:
         self._house = house
-        self._config = config
+        self._config = config = definition.config
+        self._limits = definition.limits
+        self._problems: list[Problem] = []
         self._plan = made
         self._nics = nics.Nics(house, config, devices)
         self._namespace = Fd(-1)  # its network's, while devices are made for it
@@ -155,7 +159,7 @@ class _Start:
         self._close_namespace()
         kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
         prepared.channel.close()
-        return Started(child, record, clock.total())
+        return Started(child, record, clock.total(), tuple(self._problems))
 
     def _begin_network(self, child: Held) -> asyncio.Task[None]:
         """Have devices made beside the walk."""
@@ -215,6 +219,10 @@ class _Start:
         """
         if own is not None:
             self._claim(own, prepared)
+        self._enter("limit", prepared.child)
+        self._problems = limiting.apply(
+            self._house.trees, self._payloads[-1], self._limits, prepared=own is not None
+        )
         self._enter("resources", prepared.child)
         self._open_resources()
         if not self._plan.identity_later:
@@ -299,6 +307,7 @@ class _Start:
             shared=tuple(share.namespace for share in self._config.namespace_share),
             capabilities=self._plan.capabilities,
             no_new_privs=self._config.no_new_privs,
+            device_rules=limiting.rules_kept(self._limits),
             command=self._plan.command,
             stop_requested=False,
             started_ns=time.time_ns(),

@@ -367,6 +367,7 @@ IN_FORCE = [
     "lxc.proc.",
     "lxc.cgroup.dir",
     "lxc.cgroup.dir.container",
+    "lxc.cgroup.dir.container.inner",
     "lxc.cgroup.relative",
     "lxc.cgroup.",
     "lxc.cgroup2.",
