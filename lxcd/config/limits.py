@@ -267,10 +267,10 @@ def with_limit(text: str, name: str, value: str) -> str:
     if span is not None:
         lines[span[0] : span[1]] = [_like(lines[span[0] : span[1]], line)]
         return _verified(text, "".join(lines), name, written)
-    start = next((i for i, one in enumerate(lines) if _HEADER.match(one.rstrip("\r\n"))), None)
+    start = next((i for i, one in enumerate(lines) if _is(_HEADER, one)), None)
     if start is None:
         # Before its own [[limits.io]], which may follow it but not go ahead.
-        first = next((i for i, one in enumerate(lines) if _IO_HEADER.match(one.rstrip())), None)
+        first = next((i for i, one in enumerate(lines) if _is(_IO_HEADER, one)), None)
         if first is None:
             blank = ["\n"] if lines else []
             lines += [*blank, "[limits]\n", line]
@@ -292,20 +292,26 @@ def without_limit(text: str, name: str) -> str:
     span = _span(lines, name)
     if span is not None:
         del lines[span[0] : span[1]]
+        _drop_if_empty(lines)
     if name == "io":
         for start in reversed(range(len(lines))):
-            if _IO_HEADER.match(lines[start].rstrip("\r\n")):
+            if _is(_IO_HEADER, lines[start]):
                 del lines[start : _end_of_table(lines, start)]
-    for start in reversed(range(len(lines))):
-        end = _end_of_table(lines, start)
-        if (
-            _HEADER.match(lines[start].rstrip("\r\n"))
-            and not "".join(lines[start + 1 : end]).strip()
-        ):
-            while start and end == len(lines) and not lines[start - 1].strip():
-                start -= 1  # noqa: PLW2901 - the blank lines before the last table go with it
-            del lines[start:end]
     return _verified(text, "".join(lines), name, "")
+
+
+def _drop_if_empty(lines: list[str]) -> None:
+    start = next((i for i, one in enumerate(lines) if _is(_HEADER, one)), None)
+    end = _end_of_table(lines, start or 0)
+    if start is None or "".join(lines[start + 1 : end]).strip():
+        return
+    while start and end >= len(lines) and not lines[start - 1].strip():
+        start -= 1  # the blank lines before the last table go with it
+    del lines[start:end]
+
+
+def _is(header: re.Pattern[str], line: str) -> bool:
+    return header.match(line.rstrip("\r\n")) is not None
 
 
 def _literal(name: str, value: str) -> str:
@@ -315,9 +321,11 @@ def _literal(name: str, value: str) -> str:
     text = value.strip()
     if name == "io":
         try:
-            tomllib.loads(f"x = {text}")
+            alone = list(tomllib.loads(f"x = {text}")) == ["x"]
         except ValueError:
-            raise ValueError("limits.io is a list of tables, as TOML has it") from None
+            alone = False
+        if not alone:
+            raise ValueError("limits.io is a list of tables, as TOML has it")
         return text
     number = r"[1-9][0-9]{0,18}|0" + (r"|(0|[1-9][0-9]{0,5})\.[0-9]{1,6}" if name == "cpu" else "")
     if re.fullmatch(number, text, re.ASCII):
@@ -334,7 +342,7 @@ def _span(lines: list[str], name: str) -> tuple[int, int] | None:
     where = "top"
     for start, line in enumerate(lines):
         if _TABLE.match(line):
-            where = "limits" if _HEADER.match(line.rstrip("\r\n")) else "else"
+            where = "limits" if _is(_HEADER, line) else "else"
         pattern = {"top": dotted, "limits": inside}.get(where)
         if pattern is not None and pattern.match(line):
             return start, _end_of_value(lines, start)

@@ -17,7 +17,9 @@ V2 = Controllers(dict.fromkeys(NAMES_2, 2), {})
 NONE = Controllers({}, {})
 
 
-def translated(text: str, controllers: Controllers, sugar: str = "", host: Host = HOST) -> Translation:
+def translated(
+    text: str, controllers: Controllers, sugar: str = "", host: Host = HOST
+) -> Translation:
     """Translate the lines of a configuration; those of `sugar` are version 2's, by the key's last word."""
     config, _ = load(text.encode(), "c")
     assert config.problems == ()
@@ -25,7 +27,11 @@ def translated(text: str, controllers: Controllers, sugar: str = "", host: Host 
     for line in sugar.splitlines():
         wished, _ = load(f"lxc.cgroup2.{line.partition(': ')[2]}\n".encode(), "x")
         (one,) = wished.cgroups
-        wishes.append(type(one)(one.version, one.name, one.value, f"lxcd.toml: limits.{line.partition(':')[0]}"))
+        wishes.append(
+            type(one)(
+                one.version, one.name, one.value, f"lxcd.toml: limits.{line.partition(':')[0]}"
+            )
+        )
     return translate(config.cgroups, controllers, host, sugar=wishes)
 
 
@@ -36,6 +42,11 @@ def files(text: str, controllers: Controllers, sugar: str = "") -> list[tuple[st
     return [(one.file, one.value) for one in found.writes]
 
 
-def problems(text: str, controllers: Controllers, sugar: str = "") -> list[tuple[str, str, str, str]]:
+def problems(
+    text: str, controllers: Controllers, sugar: str = ""
+) -> list[tuple[str, str, str, str]]:
     """What is wrong."""
-    return [(p.severity, p.origin, p.key, p.message) for p in translated(text, controllers, sugar).problems]
+    return [
+        (p.severity, p.origin, p.key, p.message)
+        for p in translated(text, controllers, sugar).problems
+    ]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from tests.unit.cgroup.hosts import HOST, NAMES_1, NAMES_2, NONE, V1, V2, files, problems, translated
+from tests.unit.cgroup.hosts import (
+    HOST,
+    NAMES_1,
+    NAMES_2,
+    NONE,
+    V1,
+    V2,
+    files,
+    problems,
+    translated,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +29,12 @@ STEADY = settings(deadline=None, derandomize=True, database=None)
 # Lines of version 1, lines of version 2 that say the same, what is written on a host of either.
 SAME = [
     ("cpuset.cpus = 0-3,6", "cpuset.cpus = 0,1,2,3,6", "cpuset.cpus=0-3,6", "cpuset.cpus=0-3,6"),
-    ("cpuset.cpus = 0-7:1/2", "cpuset.cpus = 0,2,4,6", "cpuset.cpus=0,2,4,6", "cpuset.cpus=0,2,4,6"),
+    (
+        "cpuset.cpus = 0-7:1/2",
+        "cpuset.cpus = 0,2,4,6",
+        "cpuset.cpus=0,2,4,6",
+        "cpuset.cpus=0,2,4,6",
+    ),
     ("cpuset.mems = 1", "cpuset.mems = N", "cpuset.mems=1", "cpuset.mems=1"),
     ("cpu.shares = 512", "cpu.weight = 50", "cpu.shares=512", "cpu.weight=50"),
     ("cpu.shares = 1024", "cpu.weight = 100", "cpu.shares=1024", "cpu.weight=100"),
@@ -36,18 +51,43 @@ SAME = [
         "cpu.cfs_period_us=100000\ncpu.cfs_quota_us=-1",
         "cpu.max=max 100000",
     ),
-    ("cpu.cfs_quota_us = 50000", "cpu.max = 50000", "cpu.cfs_quota_us=50000", "cpu.max=50000 100000"),
-    ("cpu.cfs_burst_us = 1000", "cpu.max.burst = 1000", "cpu.cfs_burst_us=1000", "cpu.max.burst=1000"),
+    (
+        "cpu.cfs_quota_us = 50000",
+        "cpu.max = 50000",
+        "cpu.cfs_quota_us=50000",
+        "cpu.max=50000 100000",
+    ),
+    (
+        "cpu.cfs_burst_us = 1000",
+        "cpu.max.burst = 1000",
+        "cpu.cfs_burst_us=1000",
+        "cpu.max.burst=1000",
+    ),
     ("cpu.idle = 1", "cpu.idle = 1", "cpu.idle=1", "cpu.idle=1"),
-    ("cpu.uclamp.max = 50", "cpu.uclamp.max = 50.00", "cpu.uclamp.max=50.00", "cpu.uclamp.max=50.00"),
+    (
+        "cpu.uclamp.max = 50",
+        "cpu.uclamp.max = 50.00",
+        "cpu.uclamp.max=50.00",
+        "cpu.uclamp.max=50.00",
+    ),
     (
         "memory.limit_in_bytes = 256M",
         "memory.max = 268435456",
         "memory.limit_in_bytes=268435456",
         "memory.max=268435456",
     ),
-    ("memory.limit_in_bytes = -1", "memory.max = max", "memory.limit_in_bytes=-1", "memory.max=max"),
-    ("memory.limit_in_bytes = 10001", "memory.max = 0x2711", "memory.limit_in_bytes=8192", "memory.max=8192"),
+    (
+        "memory.limit_in_bytes = -1",
+        "memory.max = max",
+        "memory.limit_in_bytes=-1",
+        "memory.max=max",
+    ),
+    (
+        "memory.limit_in_bytes = 10001",
+        "memory.max = 0x2711",
+        "memory.limit_in_bytes=8192",
+        "memory.max=8192",
+    ),
     (
         "memory.memsw.limit_in_bytes = 3G\nmemory.limit_in_bytes = 1g",
         "memory.max = 1G\nmemory.swap.max = 2G",
@@ -95,7 +135,12 @@ SAME = [
         "io.max=254:0 wiops=50\nio.max=8:0 rbps=1048576 wbps=max",
     ),
     ("blkio.weight = 250", "io.weight = 50", "blkio.bfq.weight=50", "io.weight=default 50"),
-    ("blkio.bfq.weight = 50", "io.bfq.weight = default 50", "blkio.bfq.weight=50", "io.weight=default 50"),
+    (
+        "blkio.bfq.weight = 50",
+        "io.bfq.weight = default 50",
+        "blkio.bfq.weight=50",
+        "io.weight=default 50",
+    ),
     (
         "blkio.weight_device = 8:0 1000",
         "io.weight = 8:0 200",
@@ -108,7 +153,12 @@ SAME = [
         "blkio.bfq.weight_device=8:0 default",
         "io.weight=8:0 default",
     ),
-    ("blkio.prio.class = idle", "io.prio.class = idle", "blkio.prio.class=idle", "io.prio.class=idle"),
+    (
+        "blkio.prio.class = idle",
+        "io.prio.class = idle",
+        "blkio.prio.class=idle",
+        "io.prio.class=idle",
+    ),
     (
         "rdma.max = mlx5_0 hca_handle=2 hca_object=max",
         "rdma.max = mlx5_0 hca_handle=2\nrdma.max = mlx5_0 hca_object=max",
@@ -125,7 +175,9 @@ def lines(text: str, version: int) -> str:
 
 
 @pytest.mark.parametrize(("first", "second", "on_first", "on_second"), SAME)
-def test_either_language_on_either_version(first: str, second: str, on_first: str, on_second: str) -> None:
+def test_either_language_on_either_version(
+    first: str, second: str, on_first: str, on_second: str
+) -> None:
     for controllers, expected in ((V1, on_first), (V2, on_second)):
         wanted = [tuple(line.split("=", 1)) for line in expected.splitlines()]
         assert files(lines(first, 1), controllers) == wanted
@@ -135,7 +187,11 @@ def test_either_language_on_either_version(first: str, second: str, on_first: st
 
 
 def test_every_thing_that_both_have_is_in_the_table_above() -> None:
-    both = {name for name, group in equivalents.GROUPS.items() if not any(isinstance(w, str) for w in group.write.values())}
+    both = {
+        name
+        for name, group in equivalents.GROUPS.items()
+        if not any(isinstance(w, str) for w in group.write.values())
+    }
     tried = {
         found[0].group
         for row in SAME
@@ -198,7 +254,11 @@ def test_what_one_version_has_alone(version: int, line: str, idle: str, reason: 
 
 
 def test_every_other_thing_is_in_that_table() -> None:
-    alone = {name for name, group in equivalents.GROUPS.items() if any(isinstance(w, str) for w in group.write.values())}
+    alone = {
+        name
+        for name, group in equivalents.GROUPS.items()
+        if any(isinstance(w, str) for w in group.write.values())
+    }
     tried = {
         found[0].group
         for version, line, _, _ in ONLY
@@ -232,7 +292,9 @@ def test_the_article() -> None:
         ("memory.swap.max", "268435456"),
     ]
     first = translated(ARTICLE, V2).writes[0]
-    assert first == limits.Write("cpuset", 2, "cpuset.cpus", "0", "lxc.cgroup.cpuset.cpus", "c:1", bound=True)
+    assert first == limits.Write(
+        "cpuset", 2, "cpuset.cpus", "0", "lxc.cgroup.cpuset.cpus", "c:1", bound=True
+    )
 
 
 @pytest.mark.parametrize("nice", range(-20, 20))
@@ -256,7 +318,9 @@ def test_nice_is_shares_as_the_kernel_has_them(nice: int) -> None:
         ("lxc.cgroup2.io.weight = 10000", V1, "and 1000 is"),
     ],
 )
-def test_a_weight_that_cannot_be_kept_is_told(line: str, controllers: Controllers, told: str) -> None:
+def test_a_weight_that_cannot_be_kept_is_told(
+    line: str, controllers: Controllers, told: str
+) -> None:
     found = translated(f"{line}\n", controllers)
     assert len(found.writes) == 1
     (problem,) = found.problems
@@ -301,16 +365,23 @@ BAD = [
     ("lxc.cgroup2.io.latency = 8:0 goal=1", "target="),
     ("lxc.cgroup2.memory.maxx = 1G", "memory.max?"),
     ("lxc.cgroup.memory.limit_in_byte = 1G", "memory.limit_in_bytes?"),
-    ("lxc.cgroup.memroy.limit_in_bytes = 1G", "memroy is not a controller of cgroups; is it memory.limit_in_bytes?"),
+    (
+        "lxc.cgroup.memroy.limit_in_bytes = 1G",
+        "memroy is not a controller of cgroups; is it memory.limit_in_bytes?",
+    ),
     ("lxc.cgroup.pid.max = 1", "pids.max?"),
 ]
 
 
 @pytest.mark.parametrize("controllers", [V1, V2])
 @pytest.mark.parametrize(("line", "told"), BAD)
-def test_what_cannot_be_is_an_error_with_its_line(line: str, told: str, controllers: Controllers) -> None:
+def test_what_cannot_be_is_an_error_with_its_line(
+    line: str, told: str, controllers: Controllers
+) -> None:
     name = line.partition(" =")[0]
-    known = Controllers(controllers.versions, {"memory": frozenset({"memory.max", "memory.limit_in_bytes"})})
+    known = Controllers(
+        controllers.versions, {"memory": frozenset({"memory.max", "memory.limit_in_bytes"})}
+    )
     ((severity, origin, key, message),) = problems(f"\n{line}\n", known)
     assert (severity, origin, key) == ("error", "c:2", name)
     assert told in message
@@ -395,7 +466,9 @@ def test_words_of_lxcd_toml_count_less() -> None:
     assert "lxc.cgroup.memory.limit_in_bytes (c:1) counts" in problem.message
 
 
-@pytest.mark.parametrize("name", ["freezer.state = FROZEN", "cgroup.freeze = 1", "cgroup.procs = 0", "cgroup.kill = 1"])
+@pytest.mark.parametrize(
+    "name", ["freezer.state = FROZEN", "cgroup.freeze = 1", "cgroup.procs = 0", "cgroup.kill = 1"]
+)
 def test_what_is_no_limit(name: str) -> None:
     version = 1 if name.startswith("freezer") else 2
     ((severity, _, _, message),) = problems(lines(name, version), V2)
@@ -408,7 +481,9 @@ def test_not_frozen_is_what_it_is(name: str) -> None:
     assert files(lines(name, 1 if name.startswith("freezer") else 2), V1) == []
 
 
-@pytest.mark.parametrize("name", ["../x.y", "memory/../x.max", "memory..max", "memory", "memory.max\n"])
+@pytest.mark.parametrize(
+    "name", ["../x.y", "memory/../x.max", "memory..max", "memory", "memory.max\n"]
+)
 def test_no_name_leads_elsewhere(name: str) -> None:
     found = translate([CgroupSetting(2, name, "1", "o")], V2, HOST)
     assert found.writes == ()
@@ -416,16 +491,26 @@ def test_no_name_leads_elsewhere(name: str) -> None:
 
 
 def test_what_this_kernel_has_not() -> None:
-    known = Controllers(dict.fromkeys(NAMES_2, 2), {"memory": frozenset({"memory.max", "memory.newer"})})
+    known = Controllers(
+        dict.fromkeys(NAMES_2, 2), {"memory": frozenset({"memory.max", "memory.newer"})}
+    )
     text = (
         "lxc.cgroup2.memory.max = 1M\nlxc.cgroup2.memory.swap.max = 1M\n"
         "lxc.cgroup2.memory.newer = a\nlxc.cgroup2.memory.newer = b\nlxc.cgroup2.memory.newest = c\n"
     )
     found = translated(text, known)
-    assert [(one.file, one.value) for one in found.writes] == [("memory.max", "1048576"), ("memory.newer", "b")]
-    assert sorted((p.severity, p.origin) for p in found.problems) == [("warning", "c:2"), ("warning", "c:5")]
+    assert [(one.file, one.value) for one in found.writes] == [
+        ("memory.max", "1048576"),
+        ("memory.newer", "b"),
+    ]
+    assert sorted((p.severity, p.origin) for p in found.problems) == [
+        ("warning", "c:2"),
+        ("warning", "c:5"),
+    ]
     known = Controllers(dict.fromkeys(NAMES_2, 2), {"memory": frozenset({"memory.low"})})
-    assert [p.severity for p in translated("lxc.cgroup2.memory.max = 1M\n", known).problems] == ["error"]
+    assert [p.severity for p in translated("lxc.cgroup2.memory.max = 1M\n", known).problems] == [
+        "error"
+    ]
 
 
 def test_weights_go_to_every_file_that_has_them() -> None:
@@ -458,16 +543,32 @@ def test_weights_keep_their_ratio(pair: list[int]) -> None:
 
 NAMES = st.one_of(
     st.sampled_from([row.name for row in equivalents.FILES if "\\" not in row.name]),
-    st.sampled_from(["hugetlb.2MB.max", "hugetlb.1GB.limit_in_bytes", "blkio.throttle.read_bps_device"]),
+    st.sampled_from(
+        ["hugetlb.2MB.max", "hugetlb.1GB.limit_in_bytes", "blkio.throttle.read_bps_device"]
+    ),
     st.text(max_size=20),
 )
 VALUES = st.one_of(
     st.integers(-2, 2**65).map(str),
-    st.sampled_from(["max", "-1", "1G", "0-3", "8:0 1000", "8:0 rbps=5 wbps=max", "default 5", "50000 100000", "root"]),
+    st.sampled_from(
+        [
+            "max",
+            "-1",
+            "1G",
+            "0-3",
+            "8:0 1000",
+            "8:0 rbps=5 wbps=max",
+            "default 5",
+            "50000 100000",
+            "root",
+        ]
+    ),
     st.from_regex(r"[0-9:=a-z, -]{0,12}", fullmatch=True),
     st.text(max_size=12),
 )
-SETTINGS = st.lists(st.builds(CgroupSetting, st.sampled_from([1, 2]), NAMES, VALUES, st.just("c:1")), max_size=8)
+SETTINGS = st.lists(
+    st.builds(CgroupSetting, st.sampled_from([1, 2]), NAMES, VALUES, st.just("c:1")), max_size=8
+)
 
 
 @STEADY
@@ -479,14 +580,24 @@ def test_nothing_raises_and_all_goes_where_it_belongs(
     for one in found.writes:
         assert one.file.startswith(f"{one.controller}.")
         assert controllers.versions[one.controller] == one.version
-        assert equivalents.find(one.version, one.file) is not None or one.file in {s.name for s in given_settings + sugar}
+        assert equivalents.find(one.version, one.file) is not None or one.file in {
+            s.name for s in given_settings + sugar
+        }
         assert agrees(one, one.value)
         assert "\n" not in one.value
 
 
 @STEADY
 @given(SETTINGS, st.sampled_from([V1, V2]))
-def test_what_is_written_is_its_own_translation(given_settings: list[CgroupSetting], controllers: Controllers) -> None:
+def test_what_is_written_is_its_own_translation(
+    given_settings: list[CgroupSetting], controllers: Controllers
+) -> None:
     once = translate(given_settings, controllers, HOST).writes
-    again = translate([CgroupSetting(2 if one.version == 2 else 1, one.file, one.value, "c:1") for one in once], controllers, HOST)
-    assert [(one.file, one.value) for one in again.writes] == [(one.file, one.value) for one in once]
+    again = translate(
+        [CgroupSetting(2 if one.version == 2 else 1, one.file, one.value, "c:1") for one in once],
+        controllers,
+        HOST,
+    )
+    assert [(one.file, one.value) for one in again.writes] == [
+        (one.file, one.value) for one in once
+    ]

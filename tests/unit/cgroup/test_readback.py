@@ -36,8 +36,18 @@ def write(file: str, value: str) -> Write:
         ("memory.oom_control", "1", "oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", True),
         ("memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),
         ("cpuset.cpus.partition", "root", "root\n", True),
-        ("cpuset.cpus.partition", "root", "root invalid (Cpu list in cpuset.cpus not exclusive)\n", False),
-        ("io.max", "8:0 rbps=5 wiops=max", "8:16 rbps=7\n8:0 rbps=5 wbps=max riops=max wiops=max\n", True),
+        (
+            "cpuset.cpus.partition",
+            "root",
+            "root invalid (Cpu list in cpuset.cpus not exclusive)\n",
+            False,
+        ),
+        (
+            "io.max",
+            "8:0 rbps=5 wiops=max",
+            "8:16 rbps=7\n8:0 rbps=5 wbps=max riops=max wiops=max\n",
+            True,
+        ),
         ("io.max", "8:0 rbps=5", "8:16 rbps=5 wbps=max riops=max wiops=max\n", False),
         ("io.max", "8:0 rbps=max", "", True),
         ("blkio.throttle.read_bps_device", "8:0 5", "8:0 5\n8:16 7\n", True),
@@ -61,14 +71,21 @@ def test_what_the_kernel_says(file: str, value: str, read: str, *, same: bool) -
 
 NONE = "9223372036854771712"  # as the kernel of version 1 says it
 LIMITS = ("4096", "8192", "12288", NONE)
-PAIRS = [(limit, total) for limit, total in itertools.product(LIMITS, LIMITS) if int(limit) <= int(total)]
+PAIRS = [
+    (limit, total) for limit, total in itertools.product(LIMITS, LIMITS) if int(limit) <= int(total)
+]
 MEMORY = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(PAIRS, PAIRS)))
-def test_memory_never_goes_above_its_sum_on_the_way(before: tuple[str, str], after: tuple[str, str]) -> None:
+def test_memory_never_goes_above_its_sum_on_the_way(
+    before: tuple[str, str], after: tuple[str, str]
+) -> None:
     current = {name: f"{value}\n" for name, value in zip(MEMORY, before, strict=True)}
-    writes = [write(name, "-1" if value == NONE else value) for name, value in zip(MEMORY, after, strict=True)]
+    writes = [
+        write(name, "-1" if value == NONE else value)
+        for name, value in zip(MEMORY, after, strict=True)
+    ]
     for given in (writes, writes[::-1]):
         there = order(given, current)
         for done in range(len(there) + 1):  # it may end in the midst
@@ -90,9 +107,14 @@ def test_switches_go_off_first_and_on_last() -> None:
 
 def test_a_smaller_burst_goes_before_the_quota() -> None:
     both = [write("cpu.cfs_quota_us", "5000"), write("cpu.cfs_burst_us", "1000")]
-    names = [one.file for one in order(both, {"cpu.cfs_burst_us": "9000\n", "cpu.cfs_quota_us": "9000\n"})]
+    names = [
+        one.file
+        for one in order(both, {"cpu.cfs_burst_us": "9000\n", "cpu.cfs_quota_us": "9000\n"})
+    ]
     assert names == ["cpu.cfs_burst_us", "cpu.cfs_quota_us"]
-    names = [one.file for one in order(both, {"cpu.cfs_burst_us": "0\n", "cpu.cfs_quota_us": "1000\n"})]
+    names = [
+        one.file for one in order(both, {"cpu.cfs_burst_us": "0\n", "cpu.cfs_quota_us": "1000\n"})
+    ]
     assert names == ["cpu.cfs_quota_us", "cpu.cfs_burst_us"]
 
 
@@ -106,7 +128,12 @@ def test_a_smaller_burst_goes_before_the_quota() -> None:
         ("cpuset.cpus.partition", "root", "root invalid (why)\n", "root"),
         ("memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 0\n", "0"),
         ("io.max", "8:0 rbps=5", "", "8:0 rbps=max"),
-        ("io.max", "8:0 rbps=5 wbps=5", "8:0 rbps=7 wbps=max riops=9 wiops=max\n", "8:0 rbps=7 wbps=max"),
+        (
+            "io.max",
+            "8:0 rbps=5 wbps=5",
+            "8:0 rbps=7 wbps=max riops=9 wiops=max\n",
+            "8:0 rbps=7 wbps=max",
+        ),
         ("blkio.throttle.read_bps_device", "8:0 5", "8:16 3\n", "8:0 0"),
         ("blkio.throttle.read_bps_device", "8:0 5", "8:0 3\n", "8:0 3"),
         ("io.weight", "8:0 5", "default 100\n", "8:0 default"),
