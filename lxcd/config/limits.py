@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lxcd.config.characters import quoted
 from lxcd.config.model import CgroupSetting
@@ -36,7 +36,9 @@ _MOST_PIDS = 1 << 22
 _MOST_BYTES = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))? ?([KMGTP]i?B|kB|B|)\Z", re.ASCII)
 _UNITS = {
-    "": 1, "B": 1, "kB": 1000,
+    "": 1,
+    "B": 1,
+    "kB": 1000,
     **{f"{letter}B": 1000 ** (power + 1) for power, letter in enumerate("KMGTP")},
     **{f"{letter}iB": 1024 ** (power + 1) for power, letter in enumerate("KMGTP")},
 }
@@ -50,6 +52,7 @@ _RATES = {
     "write_operations_per_second": "wiops",
 }
 _ALL = "*"
+_MOST_LINES = 1000  # of one value: beyond that its owner edits it
 _HEADER = re.compile(r"\s*\[\s*(?:limits|\"limits\"|'limits')\s*\]\s*(?:#.*)?\Z")
 _IO_HEADER = re.compile(r"\s*\[\[\s*limits\s*\.\s*io\s*\]\]\s*(?:#.*)?\Z")
 _TABLE = re.compile(r"\s*\[")
@@ -256,10 +259,10 @@ def with_limit(text: str, name: str, value: str) -> str:
     to edit.
     """
     written = _literal(name, value)
-    _, problems = read({name: tomllib.loads(f"x = {written}")["x"]})
+    _, problems = read({name: _toml(f"x = {written}")["x"]})
     if problems:
         raise ValueError(problems[0][1])
-    lines = text.splitlines(keepends=True)
+    lines = _lines_of(text)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     span = _span(lines, name)
@@ -288,7 +291,7 @@ def without_limit(text: str, name: str) -> str:
     """Return the text without one limit; raises ValueError as `with_limit`."""
     if name not in NAMES:
         raise ValueError(f"limits.{name} is none of: {', '.join(NAMES)}")
-    lines = text.splitlines(keepends=True)
+    lines = _lines_of(text)
     span = _span(lines, name)
     if span is not None:
         del lines[span[0] : span[1]]
@@ -298,6 +301,14 @@ def without_limit(text: str, name: str) -> str:
             if _is(_IO_HEADER, lines[start]):
                 del lines[start : _end_of_table(lines, start)]
     return _verified(text, "".join(lines), name, "")
+
+
+def _lines_of(text: str) -> list[str]:
+    try:
+        _toml(text)
+    except ValueError as error:
+        raise ValueError(f"lxcd.toml has to be edited by hand: {error}") from None
+    return text.splitlines(keepends=True)
 
 
 def _drop_if_empty(lines: list[str]) -> None:
@@ -314,6 +325,14 @@ def _is(header: re.Pattern[str], line: str) -> bool:
     return header.match(line.rstrip("\r\n")) is not None
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """Read TOML. Raises ValueError alone."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
 def _literal(name: str, value: str) -> str:
     """Write a value as TOML has it."""
     if name not in NAMES:
@@ -321,7 +340,7 @@ def _literal(name: str, value: str) -> str:
     text = value.strip()
     if name == "io":
         try:
-            alone = list(tomllib.loads(f"x = {text}")) == ["x"]
+            alone = list(_toml(f"x = {text}")) == ["x"]
         except ValueError:
             alone = False
         if not alone:
@@ -351,9 +370,9 @@ def _span(lines: list[str], name: str) -> tuple[int, int] | None:
 
 def _end_of_value(lines: list[str], start: int) -> int:
     """Find where a value ends that may have several lines: as soon as it is TOML."""
-    for end in range(start + 1, len(lines) + 1):
+    for end in range(start + 1, min(start + _MOST_LINES, len(lines)) + 1):
         try:
-            tomllib.loads("".join(lines[start:end]))
+            _toml("".join(lines[start:end]))
         except ValueError:
             continue
         return end
@@ -379,7 +398,7 @@ def _like(old: list[str], line: str) -> str:
     if len(old) == 1:
         for found in re.finditer("#", rest):
             try:
-                tomllib.loads(f"x = {rest[: found.start()]}")
+                _toml(f"x = {rest[: found.start()]}")
             except ValueError:
                 continue
             space = len(rest[: found.start()]) - len(rest[: found.start()].rstrip())
@@ -391,11 +410,11 @@ def _like(old: list[str], line: str) -> str:
 def _verified(before: str, after: str, name: str, written: str) -> str:
     """What comes out must say what was meant: else it is for its owner to edit."""
     try:
-        wanted, made = tomllib.loads(before), tomllib.loads(after)
+        wanted, made = _toml(before), _toml(after)
         limits = wanted.setdefault("limits", {})
         limits.pop(name, None)
         if written:
-            limits[name] = tomllib.loads(f"x = {written}")["x"]
+            limits[name] = _toml(f"x = {written}")["x"]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"lxcd.toml has to be edited by hand: {error}") from None
     made.setdefault("limits", {})

@@ -5,6 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lxcd.cgroup import equivalents, limits
+from lxcd.cgroup.limits import Controllers, translate
+from lxcd.cgroup.readback import agrees
+from lxcd.config.model import CgroupSetting
 from tests.unit.cgroup.hosts import (
     HOST,
     NAMES_1,
@@ -16,13 +23,6 @@ from tests.unit.cgroup.hosts import (
     problems,
     translated,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from lxcd.cgroup import equivalents, limits
-from lxcd.cgroup.limits import Controllers, translate
-from lxcd.cgroup.readback import agrees
-from lxcd.config.model import CgroupSetting
 
 STEADY = settings(deadline=None, derandomize=True, database=None)
 
@@ -127,11 +127,15 @@ SAME = [
         "hugetlb.1GB.rsvd.max=max",
     ),
     (
-        "blkio.throttle.read_bps_device = 8:0 1M\nblkio.throttle.write_iops_device = /dev/vda 50\n"
-        "blkio.throttle.write_bps_device = 8:0 0",
+        (
+            "blkio.throttle.read_bps_device = 8:0 1M\nblkio.throttle.write_iops_device = /dev/vda 50\n"
+            "blkio.throttle.write_bps_device = 8:0 0"
+        ),
         "io.max = 8:0 rbps=1048576 wbps=max\nio.max = 254:0 wiops=50",
-        "blkio.throttle.write_iops_device=254:0 50\nblkio.throttle.read_bps_device=8:0 1048576\n"
-        "blkio.throttle.write_bps_device=8:0 0",
+        (
+            "blkio.throttle.write_iops_device=254:0 50\nblkio.throttle.read_bps_device=8:0 1048576\n"
+            "blkio.throttle.write_bps_device=8:0 0"
+        ),
         "io.max=254:0 wiops=50\nio.max=8:0 rbps=1048576 wbps=max",
     ),
     ("blkio.weight = 250", "io.weight = 50", "blkio.bfq.weight=50", "io.weight=default 50"),
@@ -366,8 +370,8 @@ BAD = [
     ("lxc.cgroup2.memory.maxx = 1G", "memory.max?"),
     ("lxc.cgroup.memory.limit_in_byte = 1G", "memory.limit_in_bytes?"),
     (
-        "lxc.cgroup.memroy.limit_in_bytes = 1G",
-        "memroy is not a controller of cgroups; is it memory.limit_in_bytes?",
+        "lxc.cgroup.memori.limit_in_bytes = 1G",
+        "memori is not a controller of cgroups; is it memory.limit_in_bytes?",
     ),
     ("lxc.cgroup.pid.max = 1", "pids.max?"),
 ]

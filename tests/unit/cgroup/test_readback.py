@@ -89,7 +89,7 @@ def test_memory_never_goes_above_its_sum_on_the_way(
     for given in (writes, writes[::-1]):
         there = order(given, current)
         for done in range(len(there) + 1):  # it may end in the midst
-            live = dict(zip(MEMORY, map(int, before), strict=True))
+            live: dict[str, int] = dict(zip(MEMORY, map(int, before), strict=True))
             for one in (*there[:done], *undo(there, current)):
                 live[one.file] = int(NONE) if one.value == "-1" else int(one.value)
                 assert live[MEMORY[0]] <= live[MEMORY[1]]

@@ -207,18 +207,50 @@ def test_what_is_not_toml_or_written_unusually_is_for_its_owner() -> None:
     assert limits.without_limit("", "pids") == ""
 
 
+PIECES = (
+    *(
+        "[limits]",
+        "[[limits.io]]",
+        "[x]",
+        "cpu = 1",
+        'memory = "1GiB"',
+        "limits.cpu = 2",
+        "limits = {}",
+        "",
+        "# a",
+    ),
+    *("io = [", "]", "pids = 5", "weight = 5", "x = '''", "'''", "\x0c", "[limits] # b"),
+)
+TEXTS = st.one_of(
+    st.text(max_size=40), st.lists(st.sampled_from(PIECES), max_size=9).map("\n".join)
+)
+TYPED = st.one_of(
+    st.sampled_from(["5", "1GiB", "0-1", "50%", "[]", "[" * 9999]), st.text(max_size=20)
+)
+
+
+def changed(text: str, name: str, value: str | None) -> str | None:
+    try:
+        return (
+            limits.without_limit(text, name)
+            if value is None
+            else limits.with_limit(text, name, value)
+        )
+    except ValueError:
+        return None
+
+
 @STEADY
-@given(st.text(max_size=40), st.sampled_from([*limits.NAMES, "x"]), st.text(max_size=20))
-def test_nothing_else_than_value_errors(text: str, name: str, value: str) -> None:
-    for change in (
-        lambda: limits.with_limit(text, name, value),
-        lambda: limits.without_limit(text, name),
-    ):
-        try:
-            made = change()
-        except ValueError:
-            continue
-        tomllib.loads(made)
+@given(TEXTS, st.sampled_from([*limits.NAMES, "x"]), st.none() | TYPED)
+def test_what_comes_out_says_what_was_meant(text: str, name: str, value: str | None) -> None:
+    made = changed(text, name, value)
+    if made is None:
+        return
+    before, after = tomllib.loads(text), tomllib.loads(made)
+    assert (name in after.get("limits", {})) is (value is not None)
+    for table in (before.setdefault("limits", {}), after.setdefault("limits", {})):
+        table.pop(name, None)
+    assert before == after
 
 
 @STEADY
