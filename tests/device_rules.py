@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from hypothesis import strategies as st
 
-from lxcd.cgroup.devices import ALL, EVERYTHING, Policy, Rule
+from lxcd.cgroup.devices import ALL, EVERYTHING, Kind, Policy, Rule
 
 # What nobody has, or what may be opened by anybody: the kernel tests open them.
 MAJORS, MINORS = (1, 5, 200), (3, 5, 7)
 
-KINDS: tuple[Literal["b", "c"], ...] = ("b", "c")
-ACCESSES = [
+KINDS: tuple[Kind, ...] = ("b", "c")
+ACCESSES: list[tuple[Kind, int, int, int]] = [
     (kind, major, minor, access)
     for kind in KINDS
     for major in MAJORS

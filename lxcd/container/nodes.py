@@ -21,7 +21,7 @@ from lxcd.container.walk import DEVPTS_PLACE
 from lxcd.kernel import libc, mount, process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from lxcd.container.walk import Walk
 
@@ -148,7 +148,7 @@ class UnbindNode(Step):
 
 
 @contextlib.contextmanager
-def _root(walk: Walk) -> Iterator[None]:
+def _root(walk: Walk) -> Generator[None]:
     """What the child has joined is the tree that paths are below."""
     walk.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lxcd.kernel import bpf, libc, mount, process, procfs
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import libc, mount, process, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,7 +207,19 @@ def _cgroups() -> list[Feature]:
     ]
     for name, title, needed_by in wanted:
         found.append(Feature("Control groups", title, name in controllers, False, needed_by))
+    needed_by = "lxc.cgroup2.devices on version 2"
+    found.append(Feature("Control groups", "Device programs", _programs(), False, needed_by))
     return found
+
+
+def _programs() -> bool:
+    """Whether the kernel takes one that always says yes: `r0 = 1; exit`."""
+    code = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
+    try:
+        os.close(bpf.load_device_program(code, "lxcd_probe"))
+    except OSError:
+        return False
+    return True
 
 
 def _security() -> list[Feature]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from lxcd.cgroup import device_control, devices, tree
 from lxcd.cgroup.device_program import assemble
-from lxcd.cgroup.devices import EVERYTHING, MKNOD, READ, WRITE, Policy, Rule
+from lxcd.cgroup.devices import EVERYTHING, MKNOD, READ, WRITE, Kind, Policy, Rule
 from lxcd.cgroup.tree import Payload
 from lxcd.kernel import bpf, libc
 from lxcd.kernel.fd import Fd
@@ -27,8 +27,12 @@ _TREES = tree.find_trees()
 _FIRST = next((t for t in _TREES.hierarchies if "devices" in t.options.split(",")), None)
 _TYPES = {"b": stat.S_IFBLK, "c": stat.S_IFCHR}
 _MODES = {READ: os.O_RDONLY, WRITE: os.O_WRONLY, READ | WRITE: os.O_RDWR}
-_DEVICES = [(kind, major, minor) for kind in KINDS for major in MAJORS for minor in MINORS]
-TRIES = [(*device, access) for device in _DEVICES for access in (*_MODES, MKNOD)]
+_DEVICES: list[tuple[Kind, int, int]] = [
+    (kind, major, minor) for kind in KINDS for major in MAJORS for minor in MINORS
+]
+TRIES: list[tuple[Kind, int, int, int]] = [
+    (*device, access) for device in _DEVICES for access in (*_MODES, MKNOD)
+]
 
 
 @contextmanager

@@ -18,6 +18,10 @@ from tests.system.boxes import IDMAP, KERNEL_MOUNTS, over
 from tests.system.calls import IDLE
 from tests.system.host import Host
 
+FAULTS = ("EIO", "kill-child", "kill-keeper", "kill-daemon")
+# Steps of a device node that comes and goes, and a call that each makes: see `test_device_nodes_faults`.
+OF_NODES = {"make_node": "mknodat", "bind_node": "openat2", "unbind_node": "umount2"}
+
 NAME = f"f{os.environ[ledger.MARK][:10]}"  # nobody else's cgroup has this in its name
 
 _WHOLE = """\

@@ -14,7 +14,7 @@ from lxcd.cgroup.devices import Policy
 from lxcd.cgroup.tree import Payload
 from lxcd.v1 import container_pb2
 from tests.system import roots
-from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, box, over
+from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, box, defined, over
 from tests.system.calls import idle, refused
 from tests.system.host import Host
 from tests.system.machine import DEADLINE
@@ -259,3 +259,25 @@ def test_not_now(shared_host: Host, busybox_root: Path) -> None:
         made.stop(kill=True)
         for call in (lambda: add(made, CHARACTER), lambda: remove(made, BLOCK)):
             assert refused(call).reason == "CONTAINER_NOT_RUNNING"
+
+
+@pytest.mark.parametrize("rule", ["c 1:3", "x 1:3 rwm", "c 99999999:0 r"])
+@pytest.mark.parametrize("key", ["lxc.cgroup.devices.allow", "lxc.cgroup2.devices.deny"])
+def test_a_rule_that_does_not_parse(
+    shared_host: Host, busybox_root: Path, key: str, rule: str
+) -> None:
+    with defined(shared_host, config(shared_host, busybox_root)) as made:
+        file = made.directory / "config"
+        text = file.read_text()
+        file.write_text(f"{text}{key} = {rule}\n")
+        error = refused(made.start)
+        assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_CONFIG"), error
+        line = f"{file}:{text.count(chr(10)) + 1}"
+        assert error.metadata == {"origin": line, "key": key}
+        assert error.text.startswith(f"{line}: "), error
+        assert rule.split()[1].partition(":")[0] in error.text
+        done = shared_host.ctl("config", "check", made.name, check=False)
+        assert done.returncode != 0
+        assert line in done.stdout + done.stderr
+        file.write_text(text)
+        made.start()

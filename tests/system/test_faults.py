@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +24,10 @@ from tests.system import ledger, wires
 from tests.system.boxes import Box, Refused, defined
 from tests.system.calls import events, idle, state
 from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
-from tests.system.fault_cases import CASES, NAME, TRIALS, Case
+from tests.system.fault_cases import CASES, FAULTS, NAME, OF_NODES, TRIALS, Case
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
-
-FAULTS = ("EIO", "kill-child", "kill-keeper", "kill-daemon")
+from tests.system.tracer import at_call, stopped
 
 # What lines of a configuration ask for which step. Those of other steps come from no line.
 _KEYS = {
@@ -359,40 +357,10 @@ def test_there_is_a_case_for_every_kind_of_step(cold_host: Host, busybox_root: P
             steps = [step.name for step in _steps(made, case)]
         seen |= case.only or set(steps)
         assert case.only <= set(steps), name
-    assert seen == set(_STEPS) - set(_OF_EXECS)
+    assert seen == set(_STEPS) - set(_OF_EXECS) - set(OF_NODES)
 
 
 # Steps that only execs have
-
-
-@contextmanager
-def _at_call(keeper: int, call: str, what: str, trace: Path) -> Iterator[None]:
-    """Have it happen to a child of the keeper as it makes this system call; what happened is in the trace."""
-    inject = f"inject={call}:{what}:when=1"
-    argv = ["strace", "-f", "-o", str(trace), "-p", str(keeper), "-e", inject]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
-        assert tracer.stderr is not None
-        assert b"attached" in tracer.stderr.readline()
-        try:
-            yield
-        finally:
-            # Killed and not asked: it would wait for a process to let go of that waits for its vfork'ed child,
-            # which waits for it.
-            tracer.kill()
-            tracer.stderr.read()
-
-
-def _stopped(trace: Path) -> int:
-    """The process that was stopped, once it stands still. Its state in /proc says less: one that is traced stops often."""
-    found: list[int] = []
-
-    def stands() -> bool:
-        lines = trace.read_text().splitlines()
-        found.extend(int(line.split()[0]) for line in lines if "stopped by SIGSTOP" in line)
-        return bool(found)
-
-    until(stands, "it stands there")
-    return found[0]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -416,10 +384,10 @@ def test_an_exec_fails_cleanly_at_every_step(
         )
         what = {"EIO": "error=EIO", "kill-child": "signal=SIGKILL"}.get(fault, "signal=SIGSTOP")
         trace = tmp_path / "trace"
-        with _at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what, trace):
+        with at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what, trace):
             call = made.api.exec.CreateExec.future(request, timeout=DEADLINE)
             if fault.endswith(("keeper", "daemon")):
-                pidfd = os.pidfd_open(_stopped(trace))
+                pidfd = os.pidfd_open(stopped(trace))
                 if fault == "kill-keeper":
                     os.kill(keeper, signal.SIGKILL)
                     until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")

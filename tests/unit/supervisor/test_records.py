@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import resource
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lxcd.cgroup.devices import Node
 from lxcd.supervisor.records import Record, Records, Request
 from lxcd.supervisor.state import Cause, Exit
 
@@ -102,6 +104,20 @@ def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path, data: bytes) ->
     (tmp_path / "file").write_bytes(data)
     records.write(Record("/a", "c", "running"))
     assert len(records.read_all()) == 1
+
+
+def test_devices_are_read_as_they_were_written(tmp_path: Path) -> None:
+    records = Records(str(tmp_path))
+    node = Node("/dev/disk", "b", 7, 5, 6, there=True)
+    record = Record("/a", "c", "running", device_rules=("deny a *:* rwm",), device_nodes=(node,))
+    records.write(record)
+    assert records.read_all() == [record]
+    # An older lxcd knew neither.
+    (name,) = os.listdir(tmp_path)
+    data = json.loads((tmp_path / name).read_bytes())
+    del data["device_rules"], data["device_nodes"]
+    (tmp_path / name).write_text(json.dumps(data))
+    assert records.read_all() == [Record("/a", "c", "running")]
 
 
 def test_a_full_disk_leaves_the_old_record_whole(tmp_path: Path) -> None:
