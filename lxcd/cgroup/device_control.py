@@ -33,6 +33,13 @@ class RuleRefusedError(OSError):
     rule: Rule
 
 
+def controls(payload: Payload) -> bool:
+    """Whether these directories are such that devices can be controlled by them: a slot of prepared
+    children has none of version 2.
+    """
+    return bool(_first_version(payload)) or "" in payload.directories
+
+
 def enforce(payload: Payload, policy: Policy) -> None:
     """Have a container's devices be these, whatever they were. Where they are these already, it
     costs one look. Raises OSError, RuleRefusedError for one rule; FailedPrecondition on a host that
@@ -106,7 +113,7 @@ def _default_program() -> Fd:
 
 
 def _replace(payload: Payload, policy: Policy) -> None:
-    if "" not in payload.directories:
+    if not controls(payload):
         raise FailedPrecondition(
             "this host has no control of devices: neither version 1's controller, nor version 2",
             "KERNEL_FEATURE_MISSING",
