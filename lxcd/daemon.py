@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
+_OOM_SCORE = -900
 
 
 async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
@@ -222,5 +223,10 @@ class _Lock:
 
 def _prepare_process() -> None:
     process.prctl(process.PR_SET_DUMPABLE, 0)
+    # The last but the keeper to be killed for want of memory; without CAP_SYS_RESOURCE, which was
+    # said to be missing, like everybody.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read()) > _OOM_SCORE:
+            file.write(str(_OOM_SCORE).encode())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lxcd.rpc.events import _filter
@@ -28,7 +30,7 @@ EVENTS = [
         ({"types": ["nothing"]}, []),
     ],
 )
-def test_filter(wanted: dict[str, list[str]], expected: list[int]) -> None:
+def test_filter(wanted: dict[str, Any], expected: list[int]) -> None:
     for request in (pb.StreamEventsRequest(**wanted), pb.ListEventsRequest(**wanted)):
         matches = _filter(request)
         assert [event.sequence for event in EVENTS if matches(event)] == expected

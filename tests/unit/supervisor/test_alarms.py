@@ -27,12 +27,10 @@ def test_named_when_counted() -> None:
 
 def test_a_name_is_waited_for() -> None:
     kills = Kills()
-    assert kills.settle(2, 0.0) == []
-    assert kills.waiting
+    assert (kills.settle(2, 0.0), kills.waiting) == ([], True)
     kills.name(victim(1), counted=True)
-    assert kills.settle(2, 0.1) == [Kill(victim(1))]
-    assert kills.settle(2, NAME_SECONDS) == [Kill(None, 1)]
-    assert not kills.waiting
+    assert (kills.settle(2, 0.1), kills.waiting) == ([Kill(victim(1))], True)
+    assert (kills.settle(2, NAME_SECONDS), kills.waiting) == ([Kill(None, 1)], False)
     # It comes too late: it was told.
     kills.name(victim(2), counted=True)
     assert kills.settle(2, 1.0) == []
