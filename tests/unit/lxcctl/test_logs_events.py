@@ -172,6 +172,19 @@ def test_events_of_the_past(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     assert lxcctl(*argv, "--format", "yaml").out.startswith("- sequence: 1\n  time: ")
 
 
+@pytest.mark.parametrize("follow", [False, True])
+def test_events_that_are_asked_for(daemon: FakeDaemon, lxcctl: Lxcctl, *, follow: bool) -> None:
+    daemon.on["ListEvents"] = lambda _: event_pb2.ListEventsResponse()
+    daemon.on["StreamEvents"] = lambda _: iter([])
+    daemon.on["GetHost"] = lambda _: host_pb2.GetHostResponse()
+    argv = ["--lxcpath", "/a", "events", "--type", "a.*", "--exclude", "a.b", "--exclude", "a.c"]
+    assert lxcctl(*argv, *(["--follow"] if follow else [])).status == 0
+    (request,) = daemon.asked("StreamEvents" if follow else "ListEvents")
+    assert list(request.types) == ["a.*"]
+    assert list(request.exclude_types) == ["a.b", "a.c"]
+    assert list(request.lxcpaths) == ["/a"]
+
+
 def test_events_follow_resumes_by_number(
     daemon: FakeDaemon, lxcctl: Lxcctl, refusal: type[Refusal]
 ) -> None:
