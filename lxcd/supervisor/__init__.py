@@ -40,5 +40,10 @@ launch.py      the keeper's process, and a candidate for its place
 service.py     telling a service manager how we are
 records.py     what must survive the daemon: one small file a container
 events.py      what happened, numbered
+alarms.py      kills for want of memory and limits that are met, of all that run
+kills.py       how many the kernel has counted, and whom its log names
+pace.py        how often it is told what goes on and on
+alarm_events.py  how it is told
+edits.py       what has changed in a configuration
 host.py        what this host can do
 """
