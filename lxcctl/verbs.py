@@ -98,8 +98,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
 # The verbs below `config`; the same triples.
 CONFIG_VERBS: dict[str, tuple[str, str, str]] = {
     "get": ("config", "NAME KEY", "print the values of a key"),
-    "set": ("config", "NAME KEY VALUE...", "set a key; several values make a list"),
-    "unset": ("config", "NAME KEY", "remove a key"),
+    "set": (
+        "config",
+        "NAME KEY VALUE... [--live | --live-only]",
+        "set a key; several values make a list",
+    ),
+    "unset": ("config", "NAME KEY [--live | --live-only]", "remove a key"),
     "show": ("config", "NAME [--resolved]", "print the configuration"),
     "edit": ("config_edit", "NAME", "edit the configuration with $VISUAL or $EDITOR"),
     "check": (

@@ -47,21 +47,41 @@ def _get(session: Session, args: Namespace) -> int:
 def _add_values(parser: Parser) -> None:
     _add_key(parser)
     parser.add_argument("values", metavar="VALUE", nargs="+", help="one line of the file each")
+    _add_scope(parser)
+
+
+def _add_unset(parser: Parser) -> None:
+    _add_key(parser)
+    _add_scope(parser)
+
+
+def _add_scope(parser: Parser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--live", action="store_true", help="of the container that runs, too: limits and devices"
+    )
+    which.add_argument(
+        "--live-only", action="store_true", help="of the container that runs, until it stops"
+    )
 
 
 def _set(session: Session, args: Namespace) -> int:
-    return _change(session, args.name, args.key, args.values)
+    return _change(session, args, args.values)
 
 
 def _unset(session: Session, args: Namespace) -> int:
-    return _change(session, args.name, args.key, [])
+    return _change(session, args, [])
 
 
-def _change(session: Session, name: str, key: str, values: list[str]) -> int:
+def _change(session: Session, args: Namespace, values: list[str]) -> int:
+    from lxcd.v1 import container_pb2 as pb
     from lxcd.v1.container_pb2 import Container, UpdateContainerRequest
 
+    name, key = args.name, args.key
     request = UpdateContainerRequest(container=Container(name=name, lxcpath=session.lxcpath))
     request.changes.add(key=key, values=values)
+    if args.live or args.live_only:
+        request.scope = pb.SCOPE_LIVE if args.live_only else pb.SCOPE_SAVED_AND_LIVE
     container = session.channel.call(
         "ContainerService/UpdateContainer", request, Container, LOOK_SECONDS
     )
@@ -107,6 +127,6 @@ def _show_items(
 VERBS = {
     "config get": (_add_key, _get),
     "config set": (_add_values, _set),
-    "config unset": (_add_key, _unset),
+    "config unset": (_add_unset, _unset),
     "config show": (_show_options, _show),
 }

@@ -53,6 +53,7 @@ _FIRST = (
     *("cpuset.cpus", "cpuset.mems", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.max"),
     *("memory.limit_in_bytes", "memory.max", "memory.memsw.limit_in_bytes"),
 )
+_WHOLE = ("cpu.max",)  # two words, and no device
 _LAST = ("cpu.cfs_burst_us", "cpu.max.burst", "cpu.idle", "cpuset.cpus.partition")
 
 
@@ -302,7 +303,7 @@ class _Work:
         if there and (known is None or one.name in known):
             made = Write(controller, one.version, one.name, one.value, key_of(one), one.origin)
             # As with those of the table the last counts, of each device or so.
-            self._writes = [write for write in self._writes if _place(write) != _place(made)]
+            self._writes = [write for write in self._writes if place(write) != place(made)]
             self._writes.append(made)
             return
         meant = difflib.get_close_matches(one.name, equivalents.known_names(), 1, _ALIKE)
@@ -342,9 +343,10 @@ def _is_bound(name: str) -> bool:
     return any(equivalents.GROUPS[group].bound for group in rows)
 
 
-def _place(write: Write) -> tuple[str, str]:
+def place(write: Write) -> tuple[str, str]:
+    """What it is about: a file, and of one with a line for each device the device."""
     first, blank, _ = write.value.partition(" ")
-    return write.file, first if blank else ""
+    return write.file, first if blank and write.file not in _WHOLE else ""
 
 
 def _rank(file: str) -> int:

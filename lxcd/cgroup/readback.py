@@ -28,6 +28,32 @@ _BURSTS = ("cpu.cfs_burst_us", "cpu.max.burst")
 _SWITCHES = {"cpu.idle": "0", "cpuset.cpus.partition": "member"}
 _EXCLUSIVE = ("cpuset.cpu_exclusive", "cpuset.mem_exclusive")
 _NO_LIMIT = "max"
+# What a directory has that was just made.
+_UNLIMITED = {
+    "blkio.bfq.weight": "100",
+    "blkio.weight": "500",
+    "cpu.cfs_burst_us": "0",
+    "cpu.cfs_period_us": "100000",
+    "cpu.cfs_quota_us": "-1",
+    "cpu.idle": "0",
+    "cpu.max": "max 100000",
+    "cpu.max.burst": "0",
+    "cpu.shares": "1024",
+    "cpu.weight": "100",
+    "cpu.weight.nice": "0",
+    "memory.high": _NO_LIMIT,
+    "memory.limit_in_bytes": "-1",
+    "memory.low": "0",
+    "memory.max": _NO_LIMIT,
+    "memory.memsw.limit_in_bytes": "-1",
+    "memory.min": "0",
+    "memory.oom.group": "0",
+    "memory.oom_control": "0",
+    "memory.soft_limit_in_bytes": "-1",
+    "memory.swap.high": _NO_LIMIT,
+    "memory.swap.max": _NO_LIMIT,
+    "pids.max": _NO_LIMIT,
+}
 
 
 def agrees(write: Write, read: str) -> bool:
@@ -77,6 +103,17 @@ def undo(writes: Iterable[Write], before: Mapping[str, str]) -> tuple[Write, ...
             value = _restored(write, before[write.file])
             undone.append(replace(write, value=value))
     return tuple(undone)
+
+
+def unlimited(write: Write) -> str | None:
+    """Return what to write for there to be no such limit; None if no value says that."""
+    if write.file in _UNLIMITED:
+        return _UNLIMITED[write.file]
+    if re.fullmatch(r"hugetlb\..*\.max", write.file):
+        return _NO_LIMIT
+    if re.fullmatch(r"hugetlb\..*\.limit_in_bytes", write.file):
+        return "-1"
+    return _restored(write, "") if _KEYED.fullmatch(write.file) else None
 
 
 def _restored(write: Write, read: str) -> str:

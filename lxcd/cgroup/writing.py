@@ -54,10 +54,17 @@ def carry_out(trees: Trees, payload: Payload, writes: Iterable[Write]) -> Iterat
             with Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)) as file:
                 _put(file.fileno(), path, write.value)
         except OSError as error:
-            if error.errno == errno.ENOENT and not write.bound:
+            if error.errno == errno.ENOENT and not write.bound and _is_there(error.filename):
                 continue
             raise _refused(write, error) from None
         yield write
+
+
+def _is_there(path: object) -> bool:
+    """The directory of a file; it may have vanished with the container."""
+    if not isinstance(path, str):
+        return False
+    return "/" not in path or os.path.isdir(os.path.dirname(path))
 
 
 def _put(fd: int, path: str, value: str) -> None:

@@ -6,11 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
-from lxcd.config import writer
 from lxcd.rpc import convert, requests, starting, waiting
 from lxcd.rpc import sockets as socket_messages
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import freezing, nodes, processes, sockets
+from lxcd.supervisor import freezing, nodes, processes, sockets, updating
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -221,57 +220,26 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         if any(path != "config_text" for path in paths):
             raise errors.InvalidArgument(f"cannot update {', '.join(paths)}", "INVALID_MASK")
         actor = self._registry.get(wanted.lxcpath, wanted.name)
+        change = updating.Change(
+            requests.text(wanted.config_text) if paths else None,
+            tuple((one.key, tuple(one.values)) for one in request.changes),
+            wanted.etag,
+            saved=request.scope != pb.SCOPE_LIVE,
+            live=request.scope in (pb.SCOPE_LIVE, pb.SCOPE_SAVED_AND_LIVE),
+        )
 
         async def work() -> pb.Container:
             async with actor.lock:
-                answer, before, after = await asyncio.to_thread(
-                    self._update, actor, request, bool(paths)
+                after, problems = await updating.update(
+                    self._house, actor, change, validate_only=request.validate_only
                 )
-                if not request.validate_only:
-                    actor.tell_update(before, after)
-                return answer
+            if request.validate_only:
+                return convert.definition_only(actor.name, after)
+            answer = await asyncio.to_thread(convert.container, actor, full=True)
+            answer.problems.extend(convert.problem(one) for one in problems)
+            return answer
 
         return await self._replays.once(request, work)
-
-    def _update(
-        self,
-        actor: Container,
-        request: pb.UpdateContainerRequest,
-        whole: bool,  # noqa: FBT001
-    ) -> tuple[pb.Container, Definition, Definition]:
-        if not actor.defined:
-            raise errors.FailedPrecondition(
-                f"container {actor.name} has no configuration file", "CONTAINER_NOT_DEFINED"
-            )
-        before = actor.definition()
-        if request.container.etag and request.container.etag != before.etag:
-            raise errors.Aborted(
-                f"the configuration of {actor.name} was changed meanwhile", "ETAG_MISMATCH"
-            )
-        text = requests.text(request.container.config_text) if whole else before.text
-        for change in request.changes:
-            if change.values:
-                text = writer.set_key(text, change.key, list(change.values))
-            else:
-                text = writer.unset_key(text, change.key)
-        after = read_text(text, actor.file.path, settings=before.settings)
-        # What was wrong before may stay so; a change must not make it worse.
-        known = {(problem.key, problem.message) for problem in before.problems}
-        fresh = [
-            problem
-            for problem in after.problems
-            if problem.severity == "error" and (problem.key, problem.message) not in known
-        ]
-        if fresh:
-            raise errors.InvalidArgument(
-                "; ".join(f"{problem.origin}: {problem.message}" for problem in fresh[:20]),
-                "INVALID_CONFIG",
-                key=fresh[0].key,
-            )
-        if request.validate_only:
-            return convert.definition_only(actor.name, after), before, after
-        actor.file.write(text)
-        return convert.container(actor, full=True), before, after
 
     @unary
     async def DeleteContainer(

@@ -17,7 +17,17 @@ from lxcd import errors, log
 from lxcd.cgroup import freezer, tree
 from lxcd.container import plan
 from lxcd.images import host as host_image
-from lxcd.supervisor import consolelog, edits, ending, nics, ports, removal, start, stopping
+from lxcd.supervisor import (
+    consolelog,
+    edits,
+    ending,
+    limiting,
+    nics,
+    ports,
+    removal,
+    start,
+    stopping,
+)
 from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
@@ -105,11 +115,12 @@ class Container(Changes):
             details = {"by": "file", **found}
             self.tell("container.updated", message=edits.message(found), details=details)
 
-    def tell_update(self, before: Definition, after: Definition) -> None:
+    def tell_update(self, before: Definition, after: Definition, scope: str) -> None:
         """It was changed on request."""
         self._last_edit = {}
-        found = edits.details(before.config.lines, after.config.lines)
-        details = {"by": "request", **found}
+        old, new = ([*one.config.lines, *limiting.lines(one.settings)] for one in (before, after))
+        found = edits.details(old, new)
+        details = {"by": "request", "scope": scope, **found}
         self.tell("container.updated", message=edits.message(found), details=details)
 
     def _image(self) -> str:

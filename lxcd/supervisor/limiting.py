@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lxcd.cgroup import device_control, devices, facts, limits, tree, writing
+from lxcd.cgroup import device_control, devices, facts, limits, readback, tree, writing
 from lxcd.cgroup.device_control import RuleRefusedError
-from lxcd.cgroup.limits import Controllers, Write
+from lxcd.cgroup.limits import Controllers, Write, place
 from lxcd.cgroup.writing import LimitRefusedError
-from lxcd.config.model import DEFAULT, Problem
+from lxcd.config.model import DEFAULT, Line, Problem
+from lxcd.errors import FailedPrecondition
+from lxcd.kernel import libc
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lxcd.cgroup.devices import Policy
+    from lxcd.cgroup.devices import Policy, Rule
     from lxcd.cgroup.tree import Payload, Trees
     from lxcd.config.daemon import ContainerSettings
     from lxcd.config.model import CgroupSetting, ContainerConfig
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 # As much as systemd gives a whole machine that it boots (TasksMax of systemd-nspawn@.service): no
 # container needs so many, and a fork bomb stops there while the host still has pids.
 PIDS_MAX = "16384"
+_MEMORY = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 _PIDS = Write("pids", 2, "pids.max", PIDS_MAX, "", DEFAULT)
 
 
@@ -78,10 +83,11 @@ def prepare(trees: Trees, slot: Payload) -> None:
     """Have the directories of a prepared child as most containers want them: that takes it out of
     the time of their start. What cannot be is told of there.
     """
-    if not any("devices" in key.split(",") for key in slot.directories):
-        return  # nothing of version 1
+    if not slot.directories:
+        return  # a host without version 1
     try:
-        device_control.enforce(slot, devices.DEFAULT)
+        if device_control.controls(slot):
+            device_control.enforce(slot, devices.DEFAULT)
         for _ in writing.carry_out(trees, slot, _default_writes()):
             pass
     except OSError:
@@ -97,18 +103,124 @@ def apply(trees: Trees, payload: Payload, wanted: Limits, *, prepared: bool) -> 
         writes = tuple(write for write in writes if write.origin != DEFAULT)
     try:
         done = tuple(writing.carry_out(trees, payload, writes))
-        device_control.enforce(payload, wanted.policy)
     except LimitRefusedError as error:
         write = error.write
         what = f"{write.key or write.file} = {write.value}"
         raise failed("limit", error, -1, write.origin, what=what) from None
+    if wanted.policy == devices.DEFAULT:
+        restrict(payload, wanted)
+    asked = [write for write in done if write.origin != DEFAULT]
+    return problems_of(trees, payload, asked)
+
+
+def change(
+    trees: Trees, payload: Payload, was: Limits, becomes: Limits, *, added: Iterable[Rule] = ()
+) -> list[Problem]:
+    """Give what runs other limits and device rules (beside those of nodes that were `added` to it):
+    all or none. What the kernel has made something else of. Raises FailedPrecondition.
+    """
+    wanted = _differences(trees, payload, was.writes, becomes.writes)
+    before = writing.state(trees, payload, wanted)
+    for write in wanted:
+        _require_room(trees, payload, write)
+    done: list[Write] = []
+    try:
+        done.extend(writing.carry_out(trees, payload, readback.order(wanted, before)))
+        if was.policy != becomes.policy:
+            rules = tuple(added)
+            device_control.change(payload, was.policy.but(rules), becomes.policy.but(rules))
+    except OSError as error:
+        writing.restore(trees, payload, done, before)
+        raise _refused(error) from None
+    return problems_of(trees, payload, done)
+
+
+def _differences(
+    trees: Trees, payload: Payload, was: Iterable[Write], becomes: Iterable[Write]
+) -> list[Write]:
+    """What has to be written. A limit that is gone becomes what a new directory has."""
+    old = {place(write): write for write in was}
+    new = {place(write): write for write in becomes}
+    found = [write for key, write in new.items() if key not in old or old[key].value != write.value]
+    for key, write in old.items():
+        if key not in new:
+            found.append(replace(write, value=_unlimited(trees, payload, write)))
+    return found
+
+
+def _unlimited(trees: Trees, payload: Payload, write: Write) -> str:
+    """Raises FailedPrecondition."""
+    value = readback.unlimited(write)
+    if value is None and write.file in ("cpuset.cpus", "cpuset.mems"):
+        # As it was made: all that the directory above has.
+        above = os.path.dirname(os.path.dirname(writing.path_of(trees, payload, write)))
+        with contextlib.suppress(OSError), open(f"{above}/{write.file}", encoding="ascii") as file:
+            value = file.read().strip()
+    if not value:
+        text = f"{write.key} cannot be taken back while it runs: there is no value that says so"
+        raise FailedPrecondition(text, "NOT_LIVE", key=write.key)
+    return value
+
+
+def _require_room(trees: Trees, payload: Payload, write: Write) -> None:
+    """Version 2 takes a limit below what is used, and then kills: it is asked to give back what it
+    can, and refused if that is not enough. Version 1 does the same itself (EBUSY). Raises
+    FailedPrecondition.
+    """
+    if write.file != "memory.max" or not write.value.isdecimal():
+        return
+    directory = os.path.dirname(writing.path_of(trees, payload, write))
+    used = _used(directory) - int(write.value)
+    if used <= 0:
+        return
+    # It fails if less than that could be had; how much is used then tells.
+    with contextlib.suppress(OSError), open(f"{directory}/memory.reclaim", "w") as file:
+        file.write(str(used))
+    if _used(directory) > int(write.value):
+        raise _below_use(write)
+
+
+def _used(directory: str) -> int:
+    try:
+        with open(f"{directory}/memory.current", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _below_use(write: Write) -> FailedPrecondition:
+    text = f"{write.key} = {write.value}: more than that is in use [{write.origin}]"
+    return FailedPrecondition(text, "LIMIT_BELOW_USE", key=write.key, origin=write.origin)
+
+
+def _refused(error: OSError) -> FailedPrecondition:
+    number = error.errno or errno.EIO
+    known = {"errno": errno.errorcode.get(number, str(number)), "syscall": libc.syscall_of(error)}
+    path = f": {error.filename}" if isinstance(error.filename, str) else ""
+    what, origin, key = "devices", DEFAULT, ""
+    if isinstance(error, LimitRefusedError):
+        write = error.write
+        if number == errno.EBUSY and write.file in _MEMORY:
+            return _below_use(write)
+        what, origin, key = f"{write.key} = {write.value}", write.origin, write.key
+    elif isinstance(error, RuleRefusedError):
+        what, origin = error.rule.line, error.rule.origin
+    where = f" [{origin}]" if origin != DEFAULT else ""
+    text = f"{what}: {os.strerror(number)}{path}{where}"
+    return FailedPrecondition(text, "LIMIT_REFUSED", key=key, origin=origin, **known)
+
+
+def restrict(payload: Payload, wanted: Limits) -> None:
+    """Have its devices be those that it may use. Other rules than the default may forbid it to make
+    its own /dev: they come when that is made. Raises StartFailed.
+    """
+    try:
+        device_control.enforce(payload, wanted.policy)
     except RuleRefusedError as error:
         rule = error.rule
         raise failed("limit", error, -1, rule.origin, what=rule.line) from None
     except OSError as error:
         raise failed("limit", error, -1, DEFAULT, what="devices") from None
-    asked = [write for write in done if write.origin != DEFAULT]
-    return problems_of(trees, payload, asked)
 
 
 def problems_of(trees: Trees, payload: Payload, done: Iterable[Write]) -> list[Problem]:
@@ -122,6 +234,14 @@ def problems_of(trees: Trees, payload: Payload, done: Iterable[Write]) -> list[P
 def _on_first(trees: Trees, controller: str) -> bool:
     found = trees.having(controller)
     return found is not None and found.version == 1
+
+
+def lines(settings: ContainerSettings) -> list[Line]:
+    """What a `lxcd.toml` asks for, like lines of a configuration; for events."""
+    return [
+        Line(limits.key_of(one), limits.key_of(one), one.value, one.origin, in_force=True)
+        for one in settings.limits.settings(_memory_bytes())
+    ]
 
 
 def rules_kept(wanted: Limits) -> tuple[str, ...] | None:

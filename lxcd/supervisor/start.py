@@ -144,6 +144,8 @@ class _Start:
             if not self._plan.identity_later:
                 self._namespaced.set()
             walk.identify = lambda: self._identify_later(prepared.child)
+            if limiting.rules_kept(self._limits) is not None:
+                walk.restrict = self._restrict
             if self._record.nics:
                 walk.network = self._begin_network(prepared.child)
             await walk.to_the_end(self._payloads[-1])
@@ -233,6 +235,9 @@ class _Start:
         with contextlib.suppress(ConnectionError):
             # It has failed before it could read: its report says why.
             channel.send_fds(prepared.channel, self._fds)
+
+    async def _restrict(self) -> None:
+        await asyncio.to_thread(limiting.restrict, self._payloads[-1], self._limits)
 
     async def _identify_later(self, child: Held) -> None:
         """At the barrier: its namespaces are there."""

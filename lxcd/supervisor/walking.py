@@ -52,6 +52,8 @@ class Walk:
         self._released: set[str] = set()  # it may pass these
         self.network: asyncio.Task[None] | None = None  # making devices
         self.identify: Callable[[], Awaitable[None]]  # writes the id maps
+        # What it may not do itself when its /dev is made, and must not do afterwards.
+        self.restrict: Callable[[], Awaitable[None]] | None = None
 
     async def to_the_end(self, payload: tree.Payload) -> None:
         """Return once the child, which sits in `payload`, has exec'ed its program. Raises
@@ -188,6 +190,8 @@ class Walk:
                 # Nothing runs that nobody could end, or whose output nobody could follow.
                 await self._known(*self._plan.streams)
                 await self._delegated
+                if self.restrict is not None:
+                    await self.restrict()
             case _:
                 pass
 

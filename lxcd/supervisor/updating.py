@@ -1,0 +1,199 @@
+"""A change of a container's configuration: of its file, of what runs, or of both.
+
+What runs can be given other limits and device rules. If that fails, nothing of it is changed, and
+the file is not either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.config import limits as sugar
+from lxcd.config import loader, reader, writer
+from lxcd.config.daemon import load_container_settings
+from lxcd.supervisor import limiting
+from lxcd.supervisor.definition import SETTINGS_NAME, ConfigFile, Definition, read_text
+
+if TYPE_CHECKING:
+    from lxcd.config.model import Problem
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.house import House
+
+_SUGAR = "limits."
+_LIVE = (_SUGAR, "lxc.cgroup.", "lxc.cgroup2.")
+_NOT_LIVE = ("lxc.cgroup.dir", "lxc.cgroup.relative")  # begin like limits, and are places
+_SETTINGS_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is asked for."""
+
+    text: bytes | None  # the whole new text
+    changes: tuple[tuple[str, tuple[str, ...]], ...]  # key, its lines afterwards
+    etag: str = ""
+    saved: bool = True
+    live: bool = False
+
+    @property
+    def scope(self) -> str:
+        """In a word, for an event."""
+        return "both" if self.saved and self.live else "live" if self.live else "saved"
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Of the file, and of the `lxcd.toml` beside it."""
+
+    config: bytes
+    settings: str
+
+
+async def update(
+    house: House, container: Container, change: Change, *, validate_only: bool
+) -> tuple[Definition, tuple[Problem, ...]]:
+    """Carry it out: the configuration as it is then, and limits of which the kernel has made
+    something else. The caller holds the lock. Raises an LxcdError; nothing is changed then.
+    """
+    if change.saved and not container.defined:
+        raise errors.FailedPrecondition(
+            f"container {container.name} has no configuration file", "CONTAINER_NOT_DEFINED"
+        )
+    before = await asyncio.to_thread(container.definition)
+    if change.etag and change.etag != before.etag:
+        raise errors.Aborted(
+            f"the configuration of {container.name} was changed meanwhile", "ETAG_MISMATCH"
+        )
+    if change.live:
+        _require_live(container, change)
+    done = await asyncio.to_thread(
+        _update, house, container, change, before, validate_only=validate_only
+    )
+    if not validate_only:
+        container.tell_update(before, done[0], change.scope)
+    return done
+
+
+def _require_live(container: Container, change: Change) -> None:
+    """Raise unless it can be done to what runs."""
+    if change.text is not None:
+        raise errors.InvalidArgument(
+            "of what runs single keys can be changed, not the whole text", "NOT_LIVE"
+        )
+    for key, _ in change.changes:
+        if not key.startswith(_LIVE) or key.startswith(_NOT_LIVE):
+            text = f"{key} cannot be changed while the container runs: limits and devices can"
+            raise errors.InvalidArgument(text, "NOT_LIVE", key=key)
+    container.require_running()
+
+
+def _update(
+    house: House, container: Container, change: Change, before: Definition, *, validate_only: bool
+) -> tuple[Definition, tuple[Problem, ...]]:
+    beside = ConfigFile(container.directory, SETTINGS_NAME)
+    old = _Texts(before.text, _settings_text(beside.path))
+    texts = _edited(old, change)
+    after = _read(texts, before.origin)
+    _require_no_worse(before, after)
+    running = container.running if change.live else None
+    live: Definition | None = None
+    if running is not None:
+        live = _live_of(container, running, change)
+        _require_no_worse(running, live)
+    if validate_only:
+        return after, ()
+    problems: tuple[Problem, ...] = ()
+    if live is not None and running is not None:
+        problems = _change_running(house, container, running, live)
+    if change.saved:
+        try:
+            if texts.settings != old.settings:
+                beside.write(texts.settings.encode(), like=container.file.path)
+            if texts.config != old.config:
+                container.file.write(texts.config)
+        except errors.LxcdError:
+            if live is not None and running is not None:
+                _change_running(house, container, live, running)
+            raise
+    return after, problems
+
+
+def _settings_text(path: str) -> str:
+    try:
+        found = loader.HOST_FILES.read(path, _SETTINGS_LIMIT_BYTES)
+    except OSError:
+        return ""
+    return found.data.decode(errors="replace") if isinstance(found, reader.RegularFile) else ""
+
+
+def _edited(texts: _Texts, change: Change) -> _Texts:
+    """Raises InvalidArgument."""
+    config = texts.config if change.text is None else change.text
+    settings = texts.settings
+    for key, values in change.changes:
+        if key.startswith(_SUGAR):
+            name = key.removeprefix(_SUGAR)
+            try:
+                settings = (
+                    sugar.with_limit(settings, name, values[-1])
+                    if values
+                    else sugar.without_limit(settings, name)
+                )
+            except ValueError as error:
+                raise errors.InvalidArgument(str(error), "INVALID_CONFIG", key=key) from None
+        elif values:
+            config = writer.set_key(config, key, list(values))
+        else:
+            config = writer.unset_key(config, key)
+    return _Texts(config, settings)
+
+
+def _read(texts: _Texts, origin: str, defines: tuple[tuple[str, str], ...] = ()) -> Definition:
+    settings, problems = load_container_settings(texts.settings.encode(), SETTINGS_NAME)
+    found = read_text(texts.config, origin, defines, settings)
+    return replace(found, problems=(*found.problems, *problems))
+
+
+def _require_no_worse(before: Definition, after: Definition) -> None:
+    """What was wrong before may stay so; a change must not make it worse."""
+    known = {(problem.key, problem.message) for problem in before.problems}
+    fresh = [
+        problem
+        for problem in after.problems
+        if problem.severity == "error" and (problem.key, problem.message) not in known
+    ]
+    if fresh:
+        raise errors.InvalidArgument(
+            "; ".join(f"{problem.origin}: {problem.message}" for problem in fresh[:20]),
+            "INVALID_CONFIG",
+            origin=fresh[0].origin,
+            key=fresh[0].key,
+        )
+
+
+def _live_of(container: Container, running: Definition, change: Change) -> Definition:
+    """What runs, changed. What its start was told beside the file counts on, but for these keys."""
+    keys = {key for key, _ in change.changes}
+    defines = tuple(one for one in container.record.request.defines if one[0] not in keys)
+    path = os.path.join(container.directory, SETTINGS_NAME)
+    texts = _edited(_Texts(running.text, _settings_text(path)), change)
+    return _read(texts, running.origin, defines)
+
+
+def _change_running(
+    house: House, container: Container, was: Definition, becomes: Definition
+) -> tuple[Problem, ...]:
+    """Raises an LxcdError."""
+    record = container.record
+    nodes = [node.rule for node in record.device_nodes]
+    found = limiting.change(house.trees, container.payload, was.limits, becomes.limits, added=nodes)
+    container.running = becomes
+    rules = limiting.rules_kept(becomes.limits)
+    if rules != record.device_rules:
+        container.record = record.but(device_rules=rules)
+        container.write_record()
+    return tuple(found)
