@@ -104,6 +104,8 @@ class Walk:
                 if self._socket.fileno() < 0:
                     return
                 self._let_go(plan.NETWORK)
+            if self.restrict is not None:
+                return
             if await self._house.keeper.known(self._child, *self._plan.streams):
                 await asyncio.shield(self._delegated)
                 if self._socket.fileno() >= 0:
