@@ -24,6 +24,7 @@ from lxcd.rpc.networks import Networks as NetworkServicer
 from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
+from lxcd.rpc.stats import Stats
 from lxcd.supervisor import execs, host, launch, service
 from lxcd.supervisor.addresses import Addresses
 from lxcd.supervisor.alarms import Alarms
@@ -38,6 +39,7 @@ from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.shutdown import stop_all
+from lxcd.supervisor.statistics import Statistics
 
 if TYPE_CHECKING:
     from lxcd.config.daemon import Settings
@@ -121,6 +123,7 @@ async def _serve(
             EventServicer(house),
             Hosts(house, registry, replays, drain),
             NetworkServicer(house, registry, replays),
+            Stats(registry, Statistics(house)),
         )
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)

@@ -24,6 +24,8 @@ from lxcd.v1 import (
     exec_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
+    stats_pb2,
+    stats_pb2_grpc,
     types_pb2,
 )
 
@@ -53,6 +55,7 @@ class Client:
         self._exec: Any = exec_pb2_grpc.ExecServiceStub(channel)
         self._console: Any = console_pb2_grpc.ConsoleServiceStub(channel)
         self._host: Any = host_pb2_grpc.HostServiceStub(channel)
+        self._stats: Any = stats_pb2_grpc.StatsServiceStub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)
 
     def ping(self) -> None:
@@ -119,6 +122,17 @@ class Client:
             if not reply.next_page_token:
                 return found
             request.page_token = reply.next_page_token
+
+    def statistics(self) -> stats_pb2.GetStatsResponse:
+        """What each that runs uses."""
+        reply: stats_pb2.GetStatsResponse = self._stats.GetStats(
+            stats_pb2.GetStatsRequest(), timeout=DEADLINE_SECONDS
+        )
+        return reply
+
+    def stream_statistics(self) -> Any:  # noqa: ANN401  a call of gRPC's
+        """The same, again and again, each second."""
+        return self._stats.StreamStats(stats_pb2.StreamStatsRequest(), timeout=DEADLINE_SECONDS)
 
     def host(self) -> host_pb2.GetHostResponse:
         """What lxcd says of itself."""

@@ -20,12 +20,17 @@ VETH_ON_TOP = "lxcd, API: a veth on top"
 FIRST_ON_BRIDGE = "the first of many on a bridge"
 LAST_ON_BRIDGE = "the last of many on a bridge"
 LISTED = "socket accepts -> all listed"
+STATS_CALL = "lxcd, API: GetStats of all"
+STATS_STOCK = "stock LXC: lxc-info -S of as many"
+STATS_STREAM = "lxcd: StreamStats of all, each second"
+STATS_IDLE = "lxcd and lxcd-keeper, nobody asks"
 
 PRIVILEGED = "privileged"
 UNPRIVILEGED = "unprivileged"
 
 MILLISECONDS = "ms"
 MEGABYTES = "MB"
+CORE_SHARE = "% of a core"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,10 @@ TARGETS = (
     Target("memory", LXCD_GROWTH, "", 0.1, MEGABYTES),
     Target("memory", PID1_ON_TOP, "", 0.2, MEGABYTES),
     Target("restart", LISTED, "", 1000.0, MILLISECONDS),
+    Target("statistics", STATS_CALL, "", 100.0, MILLISECONDS),
+    Target("statistics", STATS_CALL, STATS_STOCK, 0.1),
+    Target("statistics", STATS_STREAM, "", 10.0, CORE_SHARE),
+    Target("statistics", STATS_IDLE, "", 0.0, CORE_SHARE),
 )
 
 

@@ -26,6 +26,7 @@ from contrib.benchmark import (
     restart,
     runs,
     starts,
+    statistics,
 )
 from contrib.benchmark.commands import BenchError, Commands
 from contrib.benchmark.daemon import Daemon
@@ -109,6 +110,9 @@ def _stages(run: _Run) -> None:
             _networks(run, daemon)
     if "memory" in wanted or "restart" in wanted:
         _long_lived(run)
+    if "statistics" in wanted:
+        with run.daemon("watched") as daemon:
+            _statistics(run, daemon)
 
 
 def _starts(run: _Run, daemon: Daemon, kind: containers.Kind) -> None:
@@ -228,6 +232,19 @@ def _long_lived(run: _Run) -> None:
         _say(f"{wanted.stock_containers} system containers under stock LXC")
         single, each = memory.under_stock(run.stock, kind, token, wanted.stock_containers)
         run.add(memory.stock_figures(single, each, wanted.stock_containers))
+
+
+def _statistics(run: _Run, daemon: Daemon) -> None:
+    wanted, kind = run.wanted, run.kinds[0]
+    _say(f"statistics: {wanted.watched} containers under lxcd")
+    statistics.start(daemon, kind, run.token, wanted.watched)
+    run.add(statistics.asked(daemon, wanted.watched, wanted.rounds))
+    _say(f"statistics: {wanted.watched_seconds:g} s each second, and as long for nobody")
+    run.add(statistics.costs(daemon, wanted.watched, wanted.watched_seconds))
+    if run.stock.here:
+        few = min(wanted.stock_containers, statistics.FEW)
+        _say(f"statistics: {few} containers under stock LXC")
+        run.add(statistics.under_stock(run.stock, kind, run.token, few, wanted.watched))
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -6,7 +6,10 @@ import argparse
 import json
 from dataclasses import asdict, dataclass, replace
 
-STAGES = ("start", "burst", "run", "exec", "stream", "flood", "network", "memory", "restart")
+STAGES = (
+    *("start", "burst", "run", "exec", "stream", "flood", "network"),
+    *("memory", "restart", "statistics"),
+)
 
 _DESCRIPTION = """\
 Measure lxcd beside stock LXC, other programs that start containers, and a floor: the same work done
@@ -24,6 +27,8 @@ stages:
   network  what a veth on a bridge adds to a start; many containers on one bridge
   memory   what a running container costs in its supervisor; what a reaping PID 1 costs on top
   restart  SIGKILL lxcd with containers running; until a new one lists them all
+  statistics
+           ask what many containers use, once and every second; what they cost when nobody asks
 """
 
 
@@ -40,6 +45,8 @@ class Options:
     containers: int = 200
     stock_containers: int = 100
     applications: int = 50
+    watched: int = 500
+    watched_seconds: float = 10.0
     pause_seconds: float = 0.1
 
 
@@ -52,6 +59,8 @@ QUICK = Options(
     containers=10,
     stock_containers=5,
     applications=5,
+    watched=10,
+    watched_seconds=2.0,
     pause_seconds=0.05,
 )
 
@@ -88,6 +97,7 @@ def parse(arguments: list[str]) -> Command:
         ("containers", "containers under lxcd for memory and restart"),
         ("stock-containers", "containers under stock LXC for memory"),
         ("applications", "applications under a reaping PID 1"),
+        ("watched", "containers under lxcd for statistics"),
     ):
         default = getattr(Options(), flag.replace("-", "_"))
         parser.add_argument(f"--{flag}", metavar="N", type=_count, help=f"{text} ({default})")
@@ -103,6 +113,7 @@ def parse(arguments: list[str]) -> Command:
         "containers": given.containers,
         "stock_containers": given.stock_containers,
         "applications": given.applications,
+        "watched": given.watched,
         "pause_seconds": given.pause,
     }
     preset = QUICK if given.quick else Options()
@@ -127,7 +138,7 @@ def describe(options: Options) -> str:
         f"{options.rounds} rounds with pauses of {options.pause_seconds:g} s,"
         f" {options.burst} back to back, {options.runs} runs,"
         f" {options.containers} containers ({options.stock_containers} of stock LXC),"
-        f" {options.applications} applications"
+        f" {options.applications} applications, {options.watched} watched"
     )
 
 

@@ -30,6 +30,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def ticks(pid: int) -> int:
+    """Time of a processor that it has used, all threads together: utime and stime of proc(5)."""
+    text = Path(f"/proc/{pid}/stat").read_bytes()
+    return sum(int(word) for word in text.rpartition(b")")[2].split()[11:13])
+
+
 def words(pid: int) -> str:
     """Its command line; empty for a zombie."""
     with suppress(OSError):

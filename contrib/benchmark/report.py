@@ -27,6 +27,7 @@ _TITLES = {
     "network": "a veth on a bridge, with a static address",
     "memory": "memory of the supervisor",
     "restart": "SIGKILL of lxcd with containers running, and started again",
+    "statistics": "what many containers use",
 }
 # What the column of ratios compares with.
 _OURS = {"start": LXCD, "burst": LXCD, "run": LXCD, "exec": LXCD, "memory": LXCD_GROWTH}

@@ -64,6 +64,10 @@ class Stock:
             raise BenchError(f"lxc-info says no pid of {name}: {text}")
         return int(text)
 
+    def statistics(self, name: str) -> int:
+        """`lxc-info` of what it uses; nanoseconds of the whole command."""
+        return self._named("lxc-info", name, "-S").nanoseconds
+
     def monitor(self, name: str) -> int:
         """Pid of the process that supervises it: the parent of its init."""
         with open(f"/proc/{self.init(name)}/status", encoding="ascii") as file:

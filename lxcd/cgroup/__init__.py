@@ -13,7 +13,9 @@
     counters.py  how often limits were met, and how many were killed for want of memory
     watch.py     word from the kernel that this has happened
     kmsg.py      what the kernel's log says of it: the victim's name
+    usage.py     what a container uses; usage_v1.py, usage_v2.py: of the kernel's files
+    reading.py   reading those, many containers in one go
 
 Names are LXC's: `lxc.payload.NAME`, with -1, -2 … behind it where that is taken, the same in every
-tree. Only directories that were made here are ever removed. Statistics come later.
+tree. Only directories that were made here are ever removed.
 """

@@ -15,6 +15,7 @@
     picture.py    what there is in a namespace, from such messages
     watch.py      one namespace, watched
     sockets.py    the sockets of one
+    counters.py   what has passed the devices of one
 
 It knows the kernel's networks, configurations, and nothing of containers' lives: which device is
 made when, and what becomes of it, the supervisor decides. Its calls block, for as long as locks

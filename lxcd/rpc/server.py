@@ -28,6 +28,8 @@ from lxcd.v1 import (
     host_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
+    stats_pb2,
+    stats_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from lxcd.rpc.execs import Execs
     from lxcd.rpc.hosts import Hosts
     from lxcd.rpc.networks import Networks
+    from lxcd.rpc.stats import Stats
 
 _log = logging.getLogger(__name__)
 GROUP = "lxcd"
@@ -51,6 +54,7 @@ _SERVICES = (
     event_pb2.DESCRIPTOR.services_by_name["EventService"].full_name,
     host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
     network_pb2.DESCRIPTOR.services_by_name["NetworkService"].full_name,
+    stats_pb2.DESCRIPTOR.services_by_name["StatsService"].full_name,
 )
 
 
@@ -65,6 +69,7 @@ class Server:
         events: Events,
         hosts: Hosts,
         networks: Networks,
+        stats: Stats,
     ) -> None:
         self._server = grpc.aio.server(
             interceptors=[Readers()],
@@ -80,6 +85,7 @@ class Server:
         event_pb2_grpc.add_EventServiceServicer_to_server(events, self._server)
         host_pb2_grpc.add_HostServiceServicer_to_server(hosts, self._server)
         network_pb2_grpc.add_NetworkServiceServicer_to_server(networks, self._server)
+        stats_pb2_grpc.add_StatsServiceServicer_to_server(stats, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

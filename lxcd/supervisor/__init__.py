@@ -38,6 +38,7 @@ unkept.py      children while no keeper can be had
 joining.py     the way to the keeper's socket
 launch.py      the keeper's process, and a candidate for its place
 service.py     telling a service manager how we are
+statistics.py  what they use, sampled for all who ask at once
 records.py     what must survive the daemon: one small file a container
 events.py      what happened, numbered
 alarms.py      kills for want of memory and limits that are met, of all that run

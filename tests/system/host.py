@@ -24,6 +24,7 @@ from lxcd.v1 import (
     host_pb2,
     host_pb2_grpc,
     network_pb2_grpc,
+    stats_pb2_grpc,
 )
 from tests.system import ledger
 from tests.system.machine import DEADLINE, Machine, until
@@ -51,6 +52,7 @@ class Api:
     event: Any
     host: Any
     network: Any
+    stats: Any
     health: Any
 
     def __init__(self, target: str) -> None:
@@ -62,6 +64,7 @@ class Api:
         self.event = event_pb2_grpc.EventServiceStub(channel)
         self.host = host_pb2_grpc.HostServiceStub(channel)
         self.network = network_pb2_grpc.NetworkServiceStub(channel)
+        self.stats = stats_pb2_grpc.StatsServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
 
     def close(self) -> None:

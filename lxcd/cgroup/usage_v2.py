@@ -1,0 +1,149 @@
+"""Version 2's files as numbers. Pure.
+
+    cpu.stat, cpu.max, cpu.weight, cpuset.cpus.effective
+    memory.current and its like, memory.stat, memory.events
+    pids.current, pids.peak, pids.max, pids.events: version 1 has them, too
+    io.stat, and KIND.pressure of each
+
+Documentation/admin-guide/cgroup-v2.rst of the kernel tells what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lxcd.cgroup.usage import (
+    Cpu,
+    Io,
+    Memory,
+    Pids,
+    Pressure,
+    Share,
+    less,
+    limit,
+    number,
+    valued,
+    word,
+)
+
+if TYPE_CHECKING:
+    from lxcd.cgroup.usage import Text
+
+
+def cpu(stat: Text, most: Text, weight: Text, effective_cpus: Text) -> Cpu:
+    """Controllers cpu and cpuset; without them cpu.stat has the first three numbers all the
+    same.
+    """
+    usage, user, system, periods, throttled, throttled_usec = valued(
+        stat,
+        b"usage_usec",
+        b"user_usec",
+        b"system_usec",
+        b"nr_periods",
+        b"nr_throttled",
+        b"throttled_usec",
+    )
+    quota, _, period = (most or b"").partition(b" ")
+    allowed = limit(quota)
+    return Cpu(
+        usage_usec=usage,
+        user_usec=user,
+        system_usec=system,
+        periods=periods,
+        throttled_periods=throttled,
+        throttled_usec=throttled_usec,
+        quota_usec=allowed,
+        period_usec=None if allowed is None else number(period),
+        weight=number(weight),
+        effective_cpus=word(effective_cpus),
+    )
+
+
+def memory(
+    usage: Text,
+    peak: Text,
+    most: Text,
+    stat: Text,
+    swap: Text,
+    most_swap: Text,
+    events: Text,
+) -> Memory:
+    """Controller memory."""
+    used = number(usage)
+    anon, file, kernel, shmem, inactive, faults, major = valued(
+        stat,
+        b"anon",
+        b"file",
+        b"kernel",
+        b"shmem",
+        b"inactive_file",
+        b"pgfault",
+        b"pgmajfault",
+    )
+    hits, oom, kills = valued(events, b"max", b"oom", b"oom_kill")
+    return Memory(
+        usage_bytes=used,
+        working_set_bytes=less(used, inactive),
+        peak_bytes=number(peak),
+        limit_bytes=limit(most),
+        anon_bytes=anon,
+        file_bytes=file,
+        kernel_bytes=kernel,
+        shmem_bytes=shmem,
+        swap_usage_bytes=number(swap),
+        swap_limit_bytes=limit(most_swap),
+        page_faults=faults,
+        major_page_faults=major,
+        limit_hits=hits,
+        oom_events=oom,
+        oom_kills=kills,
+    )
+
+
+def pids(current: Text, peak: Text, most: Text, events: Text, processes: int | None) -> Pids:
+    """Controller pids, of either version."""
+    return Pids(
+        current=number(current),
+        peak=number(peak),
+        limit=limit(most),
+        limit_hits=valued(events, b"max")[0],
+        processes=processes,
+    )
+
+
+def io(stat: Text) -> tuple[Io, ...]:
+    """Controller io: `MAJOR:MINOR rbytes=NUMBER …` in each line."""
+    found: list[Io] = []
+    for line in (stat or b"").splitlines():
+        device, *words = line.split()[:64]
+        pairs = dict(part.partition(b"=")[::2] for part in words)
+        try:
+            major, minor = map(int, device.split(b":"))
+            one = Io(
+                major,
+                minor,
+                read_bytes=int(pairs[b"rbytes"]),
+                write_bytes=int(pairs[b"wbytes"]),
+                read_operations=int(pairs[b"rios"]),
+                write_operations=int(pairs[b"wios"]),
+            )
+        except (KeyError, ValueError):
+            # A device that it has not used yet may be there without a number.
+            continue
+        found.append(one)
+    return tuple(found)
+
+
+def pressure(text: Text) -> Pressure | None:
+    """KIND.pressure; None where the kernel does not count it, or was told not to."""
+    shares: dict[bytes, Share] = {}
+    for line in (text or b"").splitlines():
+        kind, *words = line.split()[:5]
+        values = [part.partition(b"=")[2] for part in words]
+        try:
+            ten, sixty, three_hundred = map(float, values[:3])
+            shares[kind] = Share(ten, sixty, three_hundred, int(values[3]))
+        except (ValueError, IndexError):
+            continue
+    some = shares.get(b"some")
+    return None if some is None else Pressure(some, shares.get(b"full"))

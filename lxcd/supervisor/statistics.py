@@ -1,0 +1,180 @@
+"""What running containers use, sampled in rounds.
+
+Whoever wants samples waits for the next round, which is of all that anybody waits for; while one is
+under way the next gathers. So ten clients cost what one does, and none gets what is older than its
+question. Streams ask at multiples of their interval, and so at the same moments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxcd import errors
+from lxcd.cgroup.reading import Reading
+from lxcd.network import counters
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from lxcd.cgroup.usage import Usage
+    from lxcd.network.picture import Counters
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.held import Held
+    from lxcd.supervisor.house import House
+    from lxcd.supervisor.state import State
+
+LEAST_INTERVAL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one container has used since its start, and uses now."""
+
+    name: str
+    lxcpath: str
+    generation: int
+    state: State
+    time_ns: int  # CLOCK_REALTIME
+    uptime_usec: int
+    usage: Usage
+    network: tuple[tuple[str, Counters], ...] = ()  # of its own namespace, by device
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a thread needs to know of a container."""
+
+    directories: dict[str, str]
+    pid: int  # of its init, for its network; 0 if that is not its own
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    time_ns: int
+    usage: Usage
+    network: tuple[tuple[str, Counters], ...]
+
+
+class _Round:
+    """Who is to be looked at in one go."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[Container, None] = {}
+        self.samples: dict[Container, Sample] = {}
+        self.over = asyncio.get_running_loop().create_future()
+
+
+class Statistics:
+    """Of all containers of this lxcd."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._next: _Round | None = None
+        self._busy = False
+
+    async def sample(self, actors: Iterable[Container]) -> list[Sample]:
+        """A sample of each, taken from now on, in their order; of those that end meanwhile none.
+        Raises an LxcdError.
+        """
+        wanted = list(actors)
+        if self._next is None:
+            self._next = _Round()
+            if not self._busy:
+                self._busy = True
+                self._house.begin(self._rounds())
+        mine = self._next
+        mine.wanted.update(dict.fromkeys(wanted))
+        # Who stops waiting does not stop the round.
+        await asyncio.shield(mine.over)
+        return [mine.samples[actor] for actor in wanted if actor in mine.samples]
+
+    async def stream(
+        self, actors: Callable[[], list[Container]], interval_seconds: float
+    ) -> AsyncIterator[list[Sample]]:
+        """Samples at once, and then at multiples of the interval, of whoever `actors` names then.
+        Times that go by while the last ones are being taken away are left out.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            yield await self.sample(actors())
+            # Not one that would come upon the heels of the first.
+            soonest = loop.time() + interval_seconds / 2
+            await asyncio.sleep(next_multiple(soonest, interval_seconds) - loop.time())
+
+    async def _rounds(self) -> None:
+        """Work while there is something to do."""
+        try:
+            # All who are woken at one moment are in one round.
+            await asyncio.sleep(0)
+            while self._next is not None:
+                now, self._next = self._next, None
+                try:
+                    now.samples = await self._round(list(now.wanted))
+                except OSError as error:
+                    known = errors.from_oserror(error, "reading what containers use")
+                    _fail(now, known)
+                except BaseException:
+                    _fail(now, errors.Unavailable("lxcd is leaving", "LEAVING"))
+                    raise
+                if not now.over.done():
+                    now.over.set_result(None)
+        finally:
+            self._busy = False
+
+    async def _round(self, actors: list[Container]) -> dict[Container, Sample]:
+        begun: list[tuple[Container, Held, int]] = []
+        subjects: list[_Subject] = []
+        for actor in actors:
+            child = actor.child
+            if child is None or not actor.state.alive or child.exited is not None:
+                continue
+            record = actor.record
+            begun.append((actor, child, record.generation))
+            own = "net" in record.namespaces
+            subjects.append(_Subject(record.cgroups, child.pid if own else 0))
+        found = await asyncio.to_thread(_look, self._house, subjects)
+        samples: dict[Container, Sample] = {}
+        for (actor, child, generation), one in zip(begun, found, strict=True):
+            # Else its files were going, and its pid may have been somebody else's already.
+            if actor.child is child and actor.state.alive and not child.is_gone():
+                record = actor.record
+                samples[actor] = Sample(
+                    name=actor.name,
+                    lxcpath=actor.lxcpath,
+                    generation=generation,
+                    state=actor.state,
+                    time_ns=one.time_ns,
+                    uptime_usec=max(0, one.time_ns - record.started_ns) // 1000,
+                    usage=one.usage,
+                    network=one.network,
+                )
+        return samples
+
+
+def next_multiple(after: float, interval: float) -> float:
+    """The first multiple of the interval that is not before a time."""
+    return -(-after // interval) * interval
+
+
+def _fail(now: _Round, error: errors.LxcdError) -> None:
+    if not now.over.done():
+        now.over.set_exception(error)
+
+
+def _look(house: House, subjects: list[_Subject]) -> list[_Found]:
+    """In a thread."""
+    found: list[_Found] = []
+    with Reading(house.trees) as reading:
+        for subject in subjects:
+            time_ns = time.time_ns()
+            usage = reading.usage(subject.directories)
+            network: tuple[tuple[str, Counters], ...] = ()
+            if subject.pid:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    network = counters.read(subject.pid)
+            found.append(_Found(time_ns, usage, network))
+    return found
