@@ -2,7 +2,11 @@
 
 A file is opened, read and closed: there are twenty of them for each container, too many to hold
 open. It is named from its tree's mountpoint, of which a descriptor is held while the round lasts:
-that takes a quarter of the time less than its whole path.
+5 us, and by its whole path a quarter more.
+
+Whoever looks every second need not look at all: limits are changed rarely, and what only a task
+that runs can change has not changed where none has run. Both are taken from an earlier reading,
+which is at most five seconds old.
 
 Reading may wait for locks of the kernel, so not on the event loop.
 """
@@ -12,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from lxcd.cgroup import usage_v1, usage_v2
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from lxcd.cgroup.tree import Trees
     from lxcd.cgroup.usage import Cpu, Io, Memory, Pids, Text
 
+EARLIER_SECONDS = 5.0
+
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _READ_BYTES = 16384
 # The kernel fills a page with whole lines; less than half of one was the last.
@@ -35,65 +42,86 @@ _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EI
 _DIRECTORIES_MOST = 1000
 _NO_SUBDIRECTORIES = 2  # links of such a directory
 
+_LIMITS = frozenset(
+    {
+        *("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuset.effective_cpus"),
+        *("cpu.max", "cpu.weight", "cpuset.cpus.effective", "memory.max", "memory.swap.max"),
+        "pids.max",
+    }
+)
+# What only its tasks change, by running. Not memory, nor what devices do for it.
+_TASKS = frozenset({"cpuacct.stat", "cpu.stat", "pids.current", "pids.peak", "pids.events"})
+_KEPT = _LIMITS | _TASKS
 
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What may be taken from an earlier reading of one container."""
+
+    texts: dict[str, Text]
+    processes: int | None
+    ran: Text  # what counts its time: another text if a task of it has run since
+    time: float  # time.monotonic() when it was all read
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """One container's directory in one tree. It may be gone at any time."""
 
-    def __init__(self, mount: int, path: str) -> None:
-        """`path` from the mountpoint, of which `mount` is a descriptor."""
-        self._mount = mount
-        self._path = path
+    mount: int  # a descriptor of the tree's mountpoint
+    path: str  # from there
 
     def text(self, name: str) -> Text:
         """What a file holds; None if there is none. Raises OSError."""
-        return _text(self._mount, f"{self._path}/{name}")
+        return _text(self.mount, f"{self.path}/{name}")
 
     def processes(self) -> int | None:
         """How many processes are in it and below; None if it is gone, or there is too much below.
 
-        Tells the number of its subdirectories by its links: mostly there is none.
+        Whether there is anything below its links tell.
         """
         count = 0
-        waiting = [self._path]
+        waiting = [self.path]
         for visited in range(_DIRECTORIES_MOST):
             here = waiting.pop()
             # Of a threaded cgroup nothing: its domain has its processes.
-            text = _text(self._mount, f"{here}/cgroup.procs")
+            text = _text(self.mount, f"{here}/cgroup.procs")
             if text is None and not visited:
                 return None
             count += (text or b"").count(b"\n")
             with contextlib.suppress(FileNotFoundError):
-                if os.stat(here, dir_fd=self._mount).st_nlink > _NO_SUBDIRECTORIES:
+                if os.stat(here, dir_fd=self.mount).st_nlink > _NO_SUBDIRECTORIES:
                     waiting += self._below(here)
             if not waiting:
                 return count
         return None
 
     def _below(self, here: str) -> list[str]:
-        fd = os.open(here, _FLAGS | os.O_DIRECTORY, dir_fd=self._mount)
+        fd = os.open(here, _FLAGS | os.O_DIRECTORY, dir_fd=self.mount)
         try:
             return [f"{here}/{name}" for name in directory.subdirectories(fd)]
         finally:
             os.close(fd)
 
 
-class Nowhere(Place):
-    """In place of a directory in a tree that this host has not got."""
+class _Files:
+    """One container's files, of all trees, and what is known of them from earlier."""
 
-    def __init__(self) -> None:
-        super().__init__(-1, "")
+    def __init__(self, places: dict[str, Place], known: dict[str, Text]) -> None:
+        self.places = places  # by key of the tree; "" is version 2
+        self.noted: dict[str, Text] = {}
+        self._known = known
 
-    def text(self, name: str) -> Text:
-        """See Place."""
-        del name
-        return None
-
-    def processes(self) -> int | None:
-        """See Place."""
-        return None
-
-
-_NOWHERE = Nowhere()
+    def text(self, key: str | None, name: str) -> Text:
+        """What a file holds; None if there is none, or no such tree."""
+        if name in self._known:
+            text = self._known[name]
+        else:
+            place = self.places.get(key) if key is not None else None
+            text = None if place is None else place.text(name)
+        if name in _KEPT:
+            self.noted[name] = text
+        return text
 
 
 class Reading:
@@ -103,12 +131,15 @@ class Reading:
         self._trees = trees
         self._mounts: dict[str, tuple[int, int]] = {}  # descriptor, and what to cut off a path
         # Which tree of version 1 has a controller is the same for all containers.
-        self._keys = {
+        first = {
             name: tree.key
             for tree in trees.hierarchies
             if tree.version == 1
             for name in tree.key.split(",")
         }
+        self._cpu_key, self._time_key = first.get("cpu"), first.get("cpuacct")
+        self._cpuset_key, self._memory_key = first.get("cpuset"), first.get("memory")
+        self._pids_key, self._blkio_key = first.get("pids"), first.get("blkio")
         self._devices: dict[tuple[int, int], str] = {}
 
     def __enter__(self) -> Self:
@@ -126,101 +157,122 @@ class Reading:
             os.close(fd)
         self._mounts.clear()
 
-    def usage(self, directories: Mapping[str, str]) -> Usage:
-        """A container's, by its topmost directory in each tree. What goes away meanwhile is left
-        out. Raises OSError if it cannot be known: no descriptors, no memory.
+    def usage(
+        self, directories: Mapping[str, str], earlier: Earlier | None = None
+    ) -> tuple[Usage, Earlier]:
+        """A container's, by its topmost directory in each tree, and what a next reading may have
+        for `earlier`. What goes away meanwhile is left out.
+
+        Raises OSError if it cannot be known: no descriptors, no memory.
         """
-        unified = self._place(directories, "")
-        return Usage(
-            cpu=self._cpu(directories, unified),
-            memory=self._memory(directories, unified),
-            pids=self._pids(directories, unified),
-            io=self._io(directories, unified),
-            cpu_pressure=usage_v2.pressure(unified.text("cpu.pressure")),
-            memory_pressure=usage_v2.pressure(unified.text("memory.pressure")),
-            io_pressure=usage_v2.pressure(unified.text("io.pressure")),
+        places = {
+            key: Place(self._mounts[key][0], path[self._mounts[key][1] :])
+            for key, path in directories.items()
+            if key in self._mounts
+        }
+        now = time.monotonic()
+        # Before all else: a task that runs from here on makes the next reading a new one.
+        ran = self._ran(places)
+        known: dict[str, Text] = {}
+        processes: int | None = None
+        if earlier is not None and now - earlier.time < EARLIER_SECONDS:
+            rested = ran is not None and ran == earlier.ran
+            wanted = _KEPT if rested else _LIMITS
+            known = {name: text for name, text in earlier.texts.items() if name in wanted}
+            processes = earlier.processes if rested else None
+            now = earlier.time
+        files = _Files(places, known)
+        pids = self._pids(files, processes)
+        usage = Usage(
+            cpu=self._cpu(files, ran),
+            memory=self._memory(files),
+            pids=pids,
+            io=self._io(files),
+            cpu_pressure=usage_v2.pressure(files.text("", "cpu.pressure")),
+            memory_pressure=usage_v2.pressure(files.text("", "memory.pressure")),
+            io_pressure=usage_v2.pressure(files.text("", "io.pressure")),
         )
+        return usage, Earlier(files.noted, pids.processes, ran, now)
+
+    def _ran(self, places: dict[str, Place]) -> Text:
+        key, name = "", "cpu.stat"
+        if self._cpu_key is not None:
+            if self._time_key is None:
+                return None
+            key, name = self._time_key, "cpuacct.usage_percpu"
+        return places[key].text(name) if key in places else None
 
     # ---- each controller, in the tree that has it
 
-    def _cpu(self, directories: Mapping[str, str], unified: Place) -> Cpu:
-        if "cpuset" in self._keys:
-            effective = self._first(directories, "cpuset").text("cpuset.effective_cpus")
+    def _cpu(self, files: _Files, ran: Text) -> Cpu:
+        if self._cpuset_key is not None:
+            effective = files.text(self._cpuset_key, "cpuset.effective_cpus")
         else:
-            effective = unified.text("cpuset.cpus.effective")
-        if "cpu" not in self._keys:
-            return usage_v2.cpu(
-                unified.text("cpu.stat"),
-                unified.text("cpu.max"),
-                unified.text("cpu.weight"),
-                effective,
-            )
-        acct, cpu = self._first(directories, "cpuacct"), self._first(directories, "cpu")
-        quota = cpu.text("cpu.cfs_quota_us")
+            effective = files.text("", "cpuset.cpus.effective")
+        if self._cpu_key is None:
+            most, weight = files.text("", "cpu.max"), files.text("", "cpu.weight")
+            return usage_v2.cpu(ran, most, weight, effective)
+        key = self._cpu_key
+        quota = files.text(key, "cpu.cfs_quota_us")
         unlimited = quota is None or quota.startswith(b"-")
         return usage_v1.cpu(
-            acct.text("cpuacct.usage_percpu"),
-            acct.text("cpuacct.stat"),
-            cpu.text("cpu.stat"),
-            cpu.text("cpu.shares"),
+            ran,
+            files.text(self._time_key, "cpuacct.stat"),
+            files.text(key, "cpu.stat"),
+            files.text(key, "cpu.shares"),
             quota,
-            None if unlimited else cpu.text("cpu.cfs_period_us"),
+            None if unlimited else files.text(key, "cpu.cfs_period_us"),
             effective,
         )
 
-    def _memory(self, directories: Mapping[str, str], unified: Place) -> Memory:
-        if "memory" in self._keys:
-            place = self._first(directories, "memory")
+    def _memory(self, files: _Files) -> Memory:
+        key = self._memory_key
+        if key is not None:
             return usage_v1.memory(
-                place.text("memory.usage_in_bytes"),
-                place.text("memory.max_usage_in_bytes"),
-                place.text("memory.stat"),
-                place.text("memory.kmem.usage_in_bytes"),
-                place.text("memory.failcnt"),
-                place.text("memory.oom_control"),
+                files.text(key, "memory.usage_in_bytes"),
+                files.text(key, "memory.max_usage_in_bytes"),
+                files.text(key, "memory.stat"),
+                files.text(key, "memory.kmem.usage_in_bytes"),
+                files.text(key, "memory.failcnt"),
+                files.text(key, "memory.oom_control"),
             )
         return usage_v2.memory(
-            unified.text("memory.current"),
-            unified.text("memory.peak"),
-            unified.text("memory.max"),
-            unified.text("memory.stat"),
-            unified.text("memory.swap.current"),
-            unified.text("memory.swap.max"),
-            unified.text("memory.events"),
+            files.text("", "memory.current"),
+            files.text("", "memory.peak"),
+            files.text("", "memory.max"),
+            files.text("", "memory.stat"),
+            files.text("", "memory.swap.current"),
+            files.text("", "memory.swap.max"),
+            files.text("", "memory.events"),
         )
 
-    def _pids(self, directories: Mapping[str, str], unified: Place) -> Pids:
-        place = self._first(directories, "pids") if "pids" in self._keys else unified
+    def _pids(self, files: _Files, processes: int | None) -> Pids:
+        # systemd inside makes directories in version 2's tree, and in this one of version 1 none:
+        # one file to count processes by there, dozens here.
+        key = self._pids_key or ""
+        current = files.text(key, "pids.current")
+        if processes is None and key in files.places:
+            # One task is one process.
+            processes = 1 if current == b"1\n" else files.places[key].processes()
         return usage_v2.pids(
-            place.text("pids.current"),
-            place.text("pids.peak"),
-            place.text("pids.max"),
-            place.text("pids.events"),
-            # systemd inside makes directories in version 2's tree, and not in this one of version
-            # 1: one file there, dozens here.
-            place.processes(),
+            current,
+            files.text(key, "pids.peak"),
+            files.text(key, "pids.max"),
+            files.text(key, "pids.events"),
+            processes,
         )
 
-    def _io(self, directories: Mapping[str, str], unified: Place) -> tuple[Io, ...]:
-        if "blkio" in self._keys:
-            place = self._first(directories, "blkio")
-            found = usage_v1.io(
-                place.text("blkio.throttle.io_service_bytes_recursive"),
-                place.text("blkio.throttle.io_serviced_recursive"),
-            )
+    def _io(self, files: _Files) -> tuple[Io, ...]:
+        if self._blkio_key is not None:
+            key, operations = self._blkio_key, None
+            size = files.text(key, "blkio.throttle.io_service_bytes_recursive")
+            if size is not None and b"Read" in size:
+                # Both tell of the same devices, or of none.
+                operations = files.text(key, "blkio.throttle.io_serviced_recursive")
+            found = usage_v1.io(size, operations)
         else:
-            found = usage_v2.io(unified.text("io.stat"))
+            found = usage_v2.io(files.text("", "io.stat"))
         return tuple(replace(one, device=self._device(one.major, one.minor)) for one in found)
-
-    # ---- where
-
-    def _first(self, directories: Mapping[str, str], controller: str) -> Place:
-        key = self._keys.get(controller)
-        return _NOWHERE if key is None else self._place(directories, key)
-
-    def _place(self, directories: Mapping[str, str], key: str) -> Place:
-        path, mount = directories.get(key), self._mounts.get(key)
-        return _NOWHERE if path is None or mount is None else Place(mount[0], path[mount[1] :])
 
     def _device(self, major: int, minor: int) -> str:
         """Name below /dev; empty if there is none. Looked up once in each round: numbers are given

@@ -128,22 +128,27 @@ def word(text: Text) -> str:
 
 
 def valued(text: Text, *keys: bytes) -> list[int | None]:
-    """Of a file with `KEY NUMBER` in each line: the numbers of these keys.
+    """Of a file with `KEY NUMBER` in each line: the numbers of these keys, each of which is given
+    with the newline before it and the space behind it; None of one that is not there.
 
     Searched for, and not split into all its words: of fifty lines ten are wanted.
     """
     if text is None:
         return [None] * len(keys)
     lines = b"\n" + text
+    find = lines.find
     found: list[int | None] = []
     for key in keys:
-        begin = lines.find(b"\n" + key + b" ")
+        begin = find(key)
         if begin < 0:
             found.append(None)
             continue
-        begin += len(key) + 2
-        end = lines.find(b"\n", begin)
-        found.append(number(lines[begin:end] if end >= 0 else lines[begin:]))
+        begin += len(key)
+        end = find(b"\n", begin)
+        try:
+            found.append(int(lines[begin:end] if end >= 0 else lines[begin:]))
+        except ValueError:
+            found.append(None)
     return found
 
 

@@ -40,9 +40,9 @@ def cpu(
     each: list[int] = []
     if per_cpu is not None:
         each = [int(part) for part in per_cpu.split() if part.isdigit()]
-    user, system = valued(stat, b"user", b"system")
+    user, system = valued(stat, b"\nuser ", b"\nsystem ")
     periods, throttled, throttled_nsec = valued(
-        throttling, b"nr_periods", b"nr_throttled", b"throttled_time"
+        throttling, b"\nnr_periods ", b"\nnr_throttled ", b"\nthrottled_time "
     )
     allowed = limit(quota)
     return Cpu(
@@ -78,15 +78,15 @@ def memory(
     used = number(usage)
     anon, file, shmem, inactive, swap, faults, major, most, most_of_both = valued(
         stat,
-        b"total_rss",
-        b"total_cache",
-        b"total_shmem",
-        b"total_inactive_file",
-        b"total_swap",
-        b"total_pgfault",
-        b"total_pgmajfault",
-        b"hierarchical_memory_limit",
-        b"hierarchical_memsw_limit",
+        b"\ntotal_rss ",
+        b"\ntotal_cache ",
+        b"\ntotal_shmem ",
+        b"\ntotal_inactive_file ",
+        b"\ntotal_swap ",
+        b"\ntotal_pgfault ",
+        b"\ntotal_pgmajfault ",
+        b"\nhierarchical_memory_limit ",
+        b"\nhierarchical_memsw_limit ",
     )
     bounded = most_of_both is not None and most_of_both < _NO_LIMIT
     return Memory(
@@ -104,7 +104,7 @@ def memory(
         page_faults=faults,
         major_page_faults=major,
         limit_hits=number(hits),
-        oom_kills=valued(oom_control, b"oom_kill")[0],
+        oom_kills=valued(oom_control, b"\noom_kill ")[0],
     )
 
 

@@ -10,6 +10,8 @@ Documentation/admin-guide/cgroup-v2.rst of the kernel tells what they mean.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lxcd.cgroup.usage import (
@@ -29,6 +31,10 @@ from lxcd.cgroup.usage import (
 if TYPE_CHECKING:
     from lxcd.cgroup.usage import Text
 
+_PRESSURE = re.compile(
+    rb"^(some|full) avg10=(\d+\.\d+) avg60=(\d+\.\d+) avg300=(\d+\.\d+) total=(\d+)$", re.MULTILINE
+)
+
 
 def cpu(stat: Text, most: Text, weight: Text, effective_cpus: Text) -> Cpu:
     """Controllers cpu and cpuset; without them cpu.stat has the first three numbers all the
@@ -36,12 +42,12 @@ def cpu(stat: Text, most: Text, weight: Text, effective_cpus: Text) -> Cpu:
     """
     usage, user, system, periods, throttled, throttled_usec = valued(
         stat,
-        b"usage_usec",
-        b"user_usec",
-        b"system_usec",
-        b"nr_periods",
-        b"nr_throttled",
-        b"throttled_usec",
+        b"\nusage_usec ",
+        b"\nuser_usec ",
+        b"\nsystem_usec ",
+        b"\nnr_periods ",
+        b"\nnr_throttled ",
+        b"\nthrottled_usec ",
     )
     quota, _, period = (most or b"").partition(b" ")
     allowed = limit(quota)
@@ -72,15 +78,15 @@ def memory(
     used = number(usage)
     anon, file, kernel, shmem, inactive, faults, major = valued(
         stat,
-        b"anon",
-        b"file",
-        b"kernel",
-        b"shmem",
-        b"inactive_file",
-        b"pgfault",
-        b"pgmajfault",
+        b"\nanon ",
+        b"\nfile ",
+        b"\nkernel ",
+        b"\nshmem ",
+        b"\ninactive_file ",
+        b"\npgfault ",
+        b"\npgmajfault ",
     )
-    hits, oom, kills = valued(events, b"max", b"oom", b"oom_kill")
+    hits, oom, kills = valued(events, b"\nmax ", b"\noom ", b"\noom_kill ")
     return Memory(
         usage_bytes=used,
         working_set_bytes=less(used, inactive),
@@ -106,7 +112,7 @@ def pids(current: Text, peak: Text, most: Text, events: Text, processes: int | N
         current=number(current),
         peak=number(peak),
         limit=limit(most),
-        limit_hits=valued(events, b"max")[0],
+        limit_hits=valued(events, b"\nmax ")[0],
         processes=processes,
     )
 
@@ -134,16 +140,15 @@ def io(stat: Text) -> tuple[Io, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
 def pressure(text: Text) -> Pressure | None:
-    """KIND.pressure; None where the kernel does not count it, or was told not to."""
-    shares: dict[bytes, Share] = {}
-    for line in (text or b"").splitlines():
-        kind, *words = line.split()[:5]
-        values = [part.partition(b"=")[2] for part in words]
-        try:
-            ten, sixty, three_hundred = map(float, values[:3])
-            shares[kind] = Share(ten, sixty, three_hundred, int(values[3]))
-        except (ValueError, IndexError):
-            continue
+    """KIND.pressure; None where the kernel does not count it, or was told not to.
+
+    Remembered: of most containers, most of the time, it says the same.
+    """
+    shares = {
+        kind: Share(float(ten), float(sixty), float(three_hundred), int(total))
+        for kind, ten, sixty, three_hundred, total in _PRESSURE.findall(text or b"")
+    }
     some = shares.get(b"some")
     return None if some is None else Pressure(some, shares.get(b"full"))

@@ -20,6 +20,7 @@ from lxcd.network import counters
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from lxcd.cgroup.reading import Earlier
     from lxcd.cgroup.usage import Usage
     from lxcd.network.picture import Counters
     from lxcd.supervisor.container import Container
@@ -50,12 +51,14 @@ class _Subject:
 
     directories: dict[str, str]
     pid: int  # of its init, for its network; 0 if that is not its own
+    earlier: Earlier | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     time_ns: int
     usage: Usage
+    earlier: Earlier
     network: tuple[tuple[str, Counters], ...]
 
 
@@ -65,6 +68,7 @@ class _Round:
     def __init__(self) -> None:
         self.wanted: dict[Container, None] = {}
         self.samples: dict[Container, Sample] = {}
+        self.whole = False
         self.over = asyncio.get_running_loop().create_future()
 
 
@@ -75,9 +79,13 @@ class Statistics:
         self._house = house
         self._next: _Round | None = None
         self._busy = False
+        # Of each that runs: of which of its lives.
+        self._earlier: dict[Container, tuple[int, Earlier]] = {}
 
-    async def sample(self, actors: Iterable[Container]) -> list[Sample]:
+    async def sample(self, actors: Iterable[Container], *, whole: bool = True) -> list[Sample]:
         """A sample of each, taken from now on, in their order; of those that end meanwhile none.
+        Not `whole`: limits may be of some seconds ago (`reading.py`).
+
         Raises an LxcdError.
         """
         wanted = list(actors)
@@ -87,6 +95,7 @@ class Statistics:
                 self._busy = True
                 self._house.begin(self._rounds())
         mine = self._next
+        mine.whole |= whole
         mine.wanted.update(dict.fromkeys(wanted))
         # Who stops waiting does not stop the round.
         await asyncio.shield(mine.over)
@@ -100,7 +109,7 @@ class Statistics:
         """
         loop = asyncio.get_running_loop()
         while True:
-            yield await self.sample(actors())
+            yield await self.sample(actors(), whole=False)
             # Not one that would come upon the heels of the first.
             soonest = loop.time() + interval_seconds / 2
             await asyncio.sleep(next_multiple(soonest, interval_seconds) - loop.time())
@@ -113,7 +122,7 @@ class Statistics:
             while self._next is not None:
                 now, self._next = self._next, None
                 try:
-                    now.samples = await self._round(list(now.wanted))
+                    now.samples = await self._round(list(now.wanted), whole=now.whole)
                 except OSError as error:
                     known = errors.from_oserror(error, "reading what containers use")
                     _fail(now, known)
@@ -125,7 +134,7 @@ class Statistics:
         finally:
             self._busy = False
 
-    async def _round(self, actors: list[Container]) -> dict[Container, Sample]:
+    async def _round(self, actors: list[Container], *, whole: bool) -> dict[Container, Sample]:
         begun: list[tuple[Container, Held, int]] = []
         subjects: list[_Subject] = []
         for actor in actors:
@@ -135,23 +144,28 @@ class Statistics:
             record = actor.record
             begun.append((actor, child, record.generation))
             own = "net" in record.namespaces
-            subjects.append(_Subject(record.cgroups, child.pid if own else 0))
+            life, earlier = self._earlier.get(actor, (0, None))
+            if whole or life != record.generation:
+                earlier = None
+            subjects.append(_Subject(record.cgroups, child.pid if own else 0, earlier))
         found = await asyncio.to_thread(_look, self._house, subjects)
         samples: dict[Container, Sample] = {}
         for (actor, child, generation), one in zip(begun, found, strict=True):
             # Else its files were going, and its pid may have been somebody else's already.
             if actor.child is child and actor.state.alive and not child.is_gone():
-                record = actor.record
+                self._earlier[actor] = (generation, one.earlier)
                 samples[actor] = Sample(
                     name=actor.name,
                     lxcpath=actor.lxcpath,
                     generation=generation,
                     state=actor.state,
                     time_ns=one.time_ns,
-                    uptime_usec=max(0, one.time_ns - record.started_ns) // 1000,
+                    uptime_usec=max(0, one.time_ns - actor.record.started_ns) // 1000,
                     usage=one.usage,
                     network=one.network,
                 )
+        for gone in [actor for actor in self._earlier if not actor.state.alive]:
+            del self._earlier[gone]
         return samples
 
 
@@ -171,10 +185,10 @@ def _look(house: House, subjects: list[_Subject]) -> list[_Found]:
     with Reading(house.trees) as reading:
         for subject in subjects:
             time_ns = time.time_ns()
-            usage = reading.usage(subject.directories)
+            usage, earlier = reading.usage(subject.directories, subject.earlier)
             network: tuple[tuple[str, Counters], ...] = ()
             if subject.pid:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     network = counters.read(subject.pid)
-            found.append(_Found(time_ns, usage, network))
+            found.append(_Found(time_ns, usage, earlier, network))
     return found
