@@ -4,9 +4,9 @@ A file is opened, read and closed: there are twenty of them for each container, 
 open. It is named from its tree's mountpoint, of which a descriptor is held while the round lasts:
 5 us, and by its whole path a quarter more.
 
-Whoever looks every second need not look at all: limits are changed rarely, and what only a task
-that runs can change has not changed where none has run. Both are taken from an earlier reading,
-which is at most five seconds old.
+Whoever looks again need not look at all: what only a task that runs can change has not changed
+where none has run; and limits are changed rarely, if at any time. The first are taken from an
+earlier reading, of at most five seconds ago; for streams the others, too.
 
 Reading may wait for locks of the kernel, so not on the event loop.
 """
@@ -49,8 +49,14 @@ _LIMITS = frozenset(
         "pids.max",
     }
 )
-# What only its tasks change, by running. Not memory, nor what devices do for it.
-_TASKS = frozenset({"cpuacct.stat", "cpu.stat", "pids.current", "pids.peak", "pids.events"})
+# What only its tasks change, by running. Not memory: what others do can be charged to it, and be
+# taken away from it; nor what devices do.
+_TASKS = frozenset(
+    {
+        *("cpuacct.stat", "cpu.stat", "pids.current", "pids.peak", "pids.events"),
+        *("memory.failcnt", "memory.oom_control", "memory.events"),
+    }
+)
 _KEPT = _LIMITS | _TASKS
 
 
@@ -59,7 +65,8 @@ class Earlier:
     """What may be taken from an earlier reading of one container."""
 
     texts: dict[str, Text]
-    processes: int | None
+    cpu: Cpu
+    pids: Pids
     ran: Text  # what counts its time: another text if a task of it has run since
     time: float  # time.monotonic() when it was all read
 
@@ -70,10 +77,6 @@ class Place:
 
     mount: int  # a descriptor of the tree's mountpoint
     path: str  # from there
-
-    def text(self, name: str) -> Text:
-        """What a file holds; None if there is none. Raises OSError."""
-        return _text(self.mount, f"{self.path}/{name}")
 
     def processes(self) -> int | None:
         """How many processes are in it and below; None if it is gone, or there is too much below.
@@ -118,7 +121,7 @@ class _Files:
             text = self._known[name]
         else:
             place = self.places.get(key) if key is not None else None
-            text = None if place is None else place.text(name)
+            text = None if place is None else _text(place.mount, f"{place.path}/{name}")
         if name in _KEPT:
             self.noted[name] = text
         return text
@@ -158,7 +161,11 @@ class Reading:
         self._mounts.clear()
 
     def usage(
-        self, directories: Mapping[str, str], earlier: Earlier | None = None
+        self,
+        directories: Mapping[str, str],
+        earlier: Earlier | None = None,
+        *,
+        limits_now: bool = True,
     ) -> tuple[Usage, Earlier]:
         """A container's, by its topmost directory in each tree, and what a next reading may have
         for `earlier`. What goes away meanwhile is left out.
@@ -173,18 +180,26 @@ class Reading:
         now = time.monotonic()
         # Before all else: a task that runs from here on makes the next reading a new one.
         ran = self._ran(places)
+        rested = False
         known: dict[str, Text] = {}
-        processes: int | None = None
         if earlier is not None and now - earlier.time < EARLIER_SECONDS:
-            rested = ran is not None and ran == earlier.ran
-            wanted = _KEPT if rested else _LIMITS
-            known = {name: text for name, text in earlier.texts.items() if name in wanted}
-            processes = earlier.processes if rested else None
             now = earlier.time
+            rested = ran is not None and ran == earlier.ran
+            if rested and not limits_now:
+                # Of most containers, most of the time.
+                files = _Files(places, earlier.texts)
+                return self._all(files, earlier.cpu, earlier.pids), earlier
+            names = _TASKS if rested else frozenset[str]() if limits_now else _LIMITS
+            known = {name: earlier.texts[name] for name in names if name in earlier.texts}
         files = _Files(places, known)
-        pids = self._pids(files, processes)
-        usage = Usage(
-            cpu=self._cpu(files, ran),
+        cpu = self._cpu(files, ran)
+        pids = self._pids(files, earlier.pids.processes if rested and earlier else None)
+        usage = self._all(files, cpu, pids)
+        return usage, Earlier(files.noted, cpu, pids, ran, now)
+
+    def _all(self, files: _Files, cpu: Cpu, pids: Pids) -> Usage:
+        return Usage(
+            cpu=cpu,
             memory=self._memory(files),
             pids=pids,
             io=self._io(files),
@@ -192,7 +207,6 @@ class Reading:
             memory_pressure=usage_v2.pressure(files.text("", "memory.pressure")),
             io_pressure=usage_v2.pressure(files.text("", "io.pressure")),
         )
-        return usage, Earlier(files.noted, pids.processes, ran, now)
 
     def _ran(self, places: dict[str, Place]) -> Text:
         key, name = "", "cpu.stat"
@@ -200,7 +214,8 @@ class Reading:
             if self._time_key is None:
                 return None
             key, name = self._time_key, "cpuacct.usage_percpu"
-        return places[key].text(name) if key in places else None
+        place = places.get(key)
+        return None if place is None else _text(place.mount, f"{place.path}/{name}")
 
     # ---- each controller, in the tree that has it
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from lxcd.cgroup.reading import Earlier
+    from lxcd.cgroup.tree import Trees
     from lxcd.cgroup.usage import Usage
     from lxcd.network.picture import Counters
     from lxcd.supervisor.container import Container
@@ -68,7 +69,7 @@ class _Round:
     def __init__(self) -> None:
         self.wanted: dict[Container, None] = {}
         self.samples: dict[Container, Sample] = {}
-        self.whole = False
+        self.limits_now = False
         self.over = asyncio.get_running_loop().create_future()
 
 
@@ -82,9 +83,9 @@ class Statistics:
         # Of each that runs: of which of its lives.
         self._earlier: dict[Container, tuple[int, Earlier]] = {}
 
-    async def sample(self, actors: Iterable[Container], *, whole: bool = True) -> list[Sample]:
+    async def sample(self, actors: Iterable[Container], *, limits_now: bool = True) -> list[Sample]:
         """A sample of each, taken from now on, in their order; of those that end meanwhile none.
-        Not `whole`: limits may be of some seconds ago (`reading.py`).
+        Without `limits_now` limits may be of some seconds ago (`reading.py`).
 
         Raises an LxcdError.
         """
@@ -95,7 +96,7 @@ class Statistics:
                 self._busy = True
                 self._house.begin(self._rounds())
         mine = self._next
-        mine.whole |= whole
+        mine.limits_now |= limits_now
         mine.wanted.update(dict.fromkeys(wanted))
         # Who stops waiting does not stop the round.
         await asyncio.shield(mine.over)
@@ -109,7 +110,7 @@ class Statistics:
         """
         loop = asyncio.get_running_loop()
         while True:
-            yield await self.sample(actors(), whole=False)
+            yield await self.sample(actors(), limits_now=False)
             # Not one that would come upon the heels of the first.
             soonest = loop.time() + interval_seconds / 2
             await asyncio.sleep(next_multiple(soonest, interval_seconds) - loop.time())
@@ -122,7 +123,7 @@ class Statistics:
             while self._next is not None:
                 now, self._next = self._next, None
                 try:
-                    now.samples = await self._round(list(now.wanted), whole=now.whole)
+                    now.samples = await self._round(list(now.wanted), limits_now=now.limits_now)
                 except OSError as error:
                     known = errors.from_oserror(error, "reading what containers use")
                     _fail(now, known)
@@ -134,7 +135,7 @@ class Statistics:
         finally:
             self._busy = False
 
-    async def _round(self, actors: list[Container], *, whole: bool) -> dict[Container, Sample]:
+    async def _round(self, actors: list[Container], *, limits_now: bool) -> dict[Container, Sample]:
         begun: list[tuple[Container, Held, int]] = []
         subjects: list[_Subject] = []
         for actor in actors:
@@ -145,10 +146,10 @@ class Statistics:
             begun.append((actor, child, record.generation))
             own = "net" in record.namespaces
             life, earlier = self._earlier.get(actor, (0, None))
-            if whole or life != record.generation:
+            if life != record.generation:
                 earlier = None
             subjects.append(_Subject(record.cgroups, child.pid if own else 0, earlier))
-        found = await asyncio.to_thread(_look, self._house, subjects)
+        found = await asyncio.to_thread(_look, self._house.trees, subjects, limits_now=limits_now)
         samples: dict[Container, Sample] = {}
         for (actor, child, generation), one in zip(begun, found, strict=True):
             # Else its files were going, and its pid may have been somebody else's already.
@@ -179,13 +180,15 @@ def _fail(now: _Round, error: errors.LxcdError) -> None:
         now.over.set_exception(error)
 
 
-def _look(house: House, subjects: list[_Subject]) -> list[_Found]:
+def _look(trees: Trees, subjects: list[_Subject], *, limits_now: bool) -> list[_Found]:
     """In a thread."""
     found: list[_Found] = []
-    with Reading(house.trees) as reading:
+    with Reading(trees) as reading:
         for subject in subjects:
             time_ns = time.time_ns()
-            usage, earlier = reading.usage(subject.directories, subject.earlier)
+            usage, earlier = reading.usage(
+                subject.directories, subject.earlier, limits_now=limits_now
+            )
             network: tuple[tuple[str, Counters], ...] = ()
             if subject.pid:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
