@@ -121,8 +121,8 @@ def io(stat: Text) -> tuple[Io, ...]:
     """Controller io: `MAJOR:MINOR rbytes=NUMBER …` in each line."""
     found: list[Io] = []
     for line in (stat or b"").splitlines():
-        device, *words = line.split()[:64]
-        pairs = dict(part.partition(b"=")[::2] for part in words)
+        device, _, rest = line.partition(b" ")
+        pairs = dict(part.partition(b"=")[::2] for part in rest.split())
         try:
             major, minor = map(int, device.split(b":"))
             one = Io(

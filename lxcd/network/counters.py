@@ -6,6 +6,7 @@ ends of veths would be one dump for all, but of their own errors and drops.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from lxcd.network.picture import Counters
@@ -13,19 +14,28 @@ from lxcd.network.picture import Counters
 # More devices than the first hundreds are not looked at: a container may make any number.
 _MOST_BYTES = 1 << 16
 _COLUMNS = 16
+# The process has ended, or left its namespace on the way to its end.
+_GONE = {errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EINVAL}
 
 
 def read(pid: int) -> tuple[tuple[str, Counters], ...]:
-    """Of the namespace that a process is in, by name of the device. Raises OSError."""
-    fd = os.open(f"/proc/{pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
+    """Of the namespace that a process is in, by name of the device; none if it is gone. Raises
+    OSError.
+    """
     try:
-        text = last = os.read(fd, _MOST_BYTES)
-        # It comes a page at a time.
-        while last and len(text) < _MOST_BYTES:
-            last = os.read(fd, _MOST_BYTES)
-            text += last
-    finally:
-        os.close(fd)
+        fd = os.open(f"/proc/{pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = last = os.read(fd, _MOST_BYTES)
+            # It comes a page at a time.
+            while last and len(text) < _MOST_BYTES:
+                last = os.read(fd, _MOST_BYTES)
+                text += last
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return ()
     return parse(text)
 
 

@@ -34,9 +34,10 @@ class Stats(stats_pb2_grpc.StatsServiceServicer):
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
         """See stats.proto."""
         del context
-        actors = self._named(request) or self._running(request)
-        for actor in actors:
+        named = self._named(request)
+        for actor in named:
             actor.require_running()
+        actors = named or self._running(request)
         found = await self._statistics.sample(actors)
         return pb.GetStatsResponse(stats=[message(one) for one in found])
 

@@ -8,7 +8,6 @@ question. Streams ask at multiples of their interval, and so at the same moments
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.state import State
 
 LEAST_INTERVAL_SECONDS = 0.1
+_GATHERING_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ class Statistics:
     async def _rounds(self) -> None:
         """Work while there is something to do."""
         try:
-            # All who are woken at one moment are in one round.
-            await asyncio.sleep(0)
             while self._next is not None:
+                # Timers of one moment do not all ring at once.
+                await asyncio.sleep(0 if self._next.limits_now else _GATHERING_SECONDS)
                 now, self._next = self._next, None
                 try:
                     now.samples = await self._round(list(now.wanted), limits_now=now.limits_now)
@@ -189,9 +189,6 @@ def _look(trees: Trees, subjects: list[_Subject], *, limits_now: bool) -> list[_
             usage, earlier = reading.usage(
                 subject.directories, subject.earlier, limits_now=limits_now
             )
-            network: tuple[tuple[str, Counters], ...] = ()
-            if subject.pid:
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    network = counters.read(subject.pid)
+            network = counters.read(subject.pid) if subject.pid else ()
             found.append(_Found(time_ns, usage, earlier, network))
     return found

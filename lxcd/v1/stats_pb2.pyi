@@ -30,7 +30,7 @@ class GetStatsRequest(_message.Message):
     lxcpath: _builtins.str
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these; each must run. All that run if empty."""
+        """Only these, each once; each must run. All that run if empty. Sorted by name; one that ends meanwhile is left out."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class StreamStatsRequest(_message.Message):
     lxcpath: _builtins.str
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these, while they run; all that run if empty."""
+        """Only these, each while it runs; each must exist at the beginning. All that run if empty."""
 
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """1 s if unset; at least 100 ms."""
+        """1 s if unset; at least 100 ms, and at most a day."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class StreamStatsResponse(_message.Message):
     STATS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStats]:
-        """Of those that run now."""
+        """Of those that run now, sorted by name; there may be none."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class ContainerStats(_message.Message):
     def io_pressure(self) -> Global___PressureStats: ...
     @_builtins.property
     def network(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkStats]:
-        """By device of its own network namespace."""
+        """By device of its own network namespace, `lo` too; none where that is shared."""
 
     def __init__(
         self,
@@ -214,6 +214,7 @@ class CpuStats(_message.Message):
     EFFECTIVE_CPUS_FIELD_NUMBER: _builtins.int
     usage_usec: _builtins.int
     user_usec: _builtins.int
+    """Of these two version 1 tells ticks of 10 ms, version 2 microseconds."""
     system_usec: _builtins.int
     periods: _builtins.int
     """Of a limit of its time: periods that have gone by, those in which it had to wait, and for how long."""
@@ -313,18 +314,20 @@ class MemoryStats(_message.Message):
     """The same without page cache that can be dropped at once: what `free` would call used."""
     peak_bytes: _builtins.int
     limit_bytes: _builtins.int
-    """Absent without a limit."""
+    """Absent without a limit. Version 1 tells the lowest of its own and those of cgroups above it."""
     anon_bytes: _builtins.int
     file_bytes: _builtins.int
     kernel_bytes: _builtins.int
     shmem_bytes: _builtins.int
     swap_usage_bytes: _builtins.int
     swap_limit_bytes: _builtins.int
-    """Of swap alone, as in version 2; absent without a limit."""
+    """Of swap alone, as in version 2 (of version 1's limit of both what memory does not have); absent without a limit."""
     page_faults: _builtins.int
     major_page_faults: _builtins.int
     limit_hits: _builtins.int
-    """How often the limit was hit, how often memory was out, and how many processes were killed for that."""
+    """How often the limit was hit, how often memory was out (version 2 alone counts it), and how many processes were
+    killed for that. Version 1 counts these in the container's topmost cgroup, not in those that it makes below.
+    """
     oom_events: _builtins.int
     oom_kills: _builtins.int
     def __init__(
@@ -430,7 +433,7 @@ class PidsStats(_message.Message):
     limit_hits: _builtins.int
     """How often a fork was refused for the limit."""
     processes: _builtins.int
-    """Processes: threads of one count once."""
+    """Processes: threads of one count once. Absent for one that has made more than 1000 cgroups of its own."""
     def __init__(
         self,
         *,
@@ -481,7 +484,7 @@ class IoStats(_message.Message):
     major: _builtins.int
     minor: _builtins.int
     device: _builtins.str
-    """As in /dev; empty if it is not known."""
+    """As below /dev, `sda`; empty if it is not known."""
     read_bytes: _builtins.int
     write_bytes: _builtins.int
     read_operations: _builtins.int

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class StatsServiceStub:
     """What containers use. The same fields on cgroup version 1 and 2; one that this host's kernel does not have is absent,
-    never zero.
+    never zero. Samples of several containers are taken one after the other: each has its own time.
     """
 
     def __init__(self, channel):
@@ -50,7 +50,7 @@ class StatsServiceStub:
 
 class StatsServiceServicer:
     """What containers use. The same fields on cgroup version 1 and 2; one that this host's kernel does not have is absent,
-    never zero.
+    never zero. Samples of several containers are taken one after the other: each has its own time.
     """
 
     def GetStats(self, request, context):
@@ -61,7 +61,9 @@ class StatsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamStats(self, request, context):
-        """A sample of them at once, and one after each interval. A client that is slow gets fewer, never old ones.
+        """A sample of them at once, then one at each multiple of the interval of the host's clock since boot: the first pause
+        is at least half as long. A client that is slow gets fewer: beyond what its connection holds none is kept for it.
+        Limits may be of 5 s ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +92,7 @@ def add_StatsServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class StatsService:
     """What containers use. The same fields on cgroup version 1 and 2; one that this host's kernel does not have is absent,
-    never zero.
+    never zero. Samples of several containers are taken one after the other: each has its own time.
     """
 
     @staticmethod

@@ -14,18 +14,21 @@ GRPC_VERSION: str
 
 class StatsServiceStub:
     """What containers use. The same fields on cgroup version 1 and 2; one that this host's kernel does not have is absent,
-    never zero.
+    never zero. Samples of several containers are taken one after the other: each has its own time.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStats: _aio.UnaryUnaryMultiCallable[_stats_pb2.GetStatsRequest, _stats_pb2.GetStatsResponse]
     """One sample of some or all running containers."""
     StreamStats: _aio.UnaryStreamMultiCallable[_stats_pb2.StreamStatsRequest, _stats_pb2.StreamStatsResponse]
-    """A sample of them at once, and one after each interval. A client that is slow gets fewer, never old ones."""
+    """A sample of them at once, then one at each multiple of the interval of the host's clock since boot: the first pause
+    is at least half as long. A client that is slow gets fewer: beyond what its connection holds none is kept for it.
+    Limits may be of 5 s ago.
+    """
 
 class StatsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What containers use. The same fields on cgroup version 1 and 2; one that this host's kernel does not have is absent,
-    never zero.
+    never zero. Samples of several containers are taken one after the other: each has its own time.
     """
 
     @_abc_1.abstractmethod
@@ -42,6 +45,9 @@ class StatsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stats_pb2.StreamStatsRequest,
         context: _aio.ServicerContext[_stats_pb2.StreamStatsRequest, _abc.AsyncIterator[_stats_pb2.StreamStatsResponse]],
     ) -> _abc.AsyncIterator[_stats_pb2.StreamStatsResponse]:
-        """A sample of them at once, and one after each interval. A client that is slow gets fewer, never old ones."""
+        """A sample of them at once, then one at each multiple of the interval of the host's clock since boot: the first pause
+        is at least half as long. A client that is slow gets fewer: beyond what its connection holds none is kept for it.
+        Limits may be of 5 s ago.
+        """
 
 def add_StatsServiceServicer_to_server(servicer: StatsServiceServicer, server: _aio.Server) -> None: ...
