@@ -157,7 +157,9 @@ class ContainerStats(_message.Message):
     def pids(self) -> Global___PidsStats: ...
     @_builtins.property
     def io(self) -> _containers.RepeatedCompositeFieldContainer[Global___IoStats]:
-        """By device that it has read from or written to."""
+        """By device that it has read from or written to. On version 1 recent kernels count it only on devices that some cgroup
+        has a throttle limit for.
+        """
 
     @_builtins.property
     def cpu_pressure(self) -> Global___PressureStats:

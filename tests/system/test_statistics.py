@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,12 @@ while :; do
   (usleep 300000 &)
   usleep 200000
 done
+"""
+# From outside, in the cgroup $0, to the device $1 and from it.
+DIRECT = """\
+echo $$ >"$0/cgroup.procs"
+dd if=/dev/zero of="$1" bs=64k count=16 oflag=direct
+dd if="$1" of=/dev/null bs=4k count=3 iflag=direct
 """
 # What never becomes less in one life, by the ends of their names.
 GROWING = (
@@ -54,6 +61,10 @@ class Kernel:
                 self._first.update(dict.fromkeys(key.split(","), mounts[key] + path))
             elif "" in mounts:
                 self._unified = mounts[""] + path
+
+    def directory(self, controller: str) -> Path:
+        """Of version 1's tree with this controller, or else of version 2's."""
+        return Path(self._first.get(controller, self._unified))
 
     def _text(self, controller: str, name: str) -> str | None:
         """Of version 1's tree with this controller, or of version 2's for none."""
@@ -326,6 +337,40 @@ def test_limits_that_were_written_by_hand_are_seen_at_once(
             if path.exists():
                 path.write_text("123")
         assert _get(api, "limited")["limited"].pids.limit == 123
+
+
+def test_what_goes_to_a_device_is_counted(
+    shared_host: Host, busybox_root: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    device = _run("losetup", "--find", "--show", str(image))
+    try:
+        number = os.stat(device).st_rdev
+        with idle(shared_host, busybox_root, "writer") as made:
+            own = Kernel(made.info().pid).directory("blkio")
+            rules = own / "blkio.throttle.write_bps_device"
+            if rules.exists():
+                # Version 1 counts nothing on a device that nobody has a limit for.
+                rules.write_text(f"{os.major(number)}:{os.minor(number)} 1000000000")
+            # By somebody who sits there: it has no such device of its own.
+            _run("sh", "-ec", DIRECT, str(own), device)
+            (found,) = (
+                one
+                for one in _get(made.api, "writer")["writer"].io
+                if one.minor == os.minor(number)
+            )
+            assert f"/dev/{found.device}" == device
+            assert (found.write_bytes, found.read_bytes) == (1 << 20, 3 << 12)
+            assert (found.write_operations, found.read_operations) == (16, 3)
+    finally:
+        _run("losetup", "--detach", device)
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=DEADLINE)
+    return done.stdout.strip()
 
 
 def test_a_stream_goes_on_over_a_stop_and_a_start(shared_host: Host, busybox_root: Path) -> None:
