@@ -42,6 +42,7 @@ _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EI
 _DIRECTORIES_MOST = 1000
 _NO_SUBDIRECTORIES = 2  # links of such a directory
 
+_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids", "blkio"})
 _LIMITS = frozenset(
     {
         *("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuset.effective_cpus"),
@@ -71,40 +72,9 @@ class Earlier:
     time: float  # time.monotonic() when it was all read
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One container's directory in one tree. It may be gone at any time."""
-
-    mount: int  # a descriptor of the tree's mountpoint
-    path: str  # from there
-
-    def processes(self) -> int | None:
-        """How many processes are in it and below; None if it is gone, or there is too much below.
-
-        Whether there is anything below its links tell.
-        """
-        count = 0
-        waiting = [self.path]
-        for visited in range(_DIRECTORIES_MOST):
-            here = waiting.pop()
-            # Of a threaded cgroup nothing: its domain has its processes.
-            text = _text(self.mount, f"{here}/cgroup.procs")
-            if text is None and not visited:
-                return None
-            count += (text or b"").count(b"\n")
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(here, dir_fd=self.mount).st_nlink > _NO_SUBDIRECTORIES:
-                    waiting += self._below(here)
-            if not waiting:
-                return count
-        return None
-
-    def _below(self, here: str) -> list[str]:
-        fd = os.open(here, _FLAGS | os.O_DIRECTORY, dir_fd=self.mount)
-        try:
-            return [f"{here}/{name}" for name in directory.subdirectories(fd)]
-        finally:
-            os.close(fd)
+# One container's directory in one tree, which may be gone at any time: a descriptor of the tree's
+# mountpoint, and the path from there.
+Place = tuple[int, str]
 
 
 class _Files:
@@ -116,12 +86,12 @@ class _Files:
         self._known = known
 
     def text(self, key: str | None, name: str) -> Text:
-        """What a file holds; None if there is none, or no such tree."""
+        """What a file holds; None if there is none, or no such tree. Raises OSError."""
         if name in self._known:
             text = self._known[name]
         else:
             place = self.places.get(key) if key is not None else None
-            text = None if place is None else _text(place.mount, f"{place.path}/{name}")
+            text = None if place is None else _text(place[0], f"{place[1]}/{name}")
         if name in _KEPT:
             self.noted[name] = text
         return text
@@ -132,7 +102,8 @@ class Reading:
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
-        self._mounts: dict[str, tuple[int, int]] = {}  # descriptor, and what to cut off a path
+        # Of those in which there is something to read: descriptor, and what to cut off a path.
+        self._mounts: dict[str, tuple[int, int]] = {}
         # Which tree of version 1 has a controller is the same for all containers.
         first = {
             name: tree.key
@@ -148,6 +119,8 @@ class Reading:
     def __enter__(self) -> Self:
         try:
             for tree in self._trees.hierarchies:
+                if tree.version == 1 and not _CONTROLLERS.intersection(tree.key.split(",")):
+                    continue
                 fd = os.open(tree.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._mounts[tree.key] = (fd, len(tree.mountpoint) + 1)
         except OSError:
@@ -173,9 +146,9 @@ class Reading:
         Raises OSError if it cannot be known: no descriptors, no memory.
         """
         places = {
-            key: Place(self._mounts[key][0], path[self._mounts[key][1] :])
-            for key, path in directories.items()
-            if key in self._mounts
+            key: (mount, directories[key][cut:])
+            for key, (mount, cut) in self._mounts.items()
+            if key in directories
         }
         now = time.monotonic()
         # Before all else: a task that runs from here on makes the next reading a new one.
@@ -215,7 +188,7 @@ class Reading:
                 return None
             key, name = self._time_key, "cpuacct.usage_percpu"
         place = places.get(key)
-        return None if place is None else _text(place.mount, f"{place.path}/{name}")
+        return None if place is None else _text(place[0], f"{place[1]}/{name}")
 
     # ---- each controller, in the tree that has it
 
@@ -268,7 +241,7 @@ class Reading:
         current = files.text(key, "pids.current")
         if processes is None and key in files.places:
             # One task is one process.
-            processes = 1 if current == b"1\n" else files.places[key].processes()
+            processes = 1 if current == b"1\n" else _processes(*files.places[key])
         return usage_v2.pids(
             current,
             files.text(key, "pids.peak"),
@@ -303,6 +276,35 @@ class Reading:
             name = os.path.basename(link).replace("!", "/")
             self._devices[major, minor] = name
         return name
+
+
+def _processes(mount: int, top: str) -> int | None:
+    """How many processes are in a directory and below; None if it is gone, or there is too much
+    below. Whether there is anything its links tell.
+    """
+    count = 0
+    waiting = [top]
+    for visited in range(_DIRECTORIES_MOST):
+        here = waiting.pop()
+        # Of a threaded cgroup nothing: its domain has its processes.
+        text = _text(mount, f"{here}/cgroup.procs")
+        if text is None and not visited:
+            return None
+        count += (text or b"").count(b"\n")
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(here, dir_fd=mount).st_nlink > _NO_SUBDIRECTORIES:
+                waiting += _below(mount, here)
+        if not waiting:
+            return count
+    return None
+
+
+def _below(mount: int, here: str) -> list[str]:
+    fd = os.open(here, _FLAGS | os.O_DIRECTORY, dir_fd=mount)
+    try:
+        return [f"{here}/{name}" for name in directory.subdirectories(fd)]
+    finally:
+        os.close(fd)
 
 
 def _text(mount: int, path: str) -> Text:

@@ -122,7 +122,7 @@ def io(stat: Text) -> tuple[Io, ...]:
     found: list[Io] = []
     for line in (stat or b"").splitlines():
         device, _, rest = line.partition(b" ")
-        pairs = dict(part.partition(b"=")[::2] for part in rest.split())
+        pairs = {key: value for key, _, value in (part.partition(b"=") for part in rest.split())}
         try:
             major, minor = map(int, device.split(b":"))
             one = Io(

@@ -93,10 +93,10 @@ class Kernel:
             name, _, rest = line.partition(":")
             numbers = [int(word) for word in rest.split()]
             for way, values in (("rx", numbers[:5]), ("tx", numbers[8:13])):
-                for what, value in zip(
+                for what, count in zip(
                     ("bytes", "packets", "errors", "dropped", "overruns"), values, strict=True
                 ):
-                    found[f"network.{name.strip()}.counters.{way}_{what}"] = value
+                    found[f"network.{name.strip()}.counters.{way}_{what}"] = count
         return {name: value for name, value in found.items() if value is not None}
 
     def _cpu(self) -> Values:

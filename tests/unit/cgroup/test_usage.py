@@ -261,10 +261,10 @@ def test_pressure() -> None:
 
 
 def test_what_is_not_there_is_none_and_never_zero() -> None:
-    nothing = [None] * 7
+    nothing: list[None] = [None] * 7
     assert usage_v1.cpu(*nothing) == usage_v2.cpu(*nothing[:4]) == Cpu()
     assert usage_v1.memory(*nothing[:6]) == usage_v2.memory(*nothing) == Memory()
-    assert usage_v2.pids(*nothing[:5]) == Pids()
+    assert usage_v2.pids(None, None, None, None, None) == Pids()
     assert usage_v1.io(None, None) == usage_v2.io(None) == ()
 
 
@@ -309,6 +309,6 @@ def test_any_bytes_are_read_without_an_error(texts: list[bytes | None]) -> None:
     usage_v1.io(*texts[:2])
     usage_v2.cpu(*texts[:4])
     usage_v2.memory(*texts)
-    usage_v2.pids(*texts[:4], None)
+    usage_v2.pids(texts[0], texts[1], texts[2], texts[3], None)
     usage_v2.io(texts[0])
     usage_v2.pressure(texts[0])
