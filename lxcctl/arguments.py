@@ -136,6 +136,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def interval(text: str) -> float:
+    """The time between two samples: what the daemon allows, and not so long that nobody waits."""
+    value = seconds(text)
+    if not 0.1 <= value <= 86400:  # noqa: PLR2004 - said in the text
+        raise argparse.ArgumentTypeError(f"not between 100ms and 1d: {text!r}")
+    return value
+
+
 def count(text: str) -> int:
     """A number of things, from 0."""
     if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - fits uint64
@@ -195,6 +203,13 @@ def add_names(parser: Parser, form: str = "+") -> None:
 def add_name(parser: Parser) -> None:
     """The one container that a verb is about."""
     parser.add_argument("name", metavar="NAME", help="name of the container")
+
+
+def add_interval(parser: Parser) -> None:
+    """How often a sample is taken."""
+    parser.add_argument(
+        "--interval", metavar="S", type=interval, default=1.0, help="between samples (1s)"
+    )
 
 
 def add_streams(parser: Parser) -> None:

@@ -227,8 +227,15 @@ class Patience:
     FIRST = 0.05
     LONGEST = 2.0
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        tell: Callable[[str], None] = output.note,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        """`tell` is who hears of an absence that is not short; `sleep` waits so many seconds."""
         self._delay = self.FIRST
+        self._tell = tell
+        self._sleep = sleep
 
     def reset(self) -> None:
         """The daemon is there again."""
@@ -243,9 +250,10 @@ class Patience:
         import time
 
         if self.LONGEST / 2 <= self._delay < self.LONGEST:
-            output.note("lost the daemon, waiting for it to come back")
+            self._tell("lost the daemon, waiting for it to come back")
             sys.stderr.flush()
-        time.sleep(self._delay if at_most is None else max(0.0, min(self._delay, at_most)))
+        sleep = self._sleep or time.sleep
+        sleep(self._delay if at_most is None else max(0.0, min(self._delay, at_most)))
         self._delay = min(self._delay * 2, self.LONGEST)
 
 

@@ -177,16 +177,17 @@ def table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> None:
     """Columns as wide as their longest cell, two blanks between them."""
     cells = [[title for title, _ in columns]]
     cells += [[harmless(show(row)) or "-" for _, show in columns] for row in rows]
-    widths = [max(_columns_of(text) for text in column) for column in zip(*cells, strict=True)]
+    widths = [max(columns_of(text) for text in column) for column in zip(*cells, strict=True)]
     for row_of_cells in cells:
         padded = (
-            text + " " * (width - _columns_of(text))
+            text + " " * (width - columns_of(text))
             for text, width in zip(row_of_cells, widths, strict=True)
         )
         line("  ".join(padded).rstrip())
 
 
-def _columns_of(text: str) -> int:
+def columns_of(text: str) -> int:
+    """How many columns of a terminal it takes."""
     if text.isascii():
         return len(text)
     import unicodedata
@@ -195,6 +196,15 @@ def _columns_of(text: str) -> int:
         0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text
     )
+
+
+def cut(text: str, room: int) -> str:
+    """As much of it as has room in so many columns of a terminal."""
+    if text.isascii():
+        return text[:room]
+    while columns_of(text) > room:
+        text = text[:-1]
+    return text
 
 
 def to_json(value: Plain, indent: int | None = None) -> str:

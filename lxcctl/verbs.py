@@ -57,6 +57,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "list": ("look", "[--state S]... [-1]", "list containers"),
     "info": ("look", "NAME...", "show all about containers"),
+    "stats": (
+        "stats",
+        "[NAME...] [--watch] [--interval S]",
+        "show what containers use",
+    ),
+    "top": (
+        "top",
+        "[--interval S] [--sort COLUMN] [--reverse] [--batch]",
+        "watch what containers use, full screen",
+    ),
     "ps": (
         "processes",
         "[NAME...] [--all] [-- PS-OPTIONS...]",
