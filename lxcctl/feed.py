@@ -23,7 +23,7 @@ class _ClosedError(Exception):
 
 
 class Feed:
-    """A stream of samples. `wake` is called, by the thread, whenever there is something new."""
+    """A stream of samples, of a daemon that was there. `wake` is called, by the thread, whenever there is something new."""
 
     def __init__(
         self, address: str, lxcpath: str, interval: float, wake: Callable[[], None]
@@ -47,12 +47,16 @@ class Feed:
             self._failure = error
         except _ClosedError:
             return
+        except ValueError:
+            # What gRPC says of a call on a channel that was closed a moment ago.
+            if not self._closed.is_set():
+                raise
         if not self._closed.is_set():
             self._wake()
 
     def _read(self, lxcpath: str, interval: float) -> None:
         patience = Patience(self._tell, self._pause)
-        for sample in samples(self._channel, lxcpath, (), interval, patience):
+        for sample in samples(self._channel, lxcpath, (), interval, patience, found=True):
             self._pause(0)
             self.note = ""
             self._newest.append(sample)

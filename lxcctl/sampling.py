@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 
 def samples(
-    channel: Channel, lxcpath: str, names: Sequence[str], interval: float, patience: Patience
+    channel: Channel,
+    lxcpath: str,
+    names: Sequence[str],
+    interval: float,
+    patience: Patience,
+    *,
+    found: bool = False,
 ) -> Iterator[Sample]:
     """A sample at once and one after each interval, until the daemon ends it.
 
-    A daemon that is not there at all is an error; one that goes away later is waited for.
+    A daemon that is not there at all is an error; one that goes away later is waited for. `found`:
+    it was there already.
     """
     from lxcd.v1.stats_pb2 import StreamStatsRequest, StreamStatsResponse
 
     request = StreamStatsRequest(lxcpath=lxcpath, names=names)
     set_duration(request.interval, interval)
-    found = False
     while True:
         try:
             for message in channel.stream("StatsService/StreamStats", request, StreamStatsResponse):

@@ -80,7 +80,9 @@ class Usage:
 
 def number(message: Message, name: str) -> int | None:
     """A field that may be absent."""
-    value: int | None = getattr(message, name) if message.HasField(name) else None
+    if not message.HasField(name):
+        return None
+    value: int = getattr(message, name)
     return value
 
 
@@ -104,8 +106,10 @@ def advance(before: Usage | None, stats: ContainerStats) -> Usage:
     """The next sample of one container. In another life its counters begin anew."""
     if before is None or before.stats.generation != stats.generation:
         return Usage(stats, stats)
-    # Not by the wall clock, which somebody may set.
     elapsed_usec = stats.uptime_usec - before.base.uptime_usec
+    if elapsed_usec < 0:
+        # Somebody has set the clock.
+        return Usage(stats, stats)
     if elapsed_usec < LEAST_USEC:
         return Usage(stats, before.base, before.rates)
     return Usage(stats, stats, _rates(Usage(before.base, before.base), Usage(stats, stats)))

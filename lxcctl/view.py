@@ -113,6 +113,10 @@ def press(view: View, key: str, shown: Sequence[Usage], height: int) -> View:
         return replace(view, page=Page.LIST, leaving=key == "q")
     if view.page is Page.DETAILS:
         return _in_details(view, key, height)
+    return _in_list(view, key, shown, height)
+
+
+def _in_list(view: View, key: str, shown: Sequence[Usage], height: int) -> View:
     if key in _STEPS:
         return _STEPS[key](view)
     if key in _SORT_KEYS:

@@ -31,6 +31,8 @@ from lxcd.v1 import (
     host_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
+    stats_pb2,
+    stats_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ _FILES = (
     (exec_pb2, exec_pb2_grpc),
     (host_pb2, host_pb2_grpc),
     (network_pb2, network_pb2_grpc),
+    (stats_pb2, stats_pb2_grpc),
 )
 
 

@@ -107,7 +107,7 @@ def client(daemon: FakeDaemon, *argv: str, **more: Any) -> subprocess.Popen[Any]
     return subprocess.Popen(
         [sys.executable, "-m", "lxcctl", *argv],
         cwd=ROOT,
-        env={**os.environ, "LXCD_ADDRESS": daemon.address},
+        env={**os.environ, "LXCD_ADDRESS": daemon.address, **more.pop("env", {})},
         **more,
     )
 
