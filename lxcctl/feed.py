@@ -23,7 +23,7 @@ class _ClosedError(Exception):
 
 
 class Feed:
-    """A stream of samples, of a daemon that was there. `wake` is called, by the thread, whenever there is something new."""
+    """Samples of a daemon that was there. `wake` is called, by the thread, for whatever is new."""
 
     def __init__(
         self, address: str, lxcpath: str, interval: float, wake: Callable[[], None]

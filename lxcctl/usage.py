@@ -82,8 +82,7 @@ def number(message: Message, name: str) -> int | None:
     """A field that may be absent."""
     if not message.HasField(name):
         return None
-    value: int = getattr(message, name)
-    return value
+    return int(getattr(message, name))
 
 
 def _passed(stats: ContainerStats, name: str) -> int | None:

@@ -5,6 +5,8 @@ Not in it: which of them counts more than which (the composition root), and find
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,8 @@ _MAXIMUM_BYTES = 1 << 20
 _MOST_PREPARED = 1000
 FILTERS = frozenset({"mac", "ipv4", "ipv6"})
 _LONGEST_SECONDS = 7 * 24 * 3600
+_LARGEST_PORT = 65535
+_SOCKET_PATH_BYTES = 107  # unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,16 @@ class Settings:
     prepared_max: int = 16  # children that wait to become a container; 0: each is made when wanted
     keeper: str = "own"  # `service`: a service manager runs the keeper, lxcd only waits for it
     lxc_net: str = "/etc/default/lxc-net"  # what LXC's script says of the default network
+    metrics_listen: str = ""  # where Prometheus is answered; empty: nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen: a Unix socket, or an address of this host."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +233,38 @@ def _addresses(value: object) -> tuple[str, ...]:
     return texts
 
 
+def endpoint(text: str) -> Endpoint:
+    """`unix:/PATH`, `127.0.0.1:PORT` or `[::1]:PORT`. Raises ValueError.
+
+    Metrics are for whoever asks, so nobody from elsewhere may: a proxy that knows people does that.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"{quoted(text)}: the path of a socket begins with a slash and has at most"
+                f" {_SOCKET_PATH_BYTES} bytes"
+            )
+        return Endpoint(path=path)
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})", text, re.ASCII)
+    if not found or int(found[3]) > _LARGEST_PORT:
+        raise ValueError(f"{quoted(text)} is neither unix:/PATH nor 127.0.0.1:PORT nor [::1]:PORT")
+    address = ipaddress.ip_address(found[1] or found[2])
+    if not address.is_loopback:
+        raise ValueError(
+            f"{quoted(text)} is not of the loopback, and metrics are told to whoever asks:"
+            f" let a proxy that knows whom it lets in stand before 127.0.0.1:{found[3]}"
+        )
+    return Endpoint(host=str(address), port=int(found[3]))
+
+
+def _endpoint(value: object) -> str:
+    text = _text(value)
+    if text:
+        endpoint(text)
+    return text
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("must be a number of seconds")  # noqa: TRY004
@@ -252,6 +298,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "shutdown_timeout_seconds": _seconds,
     "prepared_max": _count,
     "keeper": _who,
+    "metrics_listen": _endpoint,
 }
 
 

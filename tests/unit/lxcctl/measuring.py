@@ -71,13 +71,14 @@ class Measured:
 
     def _stream(self, _request: Any) -> Iterator[Any]:
         told = -1
-        while not self.over:
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda told=told: self.over or self.second != told)  # type: ignore[misc]
+                while not self.over and self.second == told:
+                    self._changed.wait()
                 told = self.second
-            if not self.over:
-                yield stats_pb2.StreamStatsResponse(stats=self.sample())
-        raise self._gone
+            if self.over:
+                raise self._gone
+            yield stats_pb2.StreamStatsResponse(stats=self.sample())
 
     def tick(self, seconds: int = 1) -> None:
         """So much later."""
