@@ -89,7 +89,7 @@ def _passed(stats: ContainerStats, name: str) -> int | None:
     if not stats.network:
         return None
     devices = (each for each in stats.network if each.interface != "lo")
-    return sum(getattr(device.counters, name) for device in devices)
+    return sum(int(getattr(device.counters, name)) for device in devices)
 
 
 def follow(before: Mapping[Key, Usage], sample: Iterable[ContainerStats]) -> Usages:

@@ -43,6 +43,7 @@ from lxcd.supervisor.statistics import Statistics
 
 if TYPE_CHECKING:
     from lxcd.config.daemon import Settings
+    from lxcd.rpc.scraping import Scraping
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
@@ -116,6 +117,7 @@ async def _serve(
         replays = Replays(house.begin)
         side = Side(_side_socket(settings, paths))
         known = execs.Execs(house)
+        statistics = Statistics(house)
         server = Server(
             Containers(house, registry, replays, side),
             Execs(house, registry, known, replays, side),
@@ -123,7 +125,7 @@ async def _serve(
             EventServicer(house),
             Hosts(house, registry, replays, drain),
             NetworkServicer(house, registry, replays),
-            Stats(registry, Statistics(house)),
+            Stats(registry, statistics),
         )
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
@@ -134,8 +136,8 @@ async def _serve(
             loop.add_signal_handler(number, leave.set)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
         side.listen()
-        events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
-        _log.info("lxcd %s serves %s", __version__, paths.socket)
+        scraping = await _scraping(settings, registry, statistics, events)
+        _tell_start(events, paths)
         staying = tasks.create_task(keeper.stay())
         service.tell("READY=1")
         if leave_at_once:
@@ -144,7 +146,7 @@ async def _serve(
         service.tell("STOPPING=1")
         side.close()
         keeper.part()
-        await server.stop(_GRACE_SECONDS)
+        await _stop_serving(server, scraping)
         staying.cancel()
         house.end()
         house.let_go()
@@ -152,6 +154,29 @@ async def _serve(
         networks.close()
         registry.close()
         await pool.close()
+
+
+async def _scraping(
+    settings: Settings, registry: Registry, statistics: Statistics, events: Events
+) -> Scraping | None:
+    if not settings.metrics_listen:
+        return None
+    from lxcd.rpc import scraping  # noqa: PLC0415 - who does not want it does not wait for it
+
+    found = scraping.of_all(registry, statistics, events)
+    await found.listen(settings.metrics_listen)
+    return found
+
+
+def _tell_start(events: Events, paths: Paths) -> None:
+    events.add("daemon.started", message=f"lxcd {__version__}, pid {os.getpid()}")
+    _log.info("lxcd %s serves %s", __version__, paths.socket)
+
+
+async def _stop_serving(server: Server, scraping: Scraping | None) -> None:
+    if scraping is not None:
+        await scraping.close()
+    await server.stop(_GRACE_SECONDS)
 
 
 def _side_socket(settings: Settings, paths: Paths) -> str:

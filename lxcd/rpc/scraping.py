@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import choose_encoder
 
-from lxcd import errors
+from lxcd import __version__, errors
 from lxcd.config.daemon import endpoint
-from lxcd.rpc.metrics import Snapshot
+from lxcd.rpc import stats
+from lxcd.rpc.metrics import Facts, Snapshot
 from lxcd.rpc.server import GROUP, refuse_served
+from lxcd.supervisor.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from lxcd.rpc.metrics import Facts
+    from lxcd.supervisor.events import Events
+    from lxcd.supervisor.registry import Registry
+    from lxcd.supervisor.statistics import Statistics
     from lxcd.v1.stats_pb2 import ContainerStats
 
 _log = logging.getLogger(__name__)
@@ -180,6 +184,22 @@ def parse(head: bytes) -> Mapping[str, str]:
     if method not in _METHODS:
         raise _RefusedError(HTTPStatus.METHOD_NOT_ALLOWED)
     return headers
+
+
+def of_all(registry: Registry, statistics: Statistics, events: Events) -> Scraping:
+    """Of every container of this lxcd, and of those that are defined where it looks by itself."""
+
+    async def sample() -> list[ContainerStats]:
+        found = await statistics.sample(registry.running())
+        return [stats.message(one) for one in found]
+
+    async def facts() -> Facts:
+        counts = dict.fromkeys((state.name.lower() for state in State), 0)
+        for actor in {*await registry.containers(""), *registry.running()}:
+            counts[actor.state.name.lower()] += 1
+        return Facts(__version__, events.last, counts)
+
+    return Scraping(sample, facts)
 
 
 def _words(status: HTTPStatus) -> tuple[str, bytes]:
