@@ -44,6 +44,10 @@ class Join(Step):
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
+        # Not before it sits in the container's cgroup: from within a cgroup namespace nobody moves
+        # in whose own cgroup lies outside, ENOENT (cgroup2's `nsdelegate`, as systemd mounts it).
+        last = flags & process.CLONE_NEWCGROUP
+        flags &= ~last
         if self.host_mounts >= 0:
             # Out of the keeper's own small tree: the program is the host's.
             process.setns(walk.fds[self.host_mounts], process.CLONE_NEWNS)
@@ -55,6 +59,8 @@ class Join(Step):
         # there maps the vDSO's page of it.
         has_time = "time" in self.namespaces
         walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
+        if last:
+            process.setns(walk.fds[self.fd], last)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
             # A change of ids may have made it dumpable again (fs.suid_dumpable).

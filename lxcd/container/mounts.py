@@ -187,10 +187,12 @@ class MountProc(Step):
         """See Step."""
         proc = mount.fsmount("proc", (), _HARMLESS)
         try:
+            attach(walk, proc, "proc", "dir")
             copies: list[tuple[str, int]] = []
             if self.mode == "mixed":
-                # Taken from the mount before anybody sees it: nothing can lie over these places yet
-                # (I3).
+                # All taken before one is hung up, and from a mount that only this process has seen:
+                # nothing can lie over these places yet (I3). Not before it hangs somewhere itself:
+                # then there is nothing to be bound from, before Linux 6.15.
                 for path, attributes in (
                     ("sys", mount.MOUNT_ATTR_RDONLY),
                     ("sys/net", 0),
@@ -199,7 +201,6 @@ class MountProc(Step):
                     # sys/net is not there for every user namespace's owner of the network.
                     with contextlib.suppress(FileNotFoundError):
                         copies.append((path, _copy(proc, path, attributes)))
-            attach(walk, proc, "proc", "dir")
             for path, copy in copies:
                 attach(walk, copy, f"proc/{path}")
                 os.close(copy)
@@ -222,13 +223,14 @@ class MountSys(Step):
         sys = mount.fsmount("sysfs", (), _HARMLESS)
         net = "devices/virtual/net"
         try:
+            attach(walk, sys, "sys", "dir")
             copy = -1
             if self.mode == "mixed":
+                # As for proc: from a mount that hangs somewhere, and that nobody else has seen.
                 with contextlib.suppress(FileNotFoundError):
                     copy = _copy(sys, net, 0)
             if self.mode != "rw":
                 mount.mount_setattr(sys, set_=mount.MOUNT_ATTR_RDONLY)
-            attach(walk, sys, "sys", "dir")
             if copy >= 0:
                 attach(walk, copy, f"sys/{net}")
                 os.close(copy)
@@ -294,7 +296,7 @@ def _v1_options(options: str) -> Options:
 
 
 def _copy(tree: int, path: str, attributes: int) -> int:
-    """A second mount of what lies at `path` in a mount that hangs nowhere yet."""
+    """A second mount of what lies at `path` in a mount, which hangs nowhere yet."""
     fd = mount.open_tree(tree, path)
     if attributes:
         mount.mount_setattr(fd, set_=attributes)
