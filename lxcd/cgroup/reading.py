@@ -73,14 +73,14 @@ class Earlier:
 
 
 # One container's directory in one tree, which may be gone at any time: a descriptor of the tree's
-# mountpoint, and the path from there.
+# mountpoint, and the path from there with a slash at its end.
 Place = tuple[int, str]
 
 
 class _Files:
     """One container's files, of all trees, and what is known of them from earlier."""
 
-    def __init__(self, places: dict[str, Place], known: dict[str, Text]) -> None:
+    def __init__(self, places: dict[str | None, Place], known: dict[str, Text]) -> None:
         self.places = places  # by key of the tree; "" is version 2
         self.noted: dict[str, Text] = {}
         self._known = known
@@ -90,8 +90,8 @@ class _Files:
         if name in self._known:
             text = self._known[name]
         else:
-            place = self.places.get(key) if key is not None else None
-            text = None if place is None else _text(place[0], f"{place[1]}/{name}")
+            place = self.places.get(key)
+            text = None if place is None else _text(place[0], place[1] + name)
         if name in _KEPT:
             self.noted[name] = text
         return text
@@ -145,8 +145,8 @@ class Reading:
 
         Raises OSError if it cannot be known: no descriptors, no memory.
         """
-        places = {
-            key: (mount, directories[key][cut:])
+        places: dict[str | None, Place] = {
+            key: (mount, directories[key][cut:] + "/")
             for key, (mount, cut) in self._mounts.items()
             if key in directories
         }
@@ -181,14 +181,14 @@ class Reading:
             io_pressure=usage_v2.pressure(files.text("", "io.pressure")),
         )
 
-    def _ran(self, places: dict[str, Place]) -> Text:
+    def _ran(self, places: dict[str | None, Place]) -> Text:
         key, name = "", "cpu.stat"
         if self._cpu_key is not None:
             if self._time_key is None:
                 return None
             key, name = self._time_key, "cpuacct.usage_percpu"
         place = places.get(key)
-        return None if place is None else _text(place[0], f"{place[1]}/{name}")
+        return None if place is None else _text(place[0], place[1] + name)
 
     # ---- each controller, in the tree that has it
 
@@ -287,7 +287,7 @@ def _processes(mount: int, top: str) -> int | None:
     for visited in range(_DIRECTORIES_MOST):
         here = waiting.pop()
         # Of a threaded cgroup nothing: its domain has its processes.
-        text = _text(mount, f"{here}/cgroup.procs")
+        text = _text(mount, f"{here}cgroup.procs")
         if text is None and not visited:
             return None
         count += (text or b"").count(b"\n")
@@ -302,7 +302,7 @@ def _processes(mount: int, top: str) -> int | None:
 def _below(mount: int, here: str) -> list[str]:
     fd = os.open(here, _FLAGS | os.O_DIRECTORY, dir_fd=mount)
     try:
-        return [f"{here}/{name}" for name in directory.subdirectories(fd)]
+        return [f"{here}{name}/" for name in directory.subdirectories(fd)]
     finally:
         os.close(fd)
 
