@@ -96,10 +96,7 @@ async def _serve(
             tasks=tasks,
             errands=Errands(),
         )
-        house.networks = networks = Networks(house, settings.lxc_net)
-        house.addresses = Addresses(house.begin)
-        house.addresses.on_change.append(networks.follow)
-        house.alarms = Alarms(trees, house.begin)
+        networks = _watching(house, settings)
         registry = Registry(house)
         house.init_of = registry.init_of
 
@@ -154,6 +151,15 @@ async def _serve(
         networks.close()
         registry.close()
         await pool.close()
+
+
+def _watching(house: House, settings: Settings) -> Networks:
+    """Have it know what happens to containers by itself."""
+    house.networks = networks = Networks(house, settings.lxc_net)
+    house.addresses = Addresses(house.begin)
+    house.addresses.on_change.append(networks.follow)
+    house.alarms = Alarms(house.trees, house.begin)
+    return networks
 
 
 async def _scraping(
