@@ -172,7 +172,10 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool, inner: str = "") 
             missing.append(path)
             path = os.path.dirname(path)
         made.extend(reversed(missing))
-        if inner or trees.hides_limits(tree):
+        # Version 1 begins a list of devices only where no directory is below
+        # (devcgroup_update_access: EINVAL).
+        first = tree.version == 1 and "devices" in tree.controllers
+        if (inner and not first) or trees.hides_limits(tree):
             homes[tree.key] = f"{directories[tree.key]}/{inner or INNER}"
             made.append(homes[tree.key])
     return Payload(directories, tuple(made), secrets.token_hex(8), homes)

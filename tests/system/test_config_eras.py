@@ -35,6 +35,8 @@ lxc.cgroup.cpuset.cpus = 0
 lxc.cgroup.cpu.shares = 512
 lxc.cgroup.devices.deny = a *:* rwm
 lxc.cgroup.devices.allow = c 1:3 rwm
+lxc.cgroup.devices.allow = c 5:* rwm
+lxc.cgroup.devices.allow = c 136:* rwm
 lxc.cap.drop = sys_module mac_admin
 """
 # 002.conf of the article, with another place for /dev and the root.

@@ -297,7 +297,10 @@ def test_the_cgroup_is_named_after_the_container_and_gone_with_it(start: Start) 
         assert places
         for place in places:
             assert place.endswith("/lxc.payload.box")
-            assert str(made.info().pid) in Path(place, "cgroup.procs").read_text().split()
+            # On version 2 one level below its limits.
+            inner = Path(place, "inner")
+            home = inner if inner.exists() else Path(place)
+            assert str(made.info().pid) in (home / "cgroup.procs").read_text().split()
         made.stop(kill=True)
         assert not any(Path(place).exists() for place in places)
 
@@ -311,6 +314,23 @@ def test_cgroup_dir_and_dir_container_say_where(start: Start) -> None:
         assert not any(Path(place).parent.parent.exists() for place in places)
     with start("lxc.cgroup.dir.container = lxcd-tests-own") as made:
         assert all(place.endswith("/lxcd-tests-own") for place in made.info().cgroups.values())
+
+
+def test_cgroup_dir_container_inner_is_where_it_begins(start: Start) -> None:
+    with start(
+        "lxc.cgroup.dir.container = lxcd-tests-own\nlxc.cgroup.dir.container.inner = deep",
+        "lxc.cgroup.pids.max = 99",
+    ) as made:
+        places = made.info().cgroups
+        for place in places.values():
+            assert place.endswith("/lxcd-tests-own")
+            # Lists of devices can be begun only where nothing is below.
+            home = place if "/devices/" in place else f"{place}/deep"
+            assert str(made.info().pid) in Path(home, "cgroup.procs").read_text().split()
+        assert Path(places["pids"], "pids.max").read_text() == "99\n"
+        assert {line.split(":", 2)[2] for line in made.sh("cat /proc/self/cgroup").split()} == {"/"}
+        made.stop(kill=True)
+        assert not any(Path(place).exists() for place in places.values())
 
 
 def test_cgroup_relative_is_below_the_daemon_s_own(start: Start) -> None:
