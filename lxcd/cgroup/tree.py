@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lxcd.cgroup import killing
 from lxcd.errors import FailedPrecondition
@@ -95,12 +95,11 @@ class Payload:
     made: tuple[str, ...]
     # Written on each as an extended attribute: another lxcd may get to the same name first.
     mark: str = ""
-    # Below those, where its processes begin; only while it is made, and only where it differs.
-    homes: dict[str, str] = field(default_factory=dict[str, str])
 
     def home(self, key: str) -> str:
-        """Where its processes begin."""
-        return self.homes.get(key) or self.directories[key]
+        """Where its processes begin: there, or below, if that was made as well."""
+        own = self.directories[key]
+        return max((path for path in self.made if path.startswith(f"{own}/")), key=len, default=own)
 
 
 def find_trees() -> Trees:
@@ -162,7 +161,6 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool, inner: str = "") 
     own = procfs.cgroups("self") if relative else {}
     name = choose(trees, wanted, relative=relative)[0]
     directories = {tree.key: _path(tree, name, own) for tree in trees.hierarchies}
-    homes: dict[str, str] = {}
     made: list[str] = []
     for tree in trees.hierarchies:
         # That itself is not there was just seen.
@@ -176,9 +174,11 @@ def plan_payload(trees: Trees, wanted: str, *, relative: bool, inner: str = "") 
         # (devcgroup_update_access: EINVAL).
         first = tree.version == 1 and "devices" in tree.controllers
         if (inner and not first) or trees.hides_limits(tree):
-            homes[tree.key] = f"{directories[tree.key]}/{inner or INNER}"
-            made.append(homes[tree.key])
-    return Payload(directories, tuple(made), secrets.token_hex(8), homes)
+            below = directories[tree.key]
+            for part in (inner or INNER).split("/"):
+                below = f"{below}/{part}"
+                made.append(below)
+    return Payload(directories, tuple(made), secrets.token_hex(8))
 
 
 def plan_slot(trees: Trees, name: str) -> Payload:

@@ -318,14 +318,14 @@ def test_cgroup_dir_and_dir_container_say_where(start: Start) -> None:
 
 def test_cgroup_dir_container_inner_is_where_it_begins(start: Start) -> None:
     with start(
-        "lxc.cgroup.dir.container = lxcd-tests-own\nlxc.cgroup.dir.container.inner = deep",
+        "lxc.cgroup.dir.container = lxcd-tests-own\nlxc.cgroup.dir.container.inner = a/deep",
         "lxc.cgroup.pids.max = 99",
     ) as made:
         places = made.info().cgroups
         for place in places.values():
             assert place.endswith("/lxcd-tests-own")
             # Lists of devices can be begun only where nothing is below.
-            home = place if "/devices/" in place else f"{place}/deep"
+            home = place if "/devices/" in place else f"{place}/a/deep"
             assert str(made.info().pid) in Path(home, "cgroup.procs").read_text().split()
         assert Path(places["pids"], "pids.max").read_text() == "99\n"
         assert {line.split(":", 2)[2] for line in made.sh("cat /proc/self/cgroup").split()} == {"/"}
