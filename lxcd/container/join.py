@@ -28,6 +28,9 @@ class Join(Step):
     # Its cgroups: files of version 1 to be written to, a directory of version 2 to be born in.
     cgroups: tuple[int, ...] = ()
     cgroup: int = -1
+    # Its cgroup namespace, where that is joined: whoever sits in its user namespace may no longer ask
+    # its init for it, if that is not dumpable (ptrace(2)).
+    cgroup_namespace: int = -1
     # Where `mnt` is not joined: lxcd's mount namespace, and behind it its root.
     host_mounts: int = -1
 
@@ -46,8 +49,9 @@ class Join(Step):
             flags |= process.NAMESPACES[name]
         # Not before it sits in the container's cgroup: from within a cgroup namespace nobody moves
         # in whose own cgroup lies outside, ENOENT (cgroup2's `nsdelegate`, as systemd mounts it).
-        last = flags & process.CLONE_NEWCGROUP
-        flags &= ~last
+        last = self.cgroup_namespace
+        if last >= 0:
+            flags &= ~process.CLONE_NEWCGROUP
         if self.host_mounts >= 0:
             # Out of the keeper's own small tree: the program is the host's.
             process.setns(walk.fds[self.host_mounts], process.CLONE_NEWNS)
@@ -59,8 +63,8 @@ class Join(Step):
         # there maps the vDSO's page of it.
         has_time = "time" in self.namespaces
         walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
-        if last:
-            process.setns(walk.fds[self.fd], last)
+        if last >= 0:
+            process.setns(walk.fds[last], process.CLONE_NEWCGROUP)
         if "user" in self.namespaces:
             identity.set_user(0, 0, ())
             # A change of ids may have made it dumpable again (fs.suid_dumpable).

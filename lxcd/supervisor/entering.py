@@ -260,6 +260,9 @@ class Entry:
         if "mnt" not in self._namespaces:
             host_mounts = place(os.open("/proc/self/ns/mnt", flags))
             place(os.open("/", flags | os.O_DIRECTORY))
+        cgroup_namespace = -1
+        if "cgroup" in self._namespaces:
+            cgroup_namespace = place(os.open(f"/proc/{init.pid}/ns/cgroup", flags))
         if Elevation.CGROUP not in self._elevate:
             payload = self._container.payload
             unified, files = tree.open_for_join(self._house.trees, payload, init.pid)
@@ -271,6 +274,7 @@ class Entry:
             namespaces=self._namespaces,
             cgroups=tuple(cgroups),
             cgroup=cgroup,
+            cgroup_namespace=cgroup_namespace,
             host_mounts=host_mounts,
         )
 
