@@ -6,7 +6,10 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping
 
+import pytest
 import uvloop
+
+from tests.patience import PATIENCE
 
 
 def pytest_configure() -> None:
@@ -15,6 +18,17 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a slow machine every test has more time, as its own deadlines have."""
+    if PATIENCE == 1:
+        return
+    usual = float(config.getini("timeout"))
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0]) if marker else usual
+        item.add_marker(pytest.mark.timeout(seconds * PATIENCE), append=False)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

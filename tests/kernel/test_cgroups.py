@@ -14,6 +14,8 @@ from lxcd.cgroup.tree import Payload, Trees
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process, procfs
 
+pytestmark = pytest.mark.vm(short=True)
+
 
 @pytest.fixture(scope="module")
 def trees() -> Trees:

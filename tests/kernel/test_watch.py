@@ -17,8 +17,9 @@ from lxcd.kernel.fd import Fd
 from lxcd.network import namespace, watch
 from lxcd.network.picture import Picture
 from lxcd.network.watch import Watch
+from tests.patience import PATIENCE
 
-DEADLINE = 30.0
+DEADLINE = 30.0 * PATIENCE
 
 
 class Place:

@@ -19,12 +19,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 # In the environment of everything that this pytest starts, and inherited: also what detached itself (tmux) is found.
 MARK = "LXCD_TEST_SESSION"
 os.environ.setdefault(MARK, uuid.uuid4().hex)
 
 # For what the kernel finishes in its own time: cgroups and namespaces of a process that was just reaped.
-DEADLINE = 30.0
+DEADLINE = 30.0 * PATIENCE
 
 # Roots of test machines; each is removed, and looked at, by its own Host.
 HOST_PREFIX = "lxcd-host-"

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
 from tests.system import ledger
 
 # How long anything may take before a test gives up. Only a hang reaches it: no test measures time with it.
-DEADLINE = 60.0
+DEADLINE = 60.0 * PATIENCE
 
 _INIT = Path(__file__).with_name("init.py")
 
@@ -45,8 +46,9 @@ exec "$@"
 """
 
 
-def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+def until(condition: Callable[[], bool], what: str, deadline: float | None = None) -> None:
     """Wait for something that the kernel or another process does in its own time; AssertionError if it never comes."""
+    deadline = DEADLINE if deadline is None else deadline * PATIENCE
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"after {deadline:.0f} s still not so: {what}"

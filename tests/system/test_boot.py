@@ -15,6 +15,8 @@ from tests.system.boxes import IDMAP, Box, box, busybox_up, generation_runs, ove
 from tests.system.host import Host
 from tests.system.machine import until
 
+pytestmark = pytest.mark.vm
+
 # The kernel lets only the host's root mount debugfs and tracefs (FS_USERNS_MOUNT is not set for them).
 _MAPPED = (b"sys-kernel-debug.mount", b"sys-kernel-tracing.mount")
 _SYSTEM = "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed\nlxc.tty.max = 2\nlxc.pty.max = 64\n"
@@ -82,6 +84,7 @@ def _stops_cleanly(made: Box) -> None:
 # systemd
 
 
+@pytest.mark.vm(short=True)
 def test_debian_boots_and_says_that_it_runs(debian: Box) -> None:
     _systemd_is_up(debian)
     boot = debian.shows("Reached target multi-user.target", "login:")
@@ -199,6 +202,7 @@ def test_busybox_is_stopped_by_sigusr1(busybox: Box) -> None:
     assert reply["killed"] is False
 
 
+@pytest.mark.vm(short=True)
 def test_busybox_reboots_and_powers_off_from_inside(busybox: Box) -> None:
     busybox_up(busybox)
     busybox.run("reboot")

@@ -13,6 +13,8 @@ from lxcd.v1 import container_pb2
 from tests.system.boxes import KERNEL_MOUNTS, Box, Refused, box, busybox_up, defined, over
 from tests.system.host import Host
 
+pytestmark = pytest.mark.vm
+
 Start = Callable[..., AbstractContextManager[Box]]
 
 
@@ -291,6 +293,7 @@ def test_proc_writes_a_file_of_init(start: Start, shared_host: Host, busybox_roo
 # cgroups
 
 
+@pytest.mark.vm(short=True)
 def test_the_cgroup_is_named_after_the_container_and_gone_with_it(start: Start) -> None:
     with start() as made:
         places = list(made.info().cgroups.values())
@@ -343,6 +346,7 @@ def test_cgroup_relative_is_below_the_daemon_s_own(start: Start) -> None:
             assert place.endswith(f"{own[key]}/lxc.payload.box")
 
 
+@pytest.mark.vm(short=True)
 def test_inside_the_cgroup_is_the_root_of_what_is_seen(start: Start) -> None:
     with start() as made:
         busybox_up(made)

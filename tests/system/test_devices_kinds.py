@@ -26,6 +26,8 @@ from tests.system.wires import (
     start,
 )
 
+pytestmark = pytest.mark.vm
+
 _HWADDR = "00:16:3e:00:00:01"
 
 
@@ -156,6 +158,7 @@ def test_an_ipvlan(shared_host: Host, busybox_root: Path, mode: str, isolation: 
         assert not any(found.get(each) for each in other)
 
 
+@pytest.mark.vm(short=True)
 def test_a_vlan(shared_host: Host, busybox_root: Path) -> None:
     host = shared_host
     text = nic("link = lan0", "flags = up", "vlan.id = 4094", kind="vlan")
@@ -167,6 +170,7 @@ def test_a_vlan(shared_host: Host, busybox_root: Path) -> None:
         assert (found["info_kind"], found["info_data"]["id"]) == ("vlan", 4094)
 
 
+@pytest.mark.vm(short=True)
 @pytest.mark.parametrize(
     "line", ["veth.vlan.id = 7", "veth.vlan.id = none", "veth.vlan.tagged.id = 8"]
 )

@@ -13,6 +13,8 @@ from tests.system.calls import application, idle, refused
 from tests.system.host import Host
 from tests.system.machine import until
 
+pytestmark = pytest.mark.vm
+
 
 @pytest.mark.parametrize(
     "script",

@@ -24,6 +24,8 @@ from tests.system.exec_cases import CASES, STOCK, Case
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
 
+pytestmark = pytest.mark.vm
+
 _STOCK_LINES = (
     "lxc.net.0.type = empty",
     "lxc.apparmor.profile = unconfined",

@@ -27,6 +27,8 @@ from tests.system.boxes import (
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
 
+pytestmark = pytest.mark.vm
+
 
 @pytest.fixture
 def running(shared_host: Host, busybox_root: Path) -> Iterator[Box]:

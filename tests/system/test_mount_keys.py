@@ -12,6 +12,8 @@ from tests.system import roots
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, box, busybox_up, defined, over
 from tests.system.host import Host
 
+pytestmark = pytest.mark.vm
+
 Start = Callable[..., AbstractContextManager[Box]]
 
 
@@ -172,6 +174,7 @@ def test_mount_auto_cgroup(start: Start, tree: str, mode: str) -> None:
                 assert _READ_ONLY in made.fails(f"mkdir {place}/mine")
 
 
+@pytest.mark.vm(short=True)
 def test_mount_auto_cgroup2_is_the_unified_tree(start: Start) -> None:
     with start("lxc.mount.auto = proc sys cgroup2") as made:
         assert made.sh("stat -f -c %t /sys/fs/cgroup") == "63677270"  # CGROUP2_SUPER_MAGIC

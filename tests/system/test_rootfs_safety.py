@@ -12,6 +12,8 @@ from tests.system.boxes import Box, Refused, box, defined, tree_hash
 from tests.system.host import Host
 from tests.system.machine import until
 
+pytestmark = pytest.mark.vm
+
 
 @pytest.fixture
 def outside(host: Host, busybox_root: Path) -> Path:

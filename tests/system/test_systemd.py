@@ -28,6 +28,8 @@ from tests.system.boxes import KERNEL_MOUNTS, Box, box, generation_runs
 from tests.system.host import CHECKOUT, Api, Host
 from tests.system.machine import DEADLINE, until
 
+pytestmark = pytest.mark.vm
+
 SOURCE = CHECKOUT / "contrib" / "systemd"
 DAEMON, KEEPER, CONTAINERS = "lxcd.service", "lxcd-keeper.service", "lxcd-containers.service"
 UNITS = (DAEMON, KEEPER, CONTAINERS)
