@@ -9,7 +9,7 @@ which one it got. What hangs on a device of the host is made from the host's sid
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lxcd.network import netlink
@@ -44,6 +44,7 @@ class Known:
     link_index: int = 0  # of its link on the host
     link_mtu: int = 0
     host_name: str = ""  # of the host's end of a veth
+    spare_index: int = 0  # of a device that the host does not have
     gateways: tuple[Gateway, ...] = ()  # none of them `auto`
 
 
@@ -168,6 +169,29 @@ def from_host(device: Device, known: Known) -> list[Request]:
             f"making {device.describe()}",
             device.origin,
         )
+    ]
+
+
+def by_way_of_host(device: Device, known: Known) -> list[Request]:
+    """The same where the host has a device with that number. Before Linux 6.15 none is made then,
+    EEXIST: the kernel looks on the side of who asks, not where the device will be. So it is made
+    with a number and a name that nobody has, and moved.
+    """
+    asked = from_host(device, known)
+    if not asked or asked[0].verb != "newlink":
+        return asked
+    (request,) = asked
+    spare = {"index": known.spare_index}
+    inside = ("IFLA_NET_NS_FD", "IFLA_IFNAME")
+    name = ("IFLA_IFNAME", f"lxcd{known.spare_index:x}")
+    kept = [one for one in request.attributes if one[0] not in inside]
+    moved = [one for one in request.attributes if one[0] in inside]
+    moved.append(("IFLA_NEW_IFINDEX", device.place))
+    return [
+        replace(request, fields=spare, attributes=[name, *kept]),
+        replace(request, verb="setlink", fields=spare, attributes=moved),
+        # It is gone from here, unless it could not be moved.
+        Request("dellink", spare, [], f"removing {device.name}", optional=True),
     ]
 
 

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from lxcd import errors
     from lxcd.network.netlink import Netlink
 
+    _Asked = Callable[[Device, requests.Known], list[Request]]
+
 _ETHERNET_MTU, _VETH_MTU_MAX = 1500, 65535
 _UP = 1
+# Numbers of devices from here on are nobody's: the kernel counts.
+_SPARE_INDEX = 1 << 29
 # Kinds that hold something of the host's: their link, that is, or its addresses. The kernel ends a
 # network namespace in its own time, and the next start would be in the way of the last.
 _ON_HOST = ("phys", "macvlan", "ipvlan", "vlan")
@@ -140,7 +144,7 @@ class Wires:
         self._inside = namespace.rtnetlink(self._namespace.fileno())
         for device in self._devices:
             self._known[device.number] = self._look_up(device)
-        self._ask(self._host, requests.from_host)
+        self._ask(self._host, requests.from_host, requests.by_way_of_host)
         self._ask(self._inside, requests.in_container)
 
     def connect(self) -> None:
@@ -154,17 +158,28 @@ class Wires:
                 self._run(self._host, device, more)
 
     def _ask(
-        self, netlink: Netlink, asked: Callable[[Device, requests.Known], list[Request]]
+        self,
+        netlink: Netlink,
+        asked: _Asked,
+        otherwise: _Asked | None = None,
+        devices: Sequence[Device] | None = None,
     ) -> None:
-        """All devices in one send; an error is the first's that has one."""
+        """All devices, or these, in one send; an error is the first's that has one. If that is
+        EEXIST, those that have one are asked for `otherwise`.
+        """
         of: list[tuple[Device, Request]] = [
             (device, request)
-            for device in self._devices
+            for device in (self._devices if devices is None else devices)
             for request in asked(device, self._known[device.number])
         ]
         try:
             netlink.run([request for _, request in of])
         except RefusedError as error:
+            if otherwise is not None and error.errno == errno.EEXIST:
+                numbers = {id(request) for request in error.refused}
+                again = [device for device, request in of if id(request) in numbers]
+                self._ask(netlink, otherwise, devices=again)
+                return
             refused = {id(request) for request in error.refused if request.verb == "newlink"}
             self.not_made |= {
                 device.number
@@ -199,6 +214,7 @@ class Wires:
             link_index=index,
             link_mtu=0 if mtu == _ETHERNET_MTU else min(mtu, _VETH_MTU_MAX),
             host_name=wired.host_name,
+            spare_index=_SPARE_INDEX + secrets.randbelow(_SPARE_INDEX),
             gateways=gateways,
         )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,27 @@ def test_an_ipvlan_and_a_vlan() -> None:
     (request,) = requests.from_host(device("link = lan0", "vlan.id = 7", kind="vlan"), KNOWN)
     info = said(request)["IFLA_LINKINFO"]
     assert (info["IFLA_INFO_KIND"], info["IFLA_INFO_DATA"]["IFLA_VLAN_ID"]) == ("vlan", 7)
+
+
+def test_one_that_is_made_by_way_of_the_host() -> None:
+    known = replace(KNOWN, spare_index=0x20000001)
+    found = device("link = lan0", "vlan.id = 7", "mtu = 1300", kind="vlan")
+    made, moved, removed = requests.by_way_of_host(found, known)
+    assert made.fields == moved.fields == removed.fields == {"index": 0x20000001}
+    (direct,) = requests.from_host(found, KNOWN)
+    expected = {**said(direct), "IFLA_IFNAME": "lxcd20000001"}
+    del expected["IFLA_NET_NS_FD"]
+    assert said(made) == expected
+    assert len(expected["IFLA_IFNAME"]) < 16
+    assert dict(moved.attributes) == {
+        "IFLA_NET_NS_FD": 72,
+        "IFLA_IFNAME": "eth0",
+        "IFLA_NEW_IFINDEX": 2,
+    }
+    assert (moved.verb, removed.verb, removed.optional) == ("setlink", "dellink", True)
+    card = device("link = lan0", kind="phys")
+    assert requests.by_way_of_host(card, known) == requests.from_host(card, known)
+    assert not requests.by_way_of_host(device(), known)
 
 
 def test_a_card_moves_and_is_set_up() -> None:
