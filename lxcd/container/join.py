@@ -28,8 +28,8 @@ class Join(Step):
     # Its cgroups: files of version 1 to be written to, a directory of version 2 to be born in.
     cgroups: tuple[int, ...] = ()
     cgroup: int = -1
-    # Its cgroup namespace, where that is joined: whoever sits in its user namespace may no longer ask
-    # its init for it, if that is not dumpable (ptrace(2)).
+    # Its cgroup namespace, where that is joined: who sits in its user namespace may not ask its
+    # init for it any more, if that is not dumpable (ptrace(2)).
     cgroup_namespace: int = -1
     # Where `mnt` is not joined: lxcd's mount namespace, and behind it its root.
     host_mounts: int = -1
