@@ -13,6 +13,7 @@ from lxcd.network.picture import Counters
 
 # More devices than the first hundreds are not looked at: a container may make any number.
 _MOST_BYTES = 1 << 16
+_LAST_BYTES = 2048
 _COLUMNS = 16
 # The process has ended, or left its namespace on the way to its end.
 _GONE = {errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EINVAL}
@@ -26,8 +27,8 @@ def read(pid: int) -> tuple[tuple[str, Counters], ...]:
         fd = os.open(f"/proc/{pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
         try:
             text = last = os.read(fd, _MOST_BYTES)
-            # It comes a page at a time.
-            while last and len(text) < _MOST_BYTES:
+            # It comes a page at a time; less than half of one was the last.
+            while len(last) >= _LAST_BYTES and len(text) < _MOST_BYTES:
                 last = os.read(fd, _MOST_BYTES)
                 text += last
         finally:
