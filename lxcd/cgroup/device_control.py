@@ -97,6 +97,9 @@ def _write(directory: str, rules: Iterable[Rule]) -> None:
                 os.write(file.fileno(), rule.text.encode())
         except OSError as error:
             number = error.errno or errno.EIO
+            if number == errno.EPERM and rule.allow and rule.origin == devices.BY_DEFAULT:
+                # lxcd itself may not use it, in a container of somebody's: nor may what is in here.
+                continue
             refused = RuleRefusedError(number, os.strerror(number), f"{path}: {rule.text}")
             refused.syscall = "write"  # type: ignore[attr-defined]
             refused.rule = rule

@@ -79,27 +79,30 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def prepare(trees: Trees, slot: Payload) -> None:
+def prepare(trees: Trees, slot: Payload) -> bool:
     """Have the directories of a prepared child as most containers want them: that takes it out of
-    the time of their start. What cannot be is told of there.
+    the time of their start. False if it could not be, or not all of it is there: then it is done at
+    the start, and told of.
     """
-    if not slot.directories:
-        return  # a host without version 1
     try:
-        if device_control.controls(slot):
-            device_control.enforce(slot, devices.DEFAULT)
-        for _ in writing.carry_out(trees, slot, _default_writes()):
-            pass
+        if not device_control.controls(slot):
+            return False
+        device_control.enforce(slot, devices.DEFAULT)
+        if any(write.version != 1 for write in _default_writes()):
+            return False
+        return len(list(writing.carry_out(trees, slot, _default_writes()))) == len(
+            _default_writes()
+        )
     except OSError:
-        return
+        return False
 
 
 def apply(trees: Trees, payload: Payload, wanted: Limits, *, prepared: bool) -> list[Problem]:
-    """Before anything of it runs; `prepared`: its directories were a slot's. What the kernel has
-    made something else of. Raises StartFailed.
+    """Before anything of it runs; `prepared`: it has what is the default already. What the kernel
+    has made something else of. Raises StartFailed.
     """
     writes = wanted.writes
-    if prepared and _on_first(trees, _PIDS.controller):
+    if prepared:
         writes = tuple(write for write in writes if write.origin != DEFAULT)
     try:
         done = tuple(writing.carry_out(trees, payload, writes))
@@ -107,7 +110,7 @@ def apply(trees: Trees, payload: Payload, wanted: Limits, *, prepared: bool) -> 
         write = error.write
         what = f"{write.key or write.file} = {write.value}"
         raise failed("limit", error, -1, write.origin, what=what) from None
-    if wanted.policy == devices.DEFAULT:
+    if wanted.policy == devices.DEFAULT and not prepared:
         restrict(payload, wanted)
     asked = [write for write in done if write.origin != DEFAULT]
     return problems_of(trees, payload, asked)
@@ -229,11 +232,6 @@ def problems_of(trees: Trees, payload: Payload, done: Iterable[Write]) -> list[P
         Problem("warning", write.origin, write.key, f"{write.file} says {said!r} now")
         for write, said in writing.differing(trees, payload, done)
     ]
-
-
-def _on_first(trees: Trees, controller: str) -> bool:
-    found = trees.having(controller)
-    return found is not None and found.version == 1
 
 
 def lines(settings: ContainerSettings) -> list[Line]:

@@ -80,6 +80,7 @@ class Prepared:
     child: Held
     channel: socket.socket
     slot: tree.Payload
+    limited: bool = False  # the slot has the limits already that are the default
 
 
 @dataclass(slots=True)
@@ -250,24 +251,27 @@ class Pool:
         slot = await asyncio.to_thread(tree.plan_slot, self.house.trees, name)
         self._slots[slot.mark] = slot
         procs: list[int] = []
+        limited = False
         try:
             if slot.directories:
                 try:
                     self._note()
                 except OSError as error:
                     raise errors.from_oserror(error, "writing the journal of slots") from None
-                await asyncio.to_thread(self._furnish, slot)
+                limited = await asyncio.to_thread(self._furnish, slot)
                 procs = tree.open_procs(self.house.trees, slot)
-            return await self._prepare(key, slot, procs)
+            found = await self._prepare(key, slot, procs)
+            found.limited = limited
+            return found
         except BaseException:
             await self._remove(slot)
             raise
         finally:
             kernel_fd.close_all(procs)
 
-    def _furnish(self, slot: tree.Payload) -> None:
+    def _furnish(self, slot: tree.Payload) -> bool:
         tree.make(self.house.trees, slot)
-        limiting.prepare(self.house.trees, slot)
+        return limiting.prepare(self.house.trees, slot)
 
     async def _prepare(self, key: _Key, slot: tree.Payload, procs: list[int]) -> Prepared:
         keeper = self.house.keeper

@@ -223,7 +223,10 @@ class _Start:
             self._claim(own, prepared)
         self._enter("limit", prepared.child)
         self._problems = limiting.apply(
-            self._house.trees, self._payloads[-1], self._limits, prepared=own is not None
+            self._house.trees,
+            self._payloads[-1],
+            self._limits,
+            prepared=own is not None and prepared.limited,
         )
         self._enter("resources", prepared.child)
         self._open_resources()
