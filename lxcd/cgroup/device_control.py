@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lxcd.cgroup import devices
 from lxcd.cgroup.device_program import assemble
+from lxcd.config.model import DEFAULT
 from lxcd.errors import FailedPrecondition
 from lxcd.kernel import bpf, libc
 from lxcd.kernel.fd import Fd
@@ -97,7 +98,7 @@ def _write(directory: str, rules: Iterable[Rule]) -> None:
                 os.write(file.fileno(), rule.text.encode())
         except OSError as error:
             number = error.errno or errno.EIO
-            if number == errno.EPERM and rule.allow and rule.origin == devices.BY_DEFAULT:
+            if number == errno.EPERM and rule.allow and rule.origin == DEFAULT:
                 # lxcd itself may not use it, in a container of somebody's: nor may what is in here.
                 continue
             refused = RuleRefusedError(number, os.strerror(number), f"{path}: {rule.text}")

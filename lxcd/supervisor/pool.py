@@ -260,9 +260,7 @@ class Pool:
                     raise errors.from_oserror(error, "writing the journal of slots") from None
                 limited = await asyncio.to_thread(self._furnish, slot)
                 procs = tree.open_procs(self.house.trees, slot)
-            found = await self._prepare(key, slot, procs)
-            found.limited = limited
-            return found
+            return await self._prepare(key, slot, procs, limited=limited)
         except BaseException:
             await self._remove(slot)
             raise
@@ -273,7 +271,9 @@ class Pool:
         tree.make(self.house.trees, slot)
         return limiting.prepare(self.house.trees, slot)
 
-    async def _prepare(self, key: _Key, slot: tree.Payload, procs: list[int]) -> Prepared:
+    async def _prepare(
+        self, key: _Key, slot: tree.Payload, procs: list[int], *, limited: bool = False
+    ) -> Prepared:
         keeper = self.house.keeper
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
@@ -286,7 +286,7 @@ class Pool:
         except BaseException:
             ours.close()
             raise
-        prepared = Prepared(child, ours, slot)
+        prepared = Prepared(child, ours, slot, limited)
         try:
             report = await reports.next_report(ours)
         except BaseException:
