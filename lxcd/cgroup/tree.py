@@ -391,6 +391,11 @@ def _enable_controllers(tree: Hierarchy, path: str) -> None:
     if not tree.controllers:
         return  # as beside version 1 mostly
     with contextlib.suppress(OSError):
+        # Where processes sit, the kernel takes those that divide threads, and turns whatever is
+        # below into a place where no process may be ("domain invalid", cgroups(7)). The root has
+        # no such rule, and no cgroup.type.
+        if os.path.exists(f"{path}/cgroup.type") and _words(f"{path}/cgroup.procs"):
+            return
         missing = _words(f"{path}/cgroup.controllers") - _words(f"{path}/cgroup.subtree_control")
         for controller in missing:
             with (
