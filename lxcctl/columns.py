@@ -35,7 +35,7 @@ class Column:
 def _traffic(
     title: str, word: str, value: Callable[[Usage], Value], spare: int, *, rate: bool
 ) -> Column:
-    width = 8 if rate else 7
+    width = 9 if rate else 7
     return Column(
         f"{title}/s" if rate else title, word, width, value, lambda u: _size(u, value), spare
     )

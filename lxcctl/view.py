@@ -37,7 +37,7 @@ _FAR = 1 << 16
 
 HELP = """\
 n name   c CPU   m memory   s swap   k kernel memory   p pids   u uptime
-b block io   t network traffic      sort by it; again, or r: the other way round
+b block io   t network traffic     sort by it; again, or r: the other way round
 a          since the start of each container, or per second
 + -        longer or shorter interval
 /          only names that contain what is typed next; Esc: all again

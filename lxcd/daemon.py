@@ -131,9 +131,10 @@ async def _serve(
         house.begin(networks.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave.set)
+        # First, so that lxcd is there for nobody if it fails.
+        scraping = await _scraping(settings, registry, statistics, events)
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
         side.listen()
-        scraping = await _scraping(settings, registry, statistics, events)
         _tell_start(events, paths)
         staying = tasks.create_task(keeper.stay())
         service.tell("READY=1")

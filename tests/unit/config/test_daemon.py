@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcd.config.daemon import (
     ContainerSettings,
+    Endpoint,
     Settings,
     SystemConfig,
+    endpoint,
     load_container_settings,
     load_settings,
     load_system,
@@ -51,6 +55,18 @@ def test_settings() -> None:
         "shutdown_timeout_seconds = -1",
         "shutdown_timeout_seconds = nan",
         "shutdown_timeout_seconds = inf",
+        "metrics_listen = 9100",
+        'metrics_listen = "9100"',
+        'metrics_listen = "0.0.0.0:9100"',
+        'metrics_listen = "[::]:9100"',
+        'metrics_listen = "192.0.2.1:9100"',
+        'metrics_listen = "localhost:9100"',
+        'metrics_listen = "127.0.0.1:65536"',
+        'metrics_listen = "127.0.0:9100"',
+        'metrics_listen = "127.0.0.1:9100\\n"',
+        'metrics_listen = "[::1%eth0]:9100"',
+        'metrics_listen = "unix:relative"',
+        f'metrics_listen = "unix:/{"x" * 107}"',
     ],
 )
 def test_bad_settings(line: str) -> None:
@@ -59,6 +75,32 @@ def test_bad_settings(line: str) -> None:
     assert [(p.severity, p.origin, p.key) for p in problems] == [
         ("error", "f:2", line.split(" ", maxsplit=1)[0])
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("127.0.0.1:9100", Endpoint(host="127.0.0.1", port=9100)),
+        ("127.3.2.1:1", Endpoint(host="127.3.2.1", port=1)),
+        ("[::1]:65535", Endpoint(host="::1", port=65535)),
+        ("unix:/run/lxcd/metrics.sock", Endpoint(path="/run/lxcd/metrics.sock")),
+    ],
+)
+def test_where_metrics_are(text: str, found: Endpoint) -> None:
+    assert endpoint(text) == found
+    settings_, problems = load_settings(f'metrics_listen = "{text}"'.encode(), "f")
+    assert (settings_.metrics_listen, problems) == (text, ())
+    assert load_settings(b'metrics_listen = ""', "f") == (Settings(), ())
+
+
+@STEADY
+@given(st.text(max_size=60) | st.from_regex(r"\A\[?[0-9.:]{1,15}\]?:[0-9]{1,6}\Z"))
+def test_metrics_stay_in_the_house(text: str) -> None:
+    try:
+        found = endpoint(text)
+    except ValueError:
+        return
+    assert found.path.startswith("/") or ipaddress.ip_address(found.host).is_loopback
 
 
 def test_unknown_setting_is_a_warning_and_the_rest_counts() -> None:

@@ -183,7 +183,7 @@ def test_help_and_usage(lxcctl: Lxcctl, argv: list[str], status: int) -> None:
 
 
 def test_misspelt_verb(lxcctl: Lxcctl) -> None:
-    assert "did you mean start?" in lxcctl("starrt").err
+    assert "did you mean start?" in lxcctl("satrt").err
 
 
 def test_version_is_the_project_s() -> None:

@@ -5,51 +5,25 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as read_openmetrics,
-)
-from prometheus_client.parser import text_string_to_metric_families
 
 from lxcd.rpc.metrics import Facts, Snapshot
 from lxcd.v1 import stats_pb2, types_pb2
+from tests.unit.rpc.sampled import full, read, read_openmetrics, text_of
 
+# The same examples every time, no file kept, and no clock to fail by on a busy machine.
+STEADY = settings(deadline=None, derandomize=True, database=None)
 FACTS = Facts("1.2.3", 41, {"running": 2, "stopped": 1})
 # What is told in another form, or follows from what is told.
 UNTOLD = {"name", "lxcpath", "time", "state", "effective_cpus"}
 
 
-def full(name: str = "001") -> stats_pb2.ContainerStats:
-    """One with a value in every field."""
-    message = stats_pb2.ContainerStats(
-        name=name, lxcpath="/var/lib/lxc", generation=3, state=types_pb2.STATE_FROZEN
-    )
-    message.uptime_usec = 12_500_000
-    for inner in (message.cpu, message.memory, message.pids):
-        for number, field in enumerate(inner.DESCRIPTOR.fields, 1):
-            if not field.is_repeated and field.name != "effective_cpus":
-                setattr(inner, field.name, number * 1_000_000)
-    message.cpu.per_cpu_usage_usec.extend([1_500_000, 0])
-    message.io.add(
-        major=8, device="sda", read_bytes=1, write_bytes=2, read_operations=3, write_operations=4
-    )
-    message.io.add(major=8, minor=16, read_bytes=5)
-    for pressure in (message.cpu_pressure, message.memory_pressure, message.io_pressure):
-        pressure.some.total_usec = 2_000_000
-        pressure.full.total_usec = 500_000
-    counters = {f.name: n for n, f in enumerate(types_pb2.NetworkCounters.DESCRIPTOR.fields, 1)}
-    message.network.add(interface="eth0", counters=counters)
-    return message
-
-
 def told(*stats: stats_pb2.ContainerStats) -> dict[str, dict[tuple[str, ...], float]]:
     """Values by the name of the sample, then by the labels but those of the container."""
-    text = generate_latest(Snapshot(stats, FACTS)).decode()
+    text = text_of(Snapshot(stats, FACTS))
     found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in read(text):
         for sample in family.samples:
             labels = {k: v for k, v in sample.labels.items() if k not in {"name", "lxcpath"}}
             values = found.setdefault(sample.name, {})
@@ -99,18 +73,20 @@ def test_what_is_absent_is_absent() -> None:
         "lxcd_container_uptime_seconds",
         "lxcd_container_generation",
     }
-    zero = stats_pb2.ContainerStats(name="001", cpu={"usage_usec": 0})
+    zero = stats_pb2.ContainerStats(name="001", cpu=stats_pb2.CpuStats(usage_usec=0))
     assert told(zero)["lxcd_container_cpu_usage_seconds_total"] == {("001",): 0.0}
     assert told()["lxcd_containers"]
 
 
 def test_openmetrics() -> None:
-    text = openmetrics.generate_latest(Snapshot([full(), full("002")], FACTS)).decode()
+    snapshot = Snapshot([full(), full("002")], FACTS)
+    text = text_of(snapshot, "application/openmetrics-text; version=1.0.0")
     families = {family.name: family for family in read_openmetrics(text)}
     assert families["lxcd_container_cpu_usage_seconds"].type == "counter"
     assert families["lxcd_container_memory_limit_bytes"].type == "gauge"
 
 
+@STEADY
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_whatever_a_container_calls_things(text: str) -> None:
     message = full()
@@ -123,8 +99,8 @@ def test_whatever_a_container_calls_things(text: str) -> None:
 
 def test_names_by_the_conventions() -> None:
     """Those that Prometheus' own `promtool check metrics` asks for."""
-    text = generate_latest(Snapshot([full()], FACTS)).decode()
-    for family in text_string_to_metric_families(text):
+    text = text_of(Snapshot([full()], FACTS))
+    for family in read(text):
         assert family.documentation, family.name
         assert re.fullmatch(r"lxcd_[a-z_]+", family.name)
         assert not re.search(
