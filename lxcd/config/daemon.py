@@ -75,6 +75,7 @@ class ContainerSettings:
     # What is filtered of what a device sends into a managed network, by its number; all else.
     filters: Mapping[int, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits = field(default_factory=Limits)
+    text: bytes = field(default=b"", compare=False)  # all of it
 
 
 # lxc.system.conf(5); the storage and cgroup keys of it do not concern lxcd.
@@ -164,7 +165,7 @@ def load_container_settings(
                 _problem("error", data, origin, name or key, why) for name, why in troubled
             ]
     found = ContainerSettings(
-        MappingProxyType(labels), image, leading, MappingProxyType(filters), limited
+        MappingProxyType(labels), image, leading, MappingProxyType(filters), limited, data
     )
     return found, tuple(problems)
 

@@ -29,7 +29,7 @@ from lxcd.supervisor import (
     stopping,
 )
 from lxcd.supervisor.changes import Changes
-from lxcd.supervisor.definition import ConfigFile, Definition, read_text
+from lxcd.supervisor.definition import ConfigFile, Definition, from_texts, read_text, texts_of
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Exit, State
 
@@ -264,8 +264,10 @@ class Container(Changes):
         compiled = self.compile(definition, request, given)
         devices = nics.wanted(definition.config, self.lxcpath, self.name)
         self.forget_output()
-        text = None
-        if not self.defined:
+        text = running = None
+        if self.defined:
+            running = texts_of(definition, request.defines)
+        else:
             text = definition.text.decode(errors="surrogateescape")
         before = self.record
         record = before.but(
@@ -276,6 +278,7 @@ class Container(Changes):
             transient_dir=transient_dir,
             exit=before.exit,
             intent=None,
+            running=running,
             nics=(),
             device_nodes=(),
             oom_kills=0,
@@ -360,7 +363,8 @@ class Container(Changes):
             if freezer.is_frozen(self.payload):
                 self.state = State.FROZEN
         with contextlib.suppress(errors.LxcdError):
-            self.running = self.definition()
+            texts = record.running
+            self.running = from_texts(texts, self.file.path) if texts else self.definition()
             consolelog.keep(self._house, self, child, self.running.config)
         child.on_exit = self._on_exit
         self._house.addresses.begin(self, child)

@@ -7,7 +7,7 @@ counts at the next command.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from lxcd import errors
 from lxcd.config import check, loader, reader
 from lxcd.config.daemon import ContainerSettings, load_container_settings
 from lxcd.supervisor import limiting
+from lxcd.supervisor.records import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,21 @@ def _definition(
     limits = limiting.of(config, settings)
     found = (*check.check(config), *problems, *limits.problems)
     return Definition(text, origin, config, found, settings, limits)
+
+
+def texts_of(definition: Definition, defines: tuple[tuple[str, str], ...]) -> Texts:
+    """For the record."""
+    config = definition.text.decode(errors="surrogateescape")
+    return Texts(config, definition.settings.text.decode(errors="surrogateescape"), defines)
+
+
+def from_texts(texts: Texts, origin: str) -> Definition:
+    """What `texts_of` made."""
+    beside = texts.settings.encode(errors="surrogateescape")
+    settings, problems = load_container_settings(beside, SETTINGS_NAME)
+    config = texts.config.encode(errors="surrogateescape")
+    found = read_text(config, origin, texts.defines, settings)
+    return replace(found, problems=(*found.problems, *problems))
 
 
 class ConfigFile:

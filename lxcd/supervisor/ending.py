@@ -89,6 +89,7 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
         pid=0,
         cgroups={},
         cgroups_made=(),
+        running=None,
         nics=(),
         device_rules=None,
         device_nodes=(),

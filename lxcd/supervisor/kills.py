@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lxcd.cgroup.kmsg import Victim
 
-# How long after the count the name may come: the kernel writes it next, but may be interrupted.
-NAME_SECONDS = 0.25
+# How long after the count the name may come: the kernel writes it next, but as a process of the
+# container, which may get as little time of a cpu as its limits say.
+NAME_SECONDS = 2.0
 _WAITING = 1000
 
 

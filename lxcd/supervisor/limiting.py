@@ -19,7 +19,7 @@ from lxcd.kernel import libc
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from lxcd.cgroup.devices import Policy, Rule
     from lxcd.cgroup.tree import Payload, Trees
@@ -117,12 +117,19 @@ def apply(trees: Trees, payload: Payload, wanted: Limits, *, prepared: bool) -> 
 
 
 def change(
-    trees: Trees, payload: Payload, was: Limits, becomes: Limits, *, added: Iterable[Rule] = ()
+    trees: Trees,
+    payload: Payload,
+    was: Limits,
+    becomes: Limits,
+    *,
+    asked: Collection[str] = (),
+    added: Iterable[Rule] = (),
 ) -> list[Problem]:
     """Give what runs other limits and device rules (beside those of nodes that were `added` to it):
-    all or none. What the kernel has made something else of. Raises FailedPrecondition.
+    all or none. Of the keys `asked` also what is the same: others may have written there since.
+    What the kernel has made something else of. Raises FailedPrecondition.
     """
-    wanted = _differences(trees, payload, was.writes, becomes.writes)
+    wanted = _differences(trees, payload, was.writes, becomes.writes, asked)
     before = writing.state(trees, payload, wanted)
     for write in wanted:
         _require_room(trees, payload, write)
@@ -139,12 +146,20 @@ def change(
 
 
 def _differences(
-    trees: Trees, payload: Payload, was: Iterable[Write], becomes: Iterable[Write]
+    trees: Trees,
+    payload: Payload,
+    was: Iterable[Write],
+    becomes: Iterable[Write],
+    asked: Collection[str],
 ) -> list[Write]:
     """What has to be written. A limit that is gone becomes what a new directory has."""
     old = {place(write): write for write in was}
     new = {place(write): write for write in becomes}
-    found = [write for key, write in new.items() if key not in old or old[key].value != write.value]
+    found = [
+        write
+        for key, write in new.items()
+        if key not in old or old[key].value != write.value or write.key in asked
+    ]
     for key, write in old.items():
         if key not in new:
             found.append(replace(write, value=_unlimited(trees, payload, write)))

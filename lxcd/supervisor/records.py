@@ -40,6 +40,15 @@ class Request:
     defines: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a container that is defined runs with: its files may say something else by now."""
+
+    config: str
+    settings: str  # of the `lxcd.toml` beside it
+    defines: tuple[tuple[str, str], ...] = ()
+
+
 class Deed(enum.Enum):
     """What is done to a container that is more than one system call."""
 
@@ -83,6 +92,7 @@ class Record:
     cgroups: dict[str, str] = field(default_factory=dict[str, str])
     cgroups_made: tuple[str, ...] = ()
     cgroups_mark: str = ""
+    running: Texts | None = None
     nics: tuple[Wired, ...] = ()
     # Rules about devices that it was started with, as `cgroup.devices` writes them (None: those
     # that are the default), and nodes that it was given since.
@@ -199,6 +209,10 @@ def _record(data: dict[str, Any]) -> Record:
         data["device_rules"] = tuple(data["device_rules"])
     if data["capabilities"] is not None:
         data["capabilities"] = tuple(data["capabilities"])
+    texts: dict[str, Any] | None = data.pop("running", None)  # an older lxcd kept none
+    if texts is not None:
+        texts["defines"] = tuple((str(key), str(value)) for key, value in texts["defines"])
+        data["running"] = Texts(**texts)
     how = None
     if ended is not None:
         ended["cause"] = Cause(ended["cause"])

@@ -7,7 +7,6 @@ the file is not either.
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,21 @@ from lxcd.config import limits as sugar
 from lxcd.config import loader, reader, writer
 from lxcd.config.daemon import load_container_settings
 from lxcd.supervisor import limiting
-from lxcd.supervisor.definition import SETTINGS_NAME, ConfigFile, Definition, read_text
+from lxcd.supervisor.definition import (
+    SETTINGS_NAME,
+    ConfigFile,
+    Definition,
+    read_text,
+    texts_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lxcd.config.model import Problem
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.house import House
+    from lxcd.supervisor.records import Texts
 
 _SUGAR = "limits."
 _LIVE = (_SUGAR, "lxc.cgroup.", "lxc.cgroup2.")
@@ -100,15 +108,18 @@ def _update(
     after = _read(texts, before.origin)
     _require_no_worse(before, after)
     running = container.running if change.live else None
+    keys = {key for key, _ in change.changes}
     live: Definition | None = None
+    begun = container.record.running
+    defines: tuple[tuple[str, str], ...] = ()
     if running is not None:
-        live = _live_of(container, running, change)
+        live, defines = _live_of(container, running, change)
         _require_no_worse(running, live)
     if validate_only:
         return after, ()
     problems: tuple[Problem, ...] = ()
     if live is not None and running is not None:
-        problems = _change_running(house, container, running, live)
+        problems = _change_running(house, container, live, texts_of(live, defines), keys)
     if change.saved:
         try:
             if texts.settings != old.settings:
@@ -117,7 +128,7 @@ def _update(
                 container.file.write(texts.config)
         except errors.LxcdError:
             if live is not None and running is not None:
-                _change_running(house, container, live, running)
+                _change_running(house, container, running, begun, keys)
             raise
     return after, problems
 
@@ -175,25 +186,40 @@ def _require_no_worse(before: Definition, after: Definition) -> None:
         )
 
 
-def _live_of(container: Container, running: Definition, change: Change) -> Definition:
+def _live_of(
+    container: Container, running: Definition, change: Change
+) -> tuple[Definition, tuple[tuple[str, str], ...]]:
     """What runs, changed. What its start was told beside the file counts on, but for these keys."""
     keys = {key for key, _ in change.changes}
-    defines = tuple(one for one in container.record.request.defines if one[0] not in keys)
-    path = os.path.join(container.directory, SETTINGS_NAME)
-    texts = _edited(_Texts(running.text, _settings_text(path)), change)
-    return _read(texts, running.origin, defines)
+    begun = container.record.running
+    told = begun.defines if begun is not None else container.record.request.defines
+    defines = tuple(one for one in told if one[0] not in keys)
+    settings = running.settings.text.decode(errors="replace")
+    texts = _edited(_Texts(running.text, settings), change)
+    return _read(texts, running.origin, defines), defines
 
 
 def _change_running(
-    house: House, container: Container, was: Definition, becomes: Definition
+    house: House,
+    container: Container,
+    becomes: Definition,
+    texts: Texts | None,
+    keys: Collection[str],
 ) -> tuple[Problem, ...]:
     """Raises an LxcdError."""
+    if container.running is None:
+        raise errors.Internal("a change of what does not run")
     record = container.record
-    nodes = [node.rule for node in record.device_nodes]
-    found = limiting.change(house.trees, container.payload, was.limits, becomes.limits, added=nodes)
+    found = limiting.change(
+        house.trees,
+        container.payload,
+        container.running.limits,
+        becomes.limits,
+        asked=keys,
+        added=[node.rule for node in record.device_nodes],
+    )
     container.running = becomes
     rules = limiting.rules_kept(becomes.limits)
-    if rules != record.device_rules:
-        container.record = record.but(device_rules=rules)
-        container.write_record()
+    container.record = record.but(device_rules=rules, running=texts)
+    container.write_record()
     return tuple(found)

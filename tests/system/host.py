@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -86,7 +87,8 @@ class Api:
 class Host:
     """A machine with lxcd on it. `start_daemon` first; `close` at the end stops all and tells what was left over."""
 
-    def __init__(self) -> None:
+    def __init__(self, trees: Sequence[str] = ()) -> None:
+        """Of the host's cgroup trees it has `trees`, as `unified`, or all."""
         # Not pytest's tmp_path: mapped users must get through to a root file system, and socket paths are short.
         self.root = Path(tempfile.mkdtemp(prefix=ledger.HOST_PREFIX))
         self.root.chmod(0o755)
@@ -118,7 +120,7 @@ class Host:
         self.module = "lxcd"  # a test may start one with more doors
         self._final_log = ""
         self._apis: list[Api] = []
-        self.machine = Machine(self.root)
+        self.machine = Machine(self.root, trees)
 
     # lxcd
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,42 @@ from tests.system.machine import until
 # It takes memory until it is killed, and never waits for anything.
 HOG = "tail /dev/zero"
 LIMIT_BYTES = 32 << 20
+# Word for word.
+ARTICLE = """\
+# resource allocations
+lxc.cgroup.cpuset.cpus = 0
+        # CPU0
+lxc.cgroup.cpu.shares = 512
+        # Half of default
+lxc.cgroup.memory.limit_in_bytes = 268435456
+        # 256MB
+lxc.cgroup.memory.memsw.limit_in_bytes = 536870912
+        # 512MB
+
+# device access list
+lxc.cgroup.devices.deny = a *:* rwm
+        # deny all
+lxc.cgroup.devices.allow = c 1:3 rwm
+        # null
+lxc.cgroup.devices.allow = c 1:5 rwm
+        # zero
+lxc.cgroup.devices.allow = c 5:1 rwm
+        # console
+lxc.cgroup.devices.allow = c 5:0 rwm
+        # tty
+lxc.cgroup.devices.allow = c 4:* rwm
+        # tty*
+lxc.cgroup.devices.allow = c 1:9 rwm
+        # urandom
+lxc.cgroup.devices.allow = c 1:8 rwm
+        # random
+lxc.cgroup.devices.allow = c 5:2 rwm
+        # ptmx
+lxc.cgroup.devices.allow = c 136:* rwm
+        # pts/*
+lxc.cgroup.devices.allow = c 254:0 rwm
+        # rtc0
+"""
 
 
 def limit_memory(made: Box, size: int = LIMIT_BYTES) -> None:
@@ -34,14 +70,16 @@ def limit_processes(made: Box, count: int) -> None:
 
 
 @contextmanager
-def waiting(host: Host, root: Path, name: str, script: str, **options: Any) -> Iterator[Box]:
+def waiting(
+    host: Host, root: Path, name: str, script: str, lines: Sequence[str] = (), **options: Any
+) -> Iterator[Box]:
     """A container whose shell does this; `cat /mnt/NUMBER` in it waits for `go`."""
     share = host.root / "share" / name
     share.mkdir(parents=True)
     for number in range(3):
         os.mkfifo(share / str(number))
     line = f"lxc.mount.entry = {share} mnt none bind 0 0"
-    with defined(host, application(host, root, name, line), name) as made:
+    with defined(host, application(host, root, name, line, *lines), name) as made:
         made.start("/bin/sh", "-c", script, **options)
         yield made
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,24 @@ ip link set lo up
 for name in fs/cgroup kernel/security fs/bpf; do
   mountpoint -q "/sys/$name" || continue
   mkdir -p "$1/$name"
-  mount --rbind "/sys/$name" "$1/$name"
   kept="$kept $name"
+  if [ "$name" != fs/cgroup ] || [ -z "$2" ]; then
+    mount --rbind "/sys/$name" "$1/$name"
+    continue
+  fi
+  mount -t tmpfs -o mode=755 cgroup "$1/$name"
+  for tree in $2; do
+    mkdir "$1/$name/$tree"
+    mount --bind "/sys/$name/$tree" "$1/$name/$tree"
+  done
+  # Of this namespace alone: those below a new /sys would still be in its list of mounts.
+  umount --recursive --lazy "/sys/$name"
 done
 mount -t sysfs sysfs /sys
 for name in $kept; do
   mount --move "$1/$name" "/sys/$name"
 done
-shift
+shift 2
 exec "$@"
 """
 
@@ -58,7 +68,8 @@ def until(condition: Callable[[], bool], what: str, deadline: float | None = Non
 class Machine:
     """Boot it, `spawn` on it, `halt` it. Not for more than one thread."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, trees: Sequence[str] = ()) -> None:
+        """Of the host's cgroup trees it has `trees`, as `unified`, or all."""
         scratch = root / "sys"
         scratch.mkdir()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -68,7 +79,7 @@ class Machine:
             self._init = subprocess.Popen(
                 [
                     *("unshare", "--net", "--mount", "--propagation", "private", "--"),
-                    *("sh", "-c", _SETUP, "sh", str(scratch)),
+                    *("sh", "-c", _SETUP, "sh", str(scratch), " ".join(trees)),
                     *(sys.executable, "-I", "-S", str(_INIT), str(theirs.fileno())),
                 ],
                 stdin=subprocess.DEVNULL,
