@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
+_NAME_PAUSE_SECONDS = 0.05
 # The bell of version 1 rings before the kill; where the log does not tell, it is looked for then.
 _AFTER_SECONDS = (0.3, 2.0)
 # A kill so long before its end may be why a container ended.
@@ -158,7 +159,7 @@ class Alarms:
             if not life.kills.waiting:
                 break
             # The kernel writes the name next.
-            await asyncio.sleep(NAME_SECONDS / 5)
+            await asyncio.sleep(_NAME_PAUSE_SECONDS)
         self._tell_kills(life, last=True)
         self._tell_hits(life, counts, last=True)
         self.end(container)

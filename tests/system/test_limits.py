@@ -80,8 +80,10 @@ def test_devices_of_the_article(limited: Box) -> None:
         limited.sh(OPEN.format(f"/dev/{name}"))
     # A terminal of its own, and the name by which whoever sits at it may open it.
     script = f"{OPEN.format('/dev/tty')} && touch /tmp/opened"
-    sessions.create(limited, "/bin/sh", "-c", script, tty=True)
-    until(lambda: limited.run("/bin/test", "-e", "/tmp/opened").exit.code == 0, "it opens /dev/tty")
+    made = sessions.create(limited, "/bin/sh", "-c", script, tty=True)
+    attached = sessions.attach(limited.api, made.id, role=sessions.CONTROLLER)
+    assert attached.to_the_end().exit.code == 0, attached.data
+    limited.sh("test -e /tmp/opened")
     for name in ("sda", "vda"):
         assert "not permitted" in limited.sh(f"{OPEN.format(f'/mnt/{name}')}; true")
     assert "not permitted" in limited.sh("mknod /tmp/made b 8 0 2>&1; true")
