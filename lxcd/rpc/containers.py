@@ -408,7 +408,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             actor = self._registry.get(request.lxcpath, request.name)
             actor.require_running()
             if not request.validate_only:
-                actor.send_signal(request.signal)
+                await freezing.send_signal(actor, request.signal)
             return pb.SignalContainerResponse()
 
         return await self._replays.once(request, work)

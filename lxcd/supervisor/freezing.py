@@ -1,7 +1,11 @@
-"""Freezing a container, and letting it go on. The caller holds its lock."""
+"""Freezing a container, and letting it go on: the caller holds its lock. Signals to what may be
+frozen.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -40,3 +44,14 @@ async def thaw(container: Container) -> None:
     if container.state is State.FROZEN:
         container.set_state(State.THAWED)
         container.set_state(State.RUNNING)
+
+
+async def send_signal(container: Container, number: int) -> None:
+    """Send a signal to init. What is frozen hears it when it goes on; SIGKILL does not wait for
+    that: version 2 ends what is frozen (cgroup-v2.rst), version 1 has to let it go.
+    """
+    container.send_signal(number)
+    if number == signal.SIGKILL and container.state in (State.FREEZING, State.FROZEN):
+        # It may end right now.
+        with contextlib.suppress(OSError, errors.LxcdError):
+            await freezer.freeze(container.payload, frozen=False)

@@ -987,6 +987,8 @@ Global___ThawContainerResponse: _TypeAlias = ThawContainerResponse  # noqa: Y015
 
 @_typing.final
 class SignalContainerRequest(_message.Message):
+    """What is frozen hears a signal when it is thawed; SIGKILL ends it at once."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int

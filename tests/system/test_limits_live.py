@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def test_all_or_none(running: Box) -> None:
     before, saved = [value(running, path) for path in watched], files(running)
     changes = ((PIDS, "99"), ("lxc.cgroup.cpu.shares", "256"), (MEMORY, "16M"))
     for scope in (LIVE, BOTH):
-        assert refused(lambda: update(running, scope, *changes)).reason == "LIMIT_BELOW_USE"
+        error = refused(partial(update, running, scope, *changes))
+        assert error.reason == "LIMIT_BELOW_USE"
         assert [value(running, path) for path in watched] == before
         assert files(running) == saved
     # What only the kernel knows to be wrong, behind what it has taken already.
