@@ -4,7 +4,7 @@
     options     what was asked for
     warden      gives the run a network and mounts of its own; ends and removes whatever it leaves
     inside      the run itself, in there: one stage after the other
-    starts, runs, execs, memory, restart   the stages
+    starts, runs, execs, networks, memory, restart, statistics, bombs   the stages
     daemon, stock, floor, others    the contestants; floor.c is the measuring rod
     shape       whether what they started is the same
     containers  root file systems and configurations

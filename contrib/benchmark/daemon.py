@@ -110,6 +110,13 @@ class Client:
         request = container_pb2.StopContainerRequest(name=name, kill=True)
         self._container.StopContainer(request, timeout=DEADLINE_SECONDS)
 
+    def get(self, name: str) -> container_pb2.Container:
+        """One of them."""
+        found: container_pb2.Container = self._container.GetContainer(
+            container_pb2.GetContainerRequest(name=name), timeout=DEADLINE_SECONDS
+        )
+        return found
+
     def containers(self) -> list[container_pb2.Container]:
         """All of them."""
         request = container_pb2.ListContainersRequest(page_size=1000)

@@ -25,11 +25,15 @@ STATS_FIRST = "lxcd, API: the first GetStats of all"
 STATS_STOCK = "stock LXC: lxc-info -S of as many"
 STATS_STREAM = "lxcd: StreamStats of all, each second"
 STATS_IDLE = "lxcd and lxcd-keeper, nobody asks"
+BOMB_CALLS = "lxcd, API: GetContainer of another, 99 of 100"
+BOMB_OWN_CALLS = "lxcd, API: GetContainer of the bomb, 99 of 100"
+BOMB_END = "lxcd, API: StopContainer that kills, until it is gone"
 
 PRIVILEGED = "privileged"
 UNPRIVILEGED = "unprivileged"
 
 MILLISECONDS = "ms"
+SECONDS = "s"
 MEGABYTES = "MB"
 CORE_SHARE = "% of a core"
 
@@ -112,6 +116,9 @@ TARGETS = (
     Target("statistics", STATS_CALL, STATS_STOCK, 0.1),
     Target("statistics", STATS_STREAM, "", 10.0, CORE_SHARE),
     Target("statistics", STATS_IDLE, "", 0.0, CORE_SHARE),
+    Target("bomb", BOMB_CALLS, "", 250.0, MILLISECONDS),
+    Target("bomb", BOMB_OWN_CALLS, "", 250.0, MILLISECONDS),
+    Target("bomb", BOMB_END, "", 5.0, SECONDS),
 )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from contrib.benchmark import (
+    bombs,
     containers,
     execs,
     facts,
@@ -113,6 +114,9 @@ def _stages(run: _Run) -> None:
     if "statistics" in wanted:
         with run.daemon("watched") as daemon:
             _statistics(run, daemon)
+    if "bomb" in wanted:
+        with run.daemon("bombs") as daemon:
+            _bombs(run, daemon)
 
 
 def _starts(run: _Run, daemon: Daemon, kind: containers.Kind) -> None:
@@ -245,6 +249,14 @@ def _statistics(run: _Run, daemon: Daemon) -> None:
         few = min(wanted.stock_containers, statistics.FEW)
         _say(f"statistics: {few} containers under stock LXC")
         run.add(statistics.under_stock(run.stock, kind, run.token, few, wanted.watched))
+
+
+def _bombs(run: _Run, daemon: Daemon) -> None:
+    wanted = run.wanted
+    for kind in run.kinds:
+        _say(f"bomb, {kind.name}: {wanted.bomb_processes} processes, {wanted.bomb_calls} calls")
+        found = bombs.burn(daemon, kind, run.token, wanted.bomb_processes, wanted.bomb_calls)
+        run.add(found)
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 STAGES = (
     *("start", "burst", "run", "exec", "stream", "flood", "network"),
-    *("memory", "restart", "statistics"),
+    *("memory", "restart", "statistics", "bomb"),
 )
 
 _DESCRIPTION = """\
@@ -29,6 +29,7 @@ stages:
   restart  SIGKILL lxcd with containers running; until a new one lists them all
   statistics
            ask what many containers use, once and every second; what they cost when nobody asks
+  bomb     a fork bomb at its limit: how long calls take meanwhile, and until it is ended
 """
 
 
@@ -47,6 +48,8 @@ class Options:
     applications: int = 50
     watched: int = 500
     watched_seconds: float = 10.0
+    bomb_processes: int = 512
+    bomb_calls: int = 200
     pause_seconds: float = 0.1
 
 
@@ -61,6 +64,8 @@ QUICK = Options(
     applications=5,
     watched=10,
     watched_seconds=2.0,
+    bomb_processes=64,
+    bomb_calls=20,
     pause_seconds=0.05,
 )
 

@@ -28,6 +28,7 @@ _TITLES = {
     "memory": "memory of the supervisor",
     "restart": "SIGKILL of lxcd with containers running, and started again",
     "statistics": "what many containers use",
+    "bomb": "a fork bomb at its limit of processes",
 }
 # What the column of ratios compares with.
 _OURS = {"start": LXCD, "burst": LXCD, "run": LXCD, "exec": LXCD, "memory": LXCD_GROWTH}

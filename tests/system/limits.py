@@ -16,6 +16,8 @@ from tests.system.machine import until
 # It takes memory until it is killed, and never waits for anything.
 HOG = "tail /dev/zero"
 LIMIT_BYTES = 32 << 20
+# A shell gives up when it cannot fork; these do not.
+BOMB = """for i in 1 2 3 4; do awk 'BEGIN { while (1) system("sleep 100000 &") }' & done"""
 # Word for word.
 ARTICLE = """\
 # resource allocations

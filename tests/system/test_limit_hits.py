@@ -12,12 +12,10 @@ from lxcd.v1 import types_pb2
 from tests.system.boxes import defined
 from tests.system.calls import application, events, get, idle
 from tests.system.host import Host
-from tests.system.limits import go, limit_memory, limit_processes, waiting
+from tests.system.limits import BOMB, go, limit_memory, limit_processes, waiting
 from tests.system.machine import until
 
 HIT = "container.limit_hit"
-# A shell gives up when it cannot fork; these do not.
-BOMB = """for i in 1 2 3 4; do awk 'BEGIN { while (1) system("sleep 100000 &") }' & done"""
 
 
 def hits(host: Host, name: str, limit: str) -> list[Any]:

@@ -17,7 +17,7 @@ from tests.system import ledger, roots, sessions
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, defined
 from tests.system.calls import IDLE, application, events, idle
 from tests.system.host import Host
-from tests.system.limits import ARTICLE, go, told, waiting
+from tests.system.limits import ARTICLE, BOMB, go, told, waiting
 from tests.system.machine import DEADLINE, until
 
 KILLED = "container.oom_killed"
@@ -275,3 +275,22 @@ def test_a_plan_shows_limits_and_devices(shared_host: Host, busybox_root: Path) 
         request = container_pb2.PlanContainerRequest(name="planned")
         reply: Any = made.api.container.PlanContainer(request, timeout=DEADLINE)
         assert "config:" in str(reply)
+
+
+def test_a_fork_bomb_meets_its_limit(shared_host: Host, busybox_root: Path) -> None:
+    """What is asked meanwhile is answered, and it ends when it shall."""
+    host = shared_host
+    config = application(host, busybox_root, "bomb", "lxc.cgroup2.pids.max = 512")
+    with idle(host, busybox_root, "beside") as beside, defined(host, config, "bomb") as made:
+        made.start(*IDLE, system=True)
+        cgroups = list(made.info().cgroups.values())
+        made.run("/bin/sh", "-c", f"({BOMB}) 2>/dev/null >/dev/null </dev/null &")
+        until(lambda: text(made, "pids", "pids.events") != "max 0", "it wants more than it may")
+        for _ in range(200):
+            assert beside.info().state == made.info().state == types_pb2.STATE_RUNNING
+        assert int(text(made, "pids", "pids.current")) <= 512
+        assert beside.sh("echo on") == "on"
+        host.ctl("stop", "--kill", "bomb")
+        assert not [path for path in cgroups if os.path.exists(path)]
+        assert beside.info().state == types_pb2.STATE_RUNNING
+        made.start(*IDLE)
