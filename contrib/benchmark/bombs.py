@@ -1,5 +1,5 @@
-"""Stage `bomb`: a container that forks as fast as it can, at its limit of processes; how lxcd answers
-meanwhile, and how long it takes to end that.
+"""Stage `bomb`: a container that forks as fast as it can, at its limit of processes. How lxcd
+answers meanwhile, and how long it takes to end that.
 """
 
 from __future__ import annotations

@@ -294,3 +294,30 @@ def test_a_fork_bomb_meets_its_limit(shared_host: Host, busybox_root: Path) -> N
         assert not [path for path in cgroups if os.path.exists(path)]
         assert beside.info().state == types_pb2.STATE_RUNNING
         made.start(*IDLE)
+
+
+def test_two_share_a_cpu(shared_host: Host, busybox_root: Path) -> None:
+    """One to two, of what both use together: others on that cpu take from both alike."""
+    host, burn = shared_host, ("/bin/sh", "-c", "while :; do :; done")
+
+    def config(name: str, shares: int) -> str:
+        lines = ("lxc.cgroup.cpuset.cpus = 0", f"lxc.cgroup.cpu.shares = {shares}")
+        return application(host, busybox_root, name, *lines)
+
+    with (
+        defined(host, config("half", 512), "half") as half,
+        defined(host, config("whole", 1024), "whole") as whole,
+    ):
+        files = []
+        for made in (half, whole):
+            made.start(*burn)
+            files.append(Path(made.info().cgroups["cpuacct"], "cpuacct.usage"))
+
+        def used(*before: int) -> list[int]:
+            return [int(f.read_text()) - b for f, b in zip(files, before or (0, 0), strict=True)]
+
+        before = used()
+        # By what they have used, not by the clock: it may take long on a busy machine.
+        until(lambda: sum(used(*before)) > 3_000_000_000, "both together have used three seconds")
+        small, large = used(*before)
+        assert 1.9 < large / small < 2.1, (small, large)

@@ -16,6 +16,7 @@ from tests.system import ledger, roots
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Refused, defined
 from tests.system.calls import IDLE, application, idle, refused
 from tests.system.host import Host
+from tests.system.limits import BOMB
 from tests.system.machine import DEADLINE, until
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -162,11 +163,8 @@ def test_a_fork_bomb_of_version_2(second: Host, busybox_root: Path, tmp_path: Pa
     root = roots.copy(busybox_root, tmp_path / "root")
     config = f"lxc.rootfs.path = {root}\nlxc.rootfs.options = idmap=container\n{IDMAP}"
     config += f"{KERNEL_MOUNTS}lxc.prlimit.nproc = 300\n"
-    bomb = (
-        """for i in 1 2 3 4; do awk 'BEGIN { while (1) system("sleep 100000 &") }' & done; wait"""
-    )
     with defined(second, config, "two") as made:
-        made.start("/bin/sh", "-c", f"{bomb} 2>/dev/null", system=True)
+        made.start("/bin/sh", "-c", f"({BOMB}; wait) 2>/dev/null", system=True)
         procs = Path(made.info().cgroups["unified"])
 
         def count() -> int:
