@@ -60,7 +60,7 @@ def limited(
         config += IDMAP + KERNEL_MOUNTS
     config += f"lxc.mount.entry = {nodes(host)} mnt none bind 0 0\n{ARTICLE}"
     with defined(host, config, "limited") as made:
-        made.start(*IDLE, system=True)
+        made.start(*IDLE)
         yield made
 
 

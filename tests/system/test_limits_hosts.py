@@ -107,7 +107,7 @@ def test_device_rules_by_a_program(
         config += IDMAP + KERNEL_MOUNTS
     config += "\n".join((disk(second), *RULES, ""))
     with defined(second, config, "two") as made:
-        made.start(*IDLE, system=True)
+        made.start(*IDLE)
 
         def obeyed() -> None:
             made.sh(ZERO)
@@ -235,7 +235,9 @@ def writable(host: Host, *, writable: bool, tree: str = "cpu") -> None:
     """In the machine's own mounts, and nowhere else."""
     assert os.readlink(f"/proc/{host.machine.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
     how = f"remount,bind,{'rw' if writable else 'ro'}"
-    host.machine.run("mount", "-o", how, str(CGROUPS / tree))
+    command = ("mount", "-o", how, str(CGROUPS / tree))
+    # EBUSY while anybody writes there: a child is being prepared.
+    until(lambda: host.machine.run(*command, check=False).returncode == 0, f"{tree} is {how}")
 
 
 def test_what_runs_on_a_cgroupfs_that_is_read_only(host: Host, busybox_root: Path) -> None:
