@@ -16,6 +16,8 @@ from lxcd.cgroup.tree import Payload
 from lxcd.cgroup.watch import Watch
 from lxcd.kernel import process
 
+pytestmark = pytest.mark.vm
+
 LIMIT_BYTES = 16 << 20
 EVENTS = "low 0\nhigh {high}\nmax {max}\noom 0\noom_kill {kills}\noom_group_kill 0\n"
 
@@ -95,7 +97,7 @@ def eat(payload: Payload) -> None:
     pid, pidfd = process.clone3(0)
     if pid == 0:
         with suppress(BaseException):
-            for path in payload.directories.values():
+            for path in map(payload.home, payload.directories):
                 Path(path, "cgroup.procs").write_text("0")
             taken = []
             while True:

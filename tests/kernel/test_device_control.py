@@ -23,6 +23,8 @@ from lxcd.kernel.fd import Fd
 from tests.device_rules import KINDS, MAJORS, MINORS, rule_lists
 from tests.kernel.forked import in_child
 
+pytestmark = pytest.mark.vm
+
 _TREES = tree.find_trees()
 _FIRST = next((t for t in _TREES.hierarchies if "devices" in t.options.split(",")), None)
 _TYPES = {"b": stat.S_IFBLK, "c": stat.S_IFCHR}

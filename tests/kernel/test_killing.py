@@ -14,6 +14,8 @@ from lxcd.cgroup import killing, tree
 from lxcd.cgroup.tree import Payload
 from lxcd.kernel import process, procfs
 
+pytestmark = pytest.mark.vm
+
 LIMIT = 300
 
 
@@ -35,16 +37,16 @@ def _limit(made: Payload) -> None:
             limit.write_text(str(LIMIT))
 
 
-def _enter(directories: dict[str, str]) -> None:
-    for path in directories.values():
-        Path(path, "cgroup.procs").write_text("0")
+def _homes(made: Payload) -> list[str]:
+    return [made.home(key) for key in made.directories]
 
 
-def _child(directories: dict[str, str], *, bomb: bool) -> int:
+def _child(homes: list[str], *, bomb: bool) -> int:
     pid, pidfd = process.clone3(0)
     if pid == 0:
         with suppress(BaseException):
-            _enter(directories)
+            for path in homes:
+                Path(path, "cgroup.procs").write_text("0")
             while not bomb:
                 signal.pause()
             while True:
@@ -68,7 +70,7 @@ def _versions(payload: Payload) -> list[dict[str, str]]:
 
 def test_a_fork_bomb_ends(payload: Payload) -> None:
     for directories in _versions(payload):
-        pid = _child(payload.directories, bomb=True)
+        pid = _child(_homes(payload), bomb=True)
         last = list(payload.directories.values())[-1]
         while len(killing.pids(last)) < LIMIT // 3:
             os.sched_yield()
@@ -80,7 +82,7 @@ def test_a_fork_bomb_ends(payload: Payload) -> None:
 def test_what_is_frozen_ends(payload: Payload) -> None:
     freezer = next((path for key, path in payload.directories.items() if "freezer" in key), None)
     for directories in _versions(payload):
-        pid = _child(payload.directories, bomb=False)
+        pid = _child(_homes(payload), bomb=False)
         place = freezer or payload.directories[""]
         while not all(pid in killing.pids(path) for path in payload.directories.values()):
             os.sched_yield()
@@ -108,7 +110,7 @@ def test_nobody_is_left_frozen(payload: Payload) -> None:
 
 
 def test_others_are_left_alone(payload: Payload) -> None:
-    pid = _child({}, bomb=False)
+    pid = _child([], bomb=False)
     try:
         assert killing.kill_all(payload.directories)
         assert procfs.status(pid).state != "Z"

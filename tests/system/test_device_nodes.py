@@ -19,6 +19,8 @@ from tests.system.calls import idle, refused
 from tests.system.host import Host
 from tests.system.machine import DEADLINE
 
+pytestmark = pytest.mark.vm
+
 BLOCK, CHARACTER = "/dev/loop5", "/dev/loop-control"
 # Opens, and does nothing else.
 READ = "dd if={} of=/dev/null count=0 2>&1"

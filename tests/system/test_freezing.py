@@ -19,6 +19,8 @@ from tests.system.host import Host
 from tests.system.limits import waiting
 from tests.system.machine import DEADLINE, until
 
+pytestmark = pytest.mark.vm
+
 FROZEN, RUNNING = types_pb2.STATE_FROZEN, types_pb2.STATE_RUNNING
 
 

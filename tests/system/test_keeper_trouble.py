@@ -226,7 +226,9 @@ def test_a_damaged_journal_of_ends(cold_host: Host, busybox_root: Path, damage: 
         journal.write_bytes(DAMAGES[damage](before))
         host.start_daemon()
         assert settled(host) == {made.name: "STOPPED", other.name: "RUNNING"}
-        if before.strip() in DAMAGES[damage](before).splitlines():
+        # Prepared children may have ended with lxcd, and stand there, too.
+        (end,) = (one for one in before.splitlines() if f'"pid": {pids[0]},'.encode() in one)
+        if end in DAMAGES[damage](before).splitlines():
             assert how(made) == ("code", 37, "CAUSE_SELF")
         else:
             assert how(made) == ("code", 0, "CAUSE_KEEPER_LOST")
@@ -292,8 +294,9 @@ def test_damaged_records_and_slots(
                 until(lambda: gone(lost), "it has ended")
             # Which directories were its own nobody knows any more.
             for top in sorted(left, reverse=True):
-                if os.path.isdir(top) and not Path(top, "cgroup.procs").read_text():
-                    os.rmdir(top)
+                for place in (Path(top, "inner"), Path(top)):
+                    if place.is_dir() and not (place / "cgroup.procs").read_text():
+                        place.rmdir()
             made.start(*IDLE)
         assert made.sh("echo on") == "on"
         in_order(host, host.keeper_pid)

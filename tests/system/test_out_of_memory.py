@@ -15,6 +15,8 @@ from tests.system.host import Host
 from tests.system.limits import HOG, LIMIT_BYTES, go, limit_memory, told, waiting
 from tests.system.machine import until
 
+pytestmark = pytest.mark.vm
+
 KILLED = "container.oom_killed"
 
 
