@@ -138,7 +138,7 @@ def test_descriptors_of_a_spawn_that_fails_are_closed(trees: Trees, unique: str)
         first = [hierarchy for hierarchy in trees.hierarchies if hierarchy.version == 1]
         last = (first or trees.hierarchies)[-1]
         opens = tree.open_procs if first else tree.open_unified
-        os.rmdir(made.directories[last.key])
+        os.rmdir(made.home(last.key))
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match=r"."):
             opens(trees, made)
