@@ -36,7 +36,7 @@ def test_the_victim_is_named(host: Host, busybox_root: Path) -> None:
         assert int(details["limit_bytes"]) == LIMIT_BYTES
         # Pages of its program are not all charged to its container.
         assert LIMIT_BYTES / 2 < int(details["resident_bytes"]) < 2 * LIMIT_BYTES
-        assert details["cgroup"].endswith("/lxc.payload.eater")
+        assert details["cgroup"].removesuffix("/inner").endswith("/lxc.payload.eater")
         assert "tail (pid " in event.message
         assert "a limit of 32 MiB" in event.message
         # Nobody else suffers, and it goes on itself.
