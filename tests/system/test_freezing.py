@@ -12,6 +12,7 @@ import pytest
 
 from lxcd.v1 import container_pb2 as pb
 from lxcd.v1 import stats_pb2, types_pb2
+from tests.stuck import stuck
 from tests.system import sessions
 from tests.system.boxes import Box, defined
 from tests.system.calls import application, events, get, idle, refused
@@ -63,6 +64,13 @@ def frozen(made: Box) -> bool:
     if "freezer" in cgroups:
         return Path(cgroups["freezer"], "freezer.state").read_text() == "FROZEN\n"
     return "frozen 1" in Path(cgroups["unified"], "cgroup.events").read_text()
+
+
+def homes(made: Box) -> list[str]:
+    """The cgroups in which its processes begin."""
+    tops = made.info().cgroups.values()
+    inner = {top: f"{top}/inner" for top in tops}
+    return [inner[top] if os.path.exists(inner[top]) else top for top in tops]
 
 
 def test_what_joined_freezes_too(shared_host: Host, busybox_root: Path) -> None:
@@ -251,3 +259,18 @@ def test_waiting_for_frost(shared_host: Host, busybox_root: Path) -> None:
         thaw(made)
         made.wait(RUNNING)
         made.stop(kill=True)
+
+
+@pytest.mark.long
+def test_what_cannot_be_frozen_goes_on(shared_host: Host, busybox_root: Path) -> None:
+    """One that waits for a file system is among them: after half a minute all go on."""
+    with idle(shared_host, busybox_root, "cold") as made, stuck(homes(made)):
+        done = shared_host.ctl("freeze", "cold", check=False)
+        assert done.returncode == 1
+        assert "not frozen in" in done.stderr
+        assert made.info().state == RUNNING
+        assert not frozen(made)
+        assert made.sh("echo on") == "on"
+        assert [event.state for event in events(made.api, "container.state", names=("cold",))][
+            -2:
+        ] == [types_pb2.STATE_FREEZING, RUNNING]
