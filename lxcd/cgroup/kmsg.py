@@ -63,7 +63,10 @@ class Victim:
     resident_bytes: int
     cgroup: str
     limit_cgroup: str = ""  # the one that was at its limit; empty if the host was out of memory
-    container_pid: int = 0  # as it was called inside, if somebody could still look
+    # If somebody could still look: as it was called inside, and its cgroup of version 2 where the
+    # log had none, which may be another one than memory's.
+    container_pid: int = 0
+    seen_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,8 +302,8 @@ class Alarms:
 
     def _victims(self, victim: Victim) -> _Life | None:
         """Whose a victim is. The log may not tell its cgroup, but always its number."""
-        if victim.cgroup:
-            return self._life_of(victim.cgroup)
+        if cgroup := victim.cgroup or victim.seen_in:
+            return self._life_of(cgroup)
         return self._by_init.get(victim.pid)
 
     def _life_of(self, cgroup: str) -> _Life | None:
@@ -414,9 +414,9 @@ def _looked_at(victim: Victim) -> Victim:
     """
     try:
         status = procfs.status(victim.pid)
-        cgroup = victim.cgroup or procfs.cgroups(victim.pid).get("", "")
+        cgroup = "" if victim.cgroup else procfs.cgroups(victim.pid).get("", "")
     except (OSError, ValueError):
         return victim
     if status.comm != kmsg.unescape(victim.name) or status.uid != victim.uid:
         return victim  # its number is another's by now
-    return replace(victim, cgroup=cgroup, container_pid=status.pids[-1])
+    return replace(victim, seen_in=cgroup, container_pid=status.pids[-1])

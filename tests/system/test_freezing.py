@@ -213,17 +213,14 @@ def test_what_is_frozen_stays_so_without_lxcd(shared_host: Host, busybox_root: P
         assert made.sh("echo on") == "on"
         # What somebody else has thawed meanwhile runs.
         freeze(made)
+        cgroups = made.info().cgroups
         shared_host.kill_daemon()
-        cgroups = made_cgroups(shared_host)
-        cgroups.write_text("THAWED" if cgroups.name == "freezer.state" else "0")
+        if "freezer" in cgroups:
+            Path(cgroups["freezer"], "freezer.state").write_text("THAWED")
+        else:
+            Path(cgroups["unified"], "cgroup.freeze").write_text("0")
         shared_host.start_daemon()
         assert made.info().state == RUNNING
-
-
-def made_cgroups(host: Host) -> Path:
-    first = Path("/sys/fs/cgroup/freezer/lxc.payload.cold/freezer.state")
-    second = Path("/sys/fs/cgroup/unified/lxc.payload.cold/cgroup.freeze")
-    return first if "freezer" in host.machine.run("ls", "/sys/fs/cgroup").stdout else second
 
 
 def test_what_a_frozen_container_uses_is_told(shared_host: Host, busybox_root: Path) -> None:

@@ -52,6 +52,11 @@ def text(made: Box, controller: str, file: str) -> str:
     return Path(cgroups.get(controller, cgroups["unified"]), file).read_text().strip()
 
 
+def payloads(name: str) -> list[str]:
+    """Cgroups of a container that bears a name of its own."""
+    return [path for path in ledger.cgroups() if f"payload.{name}" in path]
+
+
 def nodes(host: Host) -> Path:
     """A directory with block devices that nobody has taken away."""
     path = host.root / "nodes"
@@ -179,7 +184,8 @@ def test_what_is_wrong_is_told_with_its_line(
     shared_host: Host, busybox_root: Path, line: str
 ) -> None:
     host, (severity, word) = shared_host, WRONG[line]
-    config = application(host, busybox_root, "wrong", line)
+    name = f"wrong-{os.getpid()}"
+    config = application(host, busybox_root, name, line)
     number = config.splitlines().index(line) + 1
     done = host.ctl("config", "check", "--file", "-", input=config, check=False)
     (said,) = [row for row in done.stdout.splitlines() if "cgroup" in row]
@@ -187,19 +193,18 @@ def test_what_is_wrong_is_told_with_its_line(
     assert done.returncode == (1 if severity == "error" else 0)
     strict = host.ctl("config", "check", "--strict", "--file", "-", input=config, check=False)
     assert strict.returncode == 1
-    directory = host.lxcpath / "wrong"
+    directory = host.lxcpath / name
     directory.mkdir()
     (directory / "config").write_text(config)
-    before = set(ledger.cgroups())
     try:
-        started = host.ctl("start", "wrong", "--", *IDLE, check=False)
+        started = host.ctl("start", name, "--", *IDLE, check=False)
         assert (started.returncode != 0) == (severity == "error"), started.stderr
         if severity == "error":
             assert word in started.stderr
-            assert f"wrong/config:{number}" in started.stderr
-            assert not [path for path in set(ledger.cgroups()) - before if "wrong" in path]
+            assert f"{name}/config:{number}" in started.stderr
+            assert not payloads(name)
     finally:
-        host.ctl("delete", "--force", "wrong")
+        host.ctl("delete", "--force", name)
 
 
 # What only the kernel knows: there is no such disk.
@@ -207,10 +212,10 @@ REFUSED = "lxc.cgroup.blkio.throttle.read_bps_device = 999:999 1"
 
 
 def test_a_limit_that_the_kernel_refuses(shared_host: Host, busybox_root: Path) -> None:
-    line = REFUSED
-    config = application(shared_host, busybox_root, "refused", "lxc.cgroup.cpu.shares = 512", line)
+    name, line = f"refused-{os.getpid()}", REFUSED
+    config = application(shared_host, busybox_root, name, "lxc.cgroup.cpu.shares = 512", line)
     number = config.splitlines().index(line) + 1
-    with defined(shared_host, config, "refused") as made:
+    with defined(shared_host, config, name) as made:
         with pytest.raises(Refused) as caught:
             made.start(*IDLE)
         error = caught.value
@@ -220,11 +225,8 @@ def test_a_limit_that_the_kernel_refuses(shared_host: Host, busybox_root: Path) 
         assert error.metadata["errno"] == "ENODEV"
         assert error.metadata["syscall"] == "write"
         assert made.info().state == types_pb2.STATE_STOPPED
-        until(
-            lambda: not [path for path in ledger.cgroups() if path.endswith("payload.refused")],
-            "its cgroups are gone",
-        )
-        shared_host.ctl("config", "unset", "refused", line.partition(" ")[0])
+        assert not payloads(name)
+        shared_host.ctl("config", "unset", name, line.partition(" ")[0])
         made.start(*IDLE)
         assert text(made, "cpu", "cpu.shares") == "512"
 
