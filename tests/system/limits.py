@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.system.machine import until
 # It takes memory until it is killed, and never waits for anything.
 HOG = "tail /dev/zero"
 LIMIT_BYTES = 32 << 20
+_WINDOW_SECONDS = 6.0  # the kernel's clock and this one may differ a little
+_FEW = 4
 # A shell gives up when it cannot fork; these do not.
 BOMB = """for i in 1 2 3 4; do awk 'BEGIN { while (1) system("sleep 100000 &") }' & done"""
 # Word for word.
@@ -104,3 +107,30 @@ def told(host: Host, type_: str, name: str, count: int) -> list[Any]:
         until(lambda: number() >= count, f"{count} times {type_} of {name} are told")
         assert number() == count, found()
         return found()
+
+
+def names_are_told() -> None:
+    """Wait until the kernel will tell the next victim's name and cgroup: it does ten times in five seconds at most
+    (`oom_rs` in mm/oom_kill.c), whoever has died.
+    """
+    until(lambda: _reported() < _FEW, "not many were killed of late")
+
+
+def _reported() -> int:
+    """How many were killed in the last seconds."""
+    since = time.clock_gettime(time.CLOCK_MONOTONIC) - _WINDOW_SECONDS
+    count = 0
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                record = os.read(log, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return count
+            except BrokenPipeError:
+                continue  # overwritten before it was read
+            head, _, text = record.partition(";")
+            microseconds = int(head.split(",")[2])
+            count += "Killed process" in text and microseconds / 1e6 > since
+    finally:
+        os.close(log)

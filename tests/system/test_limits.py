@@ -18,7 +18,7 @@ from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, defined
 from tests.system.calls import IDLE, application, events, idle
 from tests.system.consistency import VERSION_1
 from tests.system.host import Host
-from tests.system.limits import ARTICLE, BOMB, go, told, waiting
+from tests.system.limits import ARTICLE, BOMB, go, names_are_told, told, waiting
 from tests.system.machine import DEADLINE, until
 
 KILLED = "container.oom_killed"
@@ -122,6 +122,7 @@ def test_memory_of_the_article(limited: Box, busybox_root: Path) -> None:
         limited.sh(TAKE.format(200))
         if SWAP:
             limited.sh(TAKE.format(300))
+        names_are_told()
         assert limited.sh(f"{TAKE.format(TOO_MUCH)}; echo $?") == "137"
         (event,) = told(host, KILLED, "limited", 1)
         assert event.details["name"] == "dd"
@@ -146,6 +147,7 @@ def test_an_init_that_takes_too_much(host: Host, busybox_root: Path) -> None:
         ) as made,
         idle(host, busybox_root, "beside") as beside,
     ):
+        names_are_told()
         go(host, "eater")
         made.wait()
         (event,) = told(host, KILLED, "eater", 1)

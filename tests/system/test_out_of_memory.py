@@ -12,7 +12,15 @@ import pytest
 from lxcd.v1 import types_pb2
 from tests.system.calls import events, idle
 from tests.system.host import Host
-from tests.system.limits import HOG, LIMIT_BYTES, go, limit_memory, told, waiting
+from tests.system.limits import (
+    HOG,
+    LIMIT_BYTES,
+    go,
+    limit_memory,
+    names_are_told,
+    told,
+    waiting,
+)
 from tests.system.machine import until
 
 pytestmark = pytest.mark.vm
@@ -22,6 +30,11 @@ KILLED = "container.oom_killed"
 
 def kills(host: Host, name: str, count: int) -> list[Any]:
     return told(host, KILLED, name, count)
+
+
+@pytest.fixture(autouse=True)
+def _names() -> None:
+    names_are_told()
 
 
 def test_the_victim_is_named(host: Host, busybox_root: Path) -> None:
