@@ -6,7 +6,7 @@
     console      sessions with terminals and pipes: cursors into the keeper's rings
     network      devices, bridges of its own, addresses; the only pyroute2
     images       what a new container is made of
-    cgroup       directories in the cgroup trees, their delegation, freezing
+    cgroup       directories in the cgroup trees: limits, devices, freezing, what is used
     keeper       a small process of its own that forks, reaps, and holds terminals; survives lxcd
     container    the plan of one container, and the child that walks it
     config       what the user wrote

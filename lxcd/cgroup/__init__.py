@@ -7,6 +7,7 @@
     device_control.py   having the kernel obey them
     limits.py    what a configuration limits, translated to what this host has
     equivalents.py   the table of that; formulas.py, amounts.py: how values are read and written
+    writing.py   limits written to the container's directories, and read back
     readback.py  what the kernel made of it; in which order it is changed, and undone
     facts.py     what a translation needs to know of the host
     killing.py   kill all that is in them, however fast it forks

@@ -12,6 +12,8 @@ removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
 start.py       the start: a child, cgroups, resources, id maps; undone if it fails
 walking.py     the child's walk, from outside: barriers, and how it ended
+limiting.py    what it may use: applied at the start, changed while it runs
+updating.py    a change of its configuration: of the file, of what runs, of both
 nics.py        network devices of one life: made beside the walk, taken away at its end
 hotplug.py     one more of them while it runs, one less
 nodes.py       device nodes that it is given while it runs, and their rights
