@@ -58,8 +58,8 @@ class Event(_message.Message):
     """Grows by one with every event, also across restarts of the daemon."""
     type: _builtins.str
     """`container.started`, `container.exited`, `container.state`, `container.created`, `container.deleted`,
-    `container.renamed`, `container.updated` (details: `by` request or file, `keys`, `before.KEY`, `after.KEY`; a hand
-    edit is told of when the file is next read), `container.start_failed`, `container.network_changed` (its devices,
+    `container.renamed`, `container.updated` (details: `by` request or file, `scope` of
+    a request: saved, live or both, `keys`, `before.KEY`, `after.KEY`; a hand edit is told of when the file is next read), `container.start_failed`, `container.network_changed` (its devices,
     addresses or routes; those that change together are told of once), `container.oom_killed`, `container.limit_hit`,
     `daemon.started`, `daemon.swept`,
     `network.created`, `network.updated`, `network.deleted`, `network.up`, `network.down`, `network.dnsmasq_exited`,

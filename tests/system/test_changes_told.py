@@ -43,6 +43,7 @@ def test_an_update_says_what_it_has_changed(host: Host, busybox_root: Path) -> N
     name, group, none = updates(host, 3)
     assert dict(name.details) == {
         "by": "request",
+        "scope": "saved",
         "keys": "lxc.uts.name",
         "before.lxc.uts.name": "before",
         "after.lxc.uts.name": "after",
