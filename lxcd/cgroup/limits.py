@@ -300,13 +300,14 @@ class _Work:
         controller = one.name.partition(".")[0]
         there = self._controllers.versions.get(controller) == one.version
         known = self._controllers.files.get(controller)
-        if there and (known is None or one.name in known):
+        meant = difflib.get_close_matches(one.name, equivalents.known_names(), 1, _ALIKE)
+        # Where nobody knows the kernel's files yet, what is nearly a name of the table is meant so.
+        if there and (one.name in known if known is not None else not meant):
             made = Write(controller, one.version, one.name, one.value, key_of(one), one.origin)
             # As with those of the table the last counts, of each device or so.
             self._writes = [write for write in self._writes if place(write) != place(made)]
             self._writes.append(made)
             return
-        meant = difflib.get_close_matches(one.name, equivalents.known_names(), 1, _ALIKE)
         hint = f"; is it {meant[0]}?" if meant else ""
         if not there and controller not in _CONTROLLERS:
             text = f"{controller} is not a controller of cgroups{hint}"

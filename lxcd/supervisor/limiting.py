@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # As much as systemd gives a whole machine that it boots (TasksMax of systemd-nspawn@.service): no
 # container needs so many, and a fork bomb stops there while the host still has pids.
 PIDS_MAX = "16384"
+_WITH_FILES = frozenset(("cpu", "cpuset", "memory", "blkio", "io", "pids", "hugetlb"))
+_seen: dict[Trees, Controllers] = {}
 _MEMORY = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 _PIDS = Write("pids", 2, "pids.max", PIDS_MAX, "", DEFAULT)
 
@@ -63,9 +65,17 @@ def _translated(
 
 
 @cache
-def _controllers() -> Controllers:
+def _trees() -> Trees:
     """They stay where they are as long as the host runs."""
-    return facts.controllers(tree.find_trees())
+    return tree.find_trees()
+
+
+def _controllers() -> Controllers:
+    """What files there are of them is seen in cgroups, of which there may be none yet."""
+    found = _seen.get(_trees())
+    if found is None or not _WITH_FILES & found.versions.keys() <= found.files.keys():
+        _seen[_trees()] = found = facts.controllers(_trees())
+    return found
 
 
 @cache
@@ -113,7 +123,16 @@ def apply(trees: Trees, payload: Payload, wanted: Limits, *, prepared: bool) -> 
     if wanted.policy == devices.DEFAULT and not prepared:
         restrict(payload, wanted)
     asked = [write for write in done if write.origin != DEFAULT]
-    return problems_of(trees, payload, asked)
+    missing = [write for write in writes if write not in done and write.origin != DEFAULT]
+    return [
+        *(_has_no(write) for write in missing),
+        *problems_of(trees, payload, asked),
+    ]
+
+
+def _has_no(write: Write) -> Problem:
+    text = f"has no effect: this kernel has no {write.file}"
+    return Problem("warning", write.origin, write.key, text)
 
 
 def change(
@@ -142,7 +161,8 @@ def change(
     except OSError as error:
         writing.restore(trees, payload, done, before)
         raise _refused(error) from None
-    return problems_of(trees, payload, done)
+    missing = [write for write in wanted if write not in done]
+    return [*(_has_no(write) for write in missing), *problems_of(trees, payload, done)]
 
 
 def _differences(
