@@ -268,8 +268,9 @@ def test_without_a_daemon_it_still_leaves(
     terminal: Terminal, daemon: FakeDaemon, measured: Measured
 ) -> None:
     measured.end()
-    daemon.stop()
+    # Before it stops: whoever connects while it does may wait long for the first word of it.
     terminal.shows("lost the daemon")
+    daemon.stop()
     terminal.type("q")
     terminal.ends(0)
 
