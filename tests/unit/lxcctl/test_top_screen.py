@@ -251,8 +251,8 @@ def test_the_daemon_goes_away_and_comes_back(
     measured.tick()
     terminal.shows("150")
     measured.end()
-    daemon.stop()
     terminal.shows("lost the daemon, waiting for it to come back")
+    daemon.stop()
     # What was known is still there, and the keys do what they do.
     terminal.type("n")
     terminal.type("r")
