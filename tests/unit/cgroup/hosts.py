@@ -50,3 +50,9 @@ def problems(
         (p.severity, p.origin, p.key, p.message)
         for p in translated(text, controllers, sugar).problems
     ]
+
+
+def lines(text: str, version: int) -> str:
+    """Lines of a configuration in one version's language."""
+    prefix = "lxc.cgroup2." if version == 2 else "lxc.cgroup."
+    return "".join(f"{prefix}{line}\n" for line in text.splitlines())
