@@ -21,42 +21,6 @@ _WINDOW_SECONDS = 6.0  # the kernel's clock and this one may differ a little
 _FEW = 4
 # A shell gives up when it cannot fork; these do not.
 BOMB = """for i in 1 2 3 4; do awk 'BEGIN { while (1) system("sleep 100000 &") }' & done"""
-# Word for word.
-ARTICLE = """\
-# resource allocations
-lxc.cgroup.cpuset.cpus = 0
-        # CPU0
-lxc.cgroup.cpu.shares = 512
-        # Half of default
-lxc.cgroup.memory.limit_in_bytes = 268435456
-        # 256MB
-lxc.cgroup.memory.memsw.limit_in_bytes = 536870912
-        # 512MB
-
-# device access list
-lxc.cgroup.devices.deny = a *:* rwm
-        # deny all
-lxc.cgroup.devices.allow = c 1:3 rwm
-        # null
-lxc.cgroup.devices.allow = c 1:5 rwm
-        # zero
-lxc.cgroup.devices.allow = c 5:1 rwm
-        # console
-lxc.cgroup.devices.allow = c 5:0 rwm
-        # tty
-lxc.cgroup.devices.allow = c 4:* rwm
-        # tty*
-lxc.cgroup.devices.allow = c 1:9 rwm
-        # urandom
-lxc.cgroup.devices.allow = c 1:8 rwm
-        # random
-lxc.cgroup.devices.allow = c 5:2 rwm
-        # ptmx
-lxc.cgroup.devices.allow = c 136:* rwm
-        # pts/*
-lxc.cgroup.devices.allow = c 254:0 rwm
-        # rtc0
-"""
 
 
 def limit_memory(made: Box, size: int = LIMIT_BYTES) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from lxcd.v1 import container_pb2, types_pb2
+from tests.article import RESOURCES
 from tests.system import ledger, roots, sessions
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, Refused, defined
 from tests.system.calls import IDLE, application, events, idle
 from tests.system.consistency import VERSION_1
 from tests.system.host import Host
-from tests.system.limits import ARTICLE, BOMB, go, names_are_told, told, waiting
+from tests.system.limits import BOMB, go, names_are_told, told, waiting
 from tests.system.machine import DEADLINE, until
 
 KILLED = "container.oom_killed"
@@ -77,7 +78,7 @@ def limited(
         root = roots.copy(busybox_root, tmp_path / "root")
         config = f"lxc.rootfs.path = {root}\nlxc.rootfs.options = idmap=container\n"
         config += IDMAP + KERNEL_MOUNTS
-    config += f"lxc.mount.entry = {nodes(host)} mnt none bind 0 0\n{ARTICLE}"
+    config += f"lxc.mount.entry = {nodes(host)} mnt none bind 0 0\n{RESOURCES}"
     with defined(host, config, "limited") as made:
         made.start(*IDLE)
         yield made
@@ -91,7 +92,7 @@ def test_the_block_of_the_article(limited: Box) -> None:
         assert sorted(listed) == sorted(f"c {numbers} rwm" for numbers in ALLOWED)
     assert limited.sh("nproc") == "1"
     shown = limited.host.ctl("config", "show", "limited").stdout
-    assert ARTICLE in shown
+    assert RESOURCES in shown
     # What it says of this container is nothing.
     assert not [p for p in limited.info().problems if "cgroup" in p.key]
 
@@ -142,7 +143,7 @@ def test_an_init_that_takes_too_much(host: Host, busybox_root: Path) -> None:
             busybox_root,
             "eater",
             f"cat /mnt/0; exec {TAKE.format(TOO_MUCH)}",
-            lines=ARTICLE.splitlines(),
+            lines=RESOURCES.splitlines(),
             system=True,
         ) as made,
         idle(host, busybox_root, "beside") as beside,
@@ -290,7 +291,7 @@ def test_words_that_mean_nothing(shared_host: Host, busybox_root: Path, value: s
 
 
 def test_a_plan_shows_limits_and_devices(shared_host: Host, busybox_root: Path) -> None:
-    config = application(shared_host, busybox_root, "planned") + ARTICLE
+    config = application(shared_host, busybox_root, "planned") + RESOURCES
     with defined(shared_host, config, "planned") as made:
         shown = shared_host.ctl("plan", "planned").stdout
         for (controller, file), value in VALUES.items():

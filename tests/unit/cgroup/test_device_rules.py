@@ -9,21 +9,8 @@ from hypothesis import strategies as st
 from lxcd.cgroup import devices
 from lxcd.cgroup.devices import ALL, EVERYTHING, MKNOD, READ, WRITE, Kind, Policy, Rule
 from lxcd.config.loader import load
+from tests.article import RESOURCES
 from tests.device_rules import ACCESSES, policies, rule_lists
-
-ARTICLE = """\
-lxc.cgroup.devices.deny = a *:* rwm
-lxc.cgroup.devices.allow = c 1:3 rwm
-lxc.cgroup.devices.allow = c 1:5 rwm
-lxc.cgroup.devices.allow = c 5:1 rwm
-lxc.cgroup.devices.allow = c 5:0 rwm
-lxc.cgroup.devices.allow = c 4:* rwm
-lxc.cgroup.devices.allow = c 1:9 rwm
-lxc.cgroup.devices.allow = c 1:8 rwm
-lxc.cgroup.devices.allow = c 5:2 rwm
-lxc.cgroup.devices.allow = c 136:* rwm
-lxc.cgroup.devices.allow = c 254:0 rwm
-"""
 
 
 def policy(text: str) -> Policy:
@@ -41,7 +28,7 @@ def told(text: str) -> list[tuple[str, str, str, str]]:
 
 @pytest.mark.parametrize("version", ["cgroup", "cgroup2"])
 def test_the_articles_list(version: str) -> None:
-    text = ARTICLE.replace("cgroup", version)
+    text = RESOURCES.replace("cgroup", version)
     found = policy(text)
     assert told(text) == []
     assert not found.allows
@@ -51,7 +38,7 @@ def test_the_articles_list(version: str) -> None:
     assert not found.permits("c", 1, 7, READ)
     assert not found.permits("b", 8, 0, READ)
     assert not found.permits("b", 1, 3, MKNOD)
-    assert found.exceptions[0].origin == "c:2"
+    assert found.exceptions[0].origin == "c:14"
 
 
 def test_nothing_said_is_the_default() -> None:
@@ -65,7 +52,7 @@ def test_nothing_said_is_the_default() -> None:
     assert not found.permits("c", 4, 1, READ)
     assert not any(found.permits("b", 8, 0, access) for access in (READ, WRITE, MKNOD))
     # A configuration that clears what it has included says nothing either.
-    assert policy(f"{ARTICLE}lxc.cgroup.devices.deny =\nlxc.cgroup.devices.allow =\n") == found
+    assert policy(f"{RESOURCES}lxc.cgroup.devices.deny =\nlxc.cgroup.devices.allow =\n") == found
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from lxcd.cgroup import equivalents, limits
 from lxcd.cgroup.limits import Controllers
+from tests.article import RESOURCES
 from tests.unit.cgroup.hosts import (
     V1,
     V2,
@@ -255,33 +256,22 @@ def test_every_other_thing_is_in_that_table() -> None:
     assert alone == tried
 
 
-ARTICLE = """\
-lxc.cgroup.cpuset.cpus = 0
-lxc.cgroup.cpu.shares = 512
-lxc.cgroup.memory.limit_in_bytes = 268435456
-lxc.cgroup.memory.memsw.limit_in_bytes = 536870912
-lxc.cgroup.devices.deny = a *:* rwm
-lxc.cgroup.devices.allow = c 1:3 rwm
-lxc.cgroup.devices.allow = c 136:* rwm
-"""
-
-
 def test_the_article() -> None:
-    assert files(ARTICLE, V1) == [
+    assert files(RESOURCES, V1) == [
         ("cpuset.cpus", "0"),
         ("memory.limit_in_bytes", "268435456"),
         ("memory.memsw.limit_in_bytes", "536870912"),
         ("cpu.shares", "512"),
     ]
-    assert files(ARTICLE, V2) == [
+    assert files(RESOURCES, V2) == [
         ("cpuset.cpus", "0"),
         ("memory.max", "268435456"),
         ("cpu.weight", "50"),
         ("memory.swap.max", "268435456"),
     ]
-    first = translated(ARTICLE, V2).writes[0]
+    first = translated(RESOURCES, V2).writes[0]
     assert first == limits.Write(
-        "cpuset", 2, "cpuset.cpus", "0", "lxc.cgroup.cpuset.cpus", "c:1", bound=True
+        "cpuset", 2, "cpuset.cpus", "0", "lxc.cgroup.cpuset.cpus", "c:2", bound=True
     )
 
 

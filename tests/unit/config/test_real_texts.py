@@ -10,6 +10,7 @@ from lxcd.config.check import check, not_in_force
 from lxcd.config.loader import load
 from lxcd.config.model import Nic, Setting
 from lxcd.config.reader import FileAccess
+from tests.article import RESOURCES
 
 MakeFiles = Callable[[Mapping[str, bytes | list[str] | str]], FileAccess]
 
@@ -45,42 +46,6 @@ lxc.mount.entry=devpts /lxc/rootfs/002/dev/pts devpts gid=5,mode=620,newinstance
 lxc.mount.entry=proc /lxc/rootfs/002/proc proc nodev,noexec,nosuid 0 0
 lxc.mount.entry=sysfs /lxc/rootfs/002/sys sysfs defaults  0 0
 lxc.mount.entry=none /lxc/rootfs/002/proc/sys/fs/binfmt_misc binfmt_misc defaults  0 0
-"""
-
-ARTICLE_CGROUPS = """\
-# resource allocations
-lxc.cgroup.cpuset.cpus = 0
-        # CPU0
-lxc.cgroup.cpu.shares = 512
-        # Half of default
-lxc.cgroup.memory.limit_in_bytes = 268435456
-        # 256MB
-lxc.cgroup.memory.memsw.limit_in_bytes = 536870912
-        # 512MB
-
-# device access list
-lxc.cgroup.devices.deny = a *:* rwm
-        # deny all
-lxc.cgroup.devices.allow = c 1:3 rwm
-        # null
-lxc.cgroup.devices.allow = c 1:5 rwm
-        # zero
-lxc.cgroup.devices.allow = c 5:1 rwm
-        # console
-lxc.cgroup.devices.allow = c 5:0 rwm
-        # tty
-lxc.cgroup.devices.allow = c 4:* rwm
-        # tty*
-lxc.cgroup.devices.allow = c 1:9 rwm
-        # urandom
-lxc.cgroup.devices.allow = c 1:8 rwm
-        # random
-lxc.cgroup.devices.allow = c 5:2 rwm
-        # ptmx
-lxc.cgroup.devices.allow = c 136:* rwm
-        # pts/*
-lxc.cgroup.devices.allow = c 254:0 rwm
-        # rtc0
 """
 
 DEBIAN_COMMON = """\
@@ -259,7 +224,7 @@ def test_article_002() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_article_with_cgroups(end: str) -> None:
-    config, _ = load((ARTICLE_002 + ARTICLE_CGROUPS).replace("\n", end).encode(), "002.conf")
+    config, _ = load((ARTICLE_002 + RESOURCES).replace("\n", end).encode(), "002.conf")
     assert config.problems == ()
     found = [(one.version, one.name, one.value) for one in config.cgroups]
     assert found[:5] == [
