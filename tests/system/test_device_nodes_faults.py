@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,8 @@ from tests.system.calls import idle
 from tests.system.consistency import Watch
 from tests.system.fault_cases import FAULTS, NAME, OF_NODES
 from tests.system.host import Host
-from tests.system.machine import DEADLINE, until
-from tests.system.tracer import at_call, stopped
+from tests.system.machine import DEADLINE
+from tests.system.tracer import at_call, strike
 
 BLOCK = "/dev/loop5"
 
@@ -61,15 +58,7 @@ def test_a_node_fails_cleanly_at_every_step(
                 else container.AddDeviceNode.future(add, timeout=DEADLINE)
             )
             if fault.endswith(("keeper", "daemon")):
-                pidfd = os.pidfd_open(stopped(trace))
-                if fault == "kill-keeper":
-                    os.kill(keeper, signal.SIGKILL)
-                    until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")
-                else:
-                    host.kill_daemon()
-                with suppress(ProcessLookupError):  # it may have died of the same
-                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-                os.close(pidfd)
+                strike(host, keeper, fault, trace)
             error = call.exception()
         if host.daemon is None:
             host.start_daemon()

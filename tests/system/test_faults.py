@@ -7,10 +7,9 @@ the error names the step and its line of the configuration, and the next start w
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
 from tests.system.fault_cases import CASES, FAULTS, NAME, OF_NODES, TRIALS, Case
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
-from tests.system.tracer import at_call, stopped
+from tests.system.tracer import at_call, strike
 
 # What lines of a configuration ask for which step. Those of other steps come from no line.
 _KEYS = {
@@ -387,15 +386,7 @@ def test_an_exec_fails_cleanly_at_every_step(
         with at_call(keeper, {"open": "openat2"}.get(syscall, syscall), what, trace):
             call = made.api.exec.CreateExec.future(request, timeout=DEADLINE)
             if fault.endswith(("keeper", "daemon")):
-                pidfd = os.pidfd_open(stopped(trace))
-                if fault == "kill-keeper":
-                    os.kill(keeper, signal.SIGKILL)
-                    until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")
-                else:
-                    host.kill_daemon()
-                with suppress(ProcessLookupError):  # it may have died of the same
-                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-                os.close(pidfd)
+                strike(host, keeper, fault, trace)
             error = call.exception()
         if host.daemon is None:
             host.start_daemon()

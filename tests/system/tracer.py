@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.system.host import Host
 from tests.system.machine import until
 
 
@@ -38,3 +41,16 @@ def stopped(trace: Path) -> int:
 
     until(stands, "it stands there")
     return found[0]
+
+
+def strike(host: Host, keeper: int, fault: str, trace: Path) -> None:
+    """End the keeper or lxcd while that process stands, and let it go on."""
+    pidfd = os.pidfd_open(stopped(trace))
+    if fault == "kill-keeper":
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: host.keeper_pid not in (0, keeper), "there is another keeper")
+    else:
+        host.kill_daemon()
+    with suppress(ProcessLookupError):  # it may have died of the same
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    os.close(pidfd)
