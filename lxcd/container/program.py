@@ -103,7 +103,7 @@ def _lead_session() -> None:
 def _stay(walk: Walk, command: int, argv: tuple[str, ...]) -> NoReturn:
     """Be PID 1, with no descriptor and no more rights than the container has."""
     channel = walk.channel.fileno()
-    kernel_fd.close_all_but([channel, *pid1.descriptors()])
+    kernel_fd.close_all_but([*_until_exec(walk), *pid1.descriptors()])
     if walk.capabilities is not None:
         identity.limit_permitted(walk.capabilities)
     title = ("lxc-init", "--", *argv) if argv else ("lxc-init",)
@@ -120,7 +120,12 @@ def _take_streams(walk: Walk, keep: list[int]) -> None:
     streams = [os.dup(number) for number in walk.stdio] or [os.open("/dev/null", os.O_RDWR)]
     for number in range(3):
         os.dup2(streams[min(number, len(streams) - 1)], number, inheritable=True)
-    kernel_fd.close_all_but([0, 1, 2, walk.channel.fileno(), *keep])
+    kernel_fd.close_all_but([0, 1, 2, *_until_exec(walk), *keep])
+
+
+def _until_exec(walk: Walk) -> list[int]:
+    """What others wait for the end of."""
+    return [number for number in (walk.channel.fileno(), walk.first_half) if number >= 0]
 
 
 def _enter(cwd: str) -> None:

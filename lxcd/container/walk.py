@@ -37,6 +37,7 @@ class Walk:
         self.fds = fds
         self.root = -1  # root of the container's tree
         self.dev = -1  # the tmpfs that was made for its /dev, if one was
+        self.first_half = -1  # waits until this is closed; see `vfork`
         self.devpts = -1  # the devpts that its terminals come from
         self.node = -1  # a mount of a device node that hangs nowhere yet
         self.joined = False  # a running container was joined: this is an exec
@@ -109,7 +110,9 @@ class Walk:
 
         Without `own_memory` it has this one's memory, which costs a tenth of a copy: see `vfork`.
         """
-        if not own_memory and vfork.go_on(flags | process.CLONE_PARENT, cgroup):
+        if not own_memory:
+            self.first_half = vfork.go_on(flags | process.CLONE_PARENT, cgroup)
+        if self.first_half >= 0:
             with kernel_fd.Fd(os.pidfd_open(os.getpid())) as own:
                 self._tell_forked(own.fileno())
             return

@@ -316,17 +316,14 @@ class Children:
         if kind == "STREAMS":
             self._streams.add(child, fds, **value)
         elif kind == "FORKED":
+            # The first half ends once the other one has exec'ed. Reaped with the orphans.
             self._epoll.unwatch(child.pidfd)
-            # Else the first half sleeps until the other one has exec'ed. Reaped with the orphans.
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.close(child.pidfd)
             child.pid, child.pidfd, child.forked = self._pid_of(fds[0], child.pid), fds[0], True
             self._store.drop(child.id, "pidfd")
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
             self._epoll.watch(child.pidfd, lambda: self._ended(child))
             self._link.tell(protocol.Forked(child.id, child.pid), [child.pidfd])
-            self._reap_orphans()
         return True
 
     def _part(self, child: Child) -> None:

@@ -32,6 +32,7 @@ class _Walk:
 
     channel: socket.socket
     capabilities: frozenset[int] | None = None
+    first_half: int = -1
 
 
 Command = Callable[[int], int]

@@ -25,7 +25,7 @@ def two_halves(second: Callable[[int, int], None]) -> tuple[int, int, int, int]:
     if first == 0:
         os.close(said)
         os.close(hear)
-        assert vfork.go_on(process.CLONE_PARENT)
+        assert vfork.go_on(process.CLONE_PARENT) >= 0
         os.write(say, os.getpid().to_bytes(4, "little"))
         second(say, heard)
         os._exit(7)
@@ -48,8 +48,7 @@ def test_the_first_half_sleeps_until_the_other_one_ends() -> None:
         first, second, said, hear = two_halves(listen)
         word = os.read(said, 100).decode()
         end = time.monotonic() + PATIENCE
-        # wait_for_vfork_done: killable, and nothing else.
-        while procfs.status(first).state != "D":
+        while procfs.status(first).state != "S":
             assert time.monotonic() < end
         os.close(hear)
         return [word, wait(second), wait(first)]
@@ -74,6 +73,35 @@ def test_the_first_half_ends_when_the_other_one_has_execed() -> None:
     assert in_child(act) == [0, "still here", 0]
 
 
+def test_the_first_half_has_nothing_open_while_it_waits() -> None:
+    def act() -> list[object]:
+        first, second, said, hear = two_halves(listen)
+        os.read(said, 100)
+        end = time.monotonic() + PATIENCE
+        while len(os.listdir(f"/proc/{first}/fd")) != 1:
+            assert time.monotonic() < end
+        os.kill(second, signal.SIGKILL)
+        # Nobody else holds the other end.
+        rest = os.read(said, 1).decode()
+        os.close(hear)
+        return [rest, wait(second), wait(first)]
+
+    assert in_child(act) == ["", -signal.SIGKILL, 0]
+
+
+def test_no_signal_but_the_last_one_reaches_the_first_half() -> None:
+    def act() -> list[object]:
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(1))
+        first, second, said, hear = two_halves(listen)
+        for _ in range(10):
+            os.kill(first, signal.SIGUSR1)
+        word = os.read(said, 100).decode()
+        os.close(hear)
+        return [word, wait(second), wait(first)]
+
+    assert in_child(act) == ["9999", 7, 0]
+
+
 def test_the_other_one_outlives_the_first_half() -> None:
     def act() -> list[object]:
         first, second, said, hear = two_halves(listen)
@@ -91,7 +119,7 @@ def test_it_may_be_pid_1_of_a_new_namespace() -> None:
         said, say = os.pipe()
         first = os.fork()
         if first == 0:
-            assert vfork.go_on(process.CLONE_PARENT | process.CLONE_NEWPID)
+            assert vfork.go_on(process.CLONE_PARENT | process.CLONE_NEWPID) >= 0
             os.write(say, bytes([os.getpid()]))
             os._exit(0)
         found = os.read(said, 1)[0]
