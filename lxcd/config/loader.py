@@ -39,6 +39,11 @@ HOST_FILES = HostFiles()
 # A text made to be hostile has a mistake in each of 100 000 lines; nobody reads more than this.
 _MAXIMUM_PROBLEMS = 1000
 _SCOPES = ("all", "runtime", "hooks")
+# By field of ContainerConfig: what the keys that fill it are called.
+_FAMILIES = {
+    field: frozenset(row.family for row in keys.KEYS if row.field == field)
+    for field in {row.field for row in keys.KEYS if row.shape != "value"}
+}
 _CONTAINER = cast("Callable[..., ContainerConfig]", ContainerConfig)
 
 
@@ -240,7 +245,7 @@ class _Loader:
         given: dict[str, object] = {
             field: value for field, value in self._scalars.items() if "." not in field
         }
-        for field in {row.field for row in keys.KEYS if row.shape != "value"}:
+        for field in _FAMILIES:
             items = self._of(field)
             if items:
                 given[field] = _FOLDS.get(field, tuple)(items)
@@ -321,7 +326,7 @@ class _Loader:
 
     def _of(self, field: str) -> list[object]:
         found: list[tuple[int, object]] = []
-        for family in {row.family for row in keys.KEYS if row.field == field}:
+        for family in _FAMILIES[field]:
             for held in self._items.get(family, {}).values():
                 found += held
         return [item for _, item in sorted(found, key=lambda pair: pair[0])]
