@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prepare(*, managed: bool) -> None:
-    process.set_name("lxcd-keeper")
+    process.set_name(protocol.PROCESS_NAME)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     # Its children inherit this until they exec: nobody inside a container can trace them or read
     # their memory.

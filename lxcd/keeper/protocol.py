@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 MESSAGE_LIMIT = 192 * 1024
+PROCESS_NAME = "lxcd-keeper"  # and its children's, until they exec
 STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
 CHILD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SOCKET_NAME = "keeper.sock"

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lxcd.keeper import protocol
 from lxcd.kernel import procfs
 
 if TYPE_CHECKING:
@@ -43,8 +44,18 @@ def list_processes(
         with contextlib.suppress(OSError, ValueError, IndexError):
             owner = _owner(pid, owners)
             if owner or include_host:
-                found.append(_process(pid, owner))
+                process = _process(pid, owner)
+                if not (owner and _is_keepers(process)):
+                    found.append(process)
     return found
+
+
+def _is_keepers(process: Process) -> bool:
+    """A prepared child, or the first half of one that has become the container: it is on its way
+    out (`kernel.vfork`). Nobody inside of a pid namespace can look like that.
+    """
+    outside = process.container_pid == process.pid
+    return outside and process.comm == protocol.PROCESS_NAME
 
 
 def _owner(pid: int, owners: dict[tuple[str, str], str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,22 @@ def _running(made: Box, *command: str) -> tuple[Any, int]:
 
     until(there, f"{command} runs in {made.name}")
     return call, pids[0]
+
+
+def test_who_is_on_its_way_out_of_the_keeper_is_nobodys_process(app: Box, tmp_path: Path) -> None:
+    """What a start leaves behind for a moment: it has the keeper's name, and no pid inside."""
+    cgroup = next(iter(app.info().cgroups.values()))
+    found: dict[str, bool] = {}
+    for name in ("somebody", "lxcd-keeper"):
+        program = tmp_path / name
+        shutil.copy("/bin/sleep", program)
+        with subprocess.Popen([program, "1000"]) as process:
+            try:
+                Path(cgroup, "cgroup.procs").write_text(str(process.pid))
+                found[name] = process.pid in _processes(app)
+            finally:
+                process.kill()
+    assert found == {"somebody": True, "lxcd-keeper": False}
 
 
 # Bytes and status
