@@ -5,17 +5,23 @@
     memory       memory.events max                  memory.failcnt
     memory_high  memory.events high                 -
     memory_swap  memory.swap.events max             memory.memsw.failcnt
-    pids         pids.events max                    pids.events max
+    pids         pids.events max                    pids.events max, summed up
 
-Version 2 counts what happens below, too. Version 1 counts kills and rejected forks where the
-process is, so in a cgroup that the container has made below its own they are not in here.
+Version 2 counts what happens below, too. Version 1 counts kills where the process is, so in a cgroup
+that the container has made below its own they are not in here. Rejected forks both counted where the
+process is, and told nobody above (version 2 until Linux 6.11, which has pids.events.local): they are
+summed up here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from lxcd.kernel import directory
+from lxcd.kernel.fd import Fd
 
 if TYPE_CHECKING:
     from lxcd.cgroup.tree import Payload
@@ -30,6 +36,7 @@ class Counts:
 
     killed: int | None = None
     hits: dict[str, int] = field(default_factory=dict[str, int])
+    pids_silent: bool = False  # nobody is told when rejected forks become more
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,9 @@ def place(payload: Payload, controller: str) -> Place:
 def read(payload: Payload) -> Counts:
     """As they are now; what cannot be read is left out."""
     memory, pids = place(payload, "memory"), place(payload, "pids")
-    found: dict[str, int | None] = {"pids": _words(f"{pids.path}/pids.events").get("max")}
+    silent = bool(pids.path) and not os.path.exists(f"{pids.path}/pids.events.local")
+    rejected = _rejected(pids.path) if silent else _words(f"{pids.path}/pids.events").get("max")
+    found: dict[str, int | None] = {"pids": rejected}
     if memory.version == 1:
         killed = _words(f"{memory.path}/memory.oom_control").get("oom_kill")
         found["memory"] = _number(f"{memory.path}/memory.failcnt")
@@ -61,7 +70,8 @@ def read(payload: Payload) -> Counts:
         killed = events.get("oom_kill")
         found["memory"], found["memory_high"] = events.get("max"), events.get("high")
         found["memory_swap"] = _words(f"{memory.path}/memory.swap.events").get("max")
-    return Counts(killed, {name: value for name, value in found.items() if value is not None})
+    hits = {name: value for name, value in found.items() if value is not None}
+    return Counts(killed, hits, silent)
 
 
 _LIMITS = {
@@ -82,6 +92,26 @@ def limit(payload: Payload, name: str) -> int | None:
     known = _LIMITS.get((name, where.version))
     value = _number(f"{where.path}/{known[1]}") if known is not None else None
     return value if value is not None and value < _NO_LIMIT_BYTES else None
+
+
+def _rejected(path: str) -> int | None:
+    """Forks, here and below; None if that cannot be read here."""
+    found: list[int] = []
+
+    def visit(here: int) -> list[str]:
+        with contextlib.suppress(OSError):
+            events = os.open("pids.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
+            with open(events, encoding="ascii") as file:
+                found.append(int(file.read().rpartition(" ")[2]))
+        return directory.subdirectories(here)
+
+    # What goes away meanwhile has had its count.
+    with (
+        contextlib.suppress(OSError, ValueError),
+        Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as top,
+    ):
+        directory.walk(top.fileno(), visit)
+    return sum(found) if found else None
 
 
 def _words(path: str) -> dict[str, int]:

@@ -244,7 +244,7 @@ class Alarms:
             for name, count in counts.hits.items()
             if count > life.hits.get(name, 0)
         ]
-        if counts.hits.get("pids") and counters.place(life.payload, "pids").version == 1:
+        if counts.hits.get("pids") and counts.pids_silent:
             # The kernel has said all that it ever says of it.
             seconds = FIRST_SECONDS if grown else min(2 * life.quiet_seconds, LONGEST_SECONDS)
             life.quiet_seconds = seconds

@@ -43,6 +43,7 @@ def second(tmp_path: Path) -> Payload:
     for name in ("memory.events", "memory.swap.events"):
         (tmp_path / name).write_text(EVENTS.format(high=1, max=2, kills=3))
     (tmp_path / "pids.events").write_text("max 4\n")
+    (tmp_path / "pids.events.local").write_text("max 0\n")
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "pids.max").write_text("7\n")
     return Payload({"": str(tmp_path)}, ())
@@ -69,9 +70,20 @@ def test_version_2(watch: Watch, second: Payload, tmp_path: Path) -> None:
     assert watch.take() == set()
 
 
+def test_rejected_forks_that_are_counted_where_they_were(second: Payload, tmp_path: Path) -> None:
+    """As Linux did on version 2 until 6.11, and does on version 1."""
+    below = tmp_path / "inner" / "service"
+    below.mkdir(parents=True)
+    (tmp_path / "inner" / "pids.events").write_text("max 20\n")
+    (below / "pids.events").write_text("max 100\n")
+    assert (counters.read(second).hits["pids"], counters.read(second).pids_silent) == (4, False)
+    (tmp_path / "pids.events.local").unlink()
+    assert (counters.read(second).hits["pids"], counters.read(second).pids_silent) == (124, True)
+
+
 def test_what_is_not_there_counts_nothing(watch: Watch, tmp_path: Path) -> None:
     gone = Payload({"memory": str(tmp_path / "gone"), "": str(tmp_path / "none")}, ())
-    assert counters.read(gone) == counters.Counts()
+    assert counters.read(gone) == counters.Counts(pids_silent=True)
     assert "gone" in watch.add(1, gone)
     watch.remove(1)
     watch.remove(1)

@@ -29,6 +29,7 @@ def hits(host: Host, name: str, limit: str) -> list[Any]:
         return found()
 
 
+@pytest.mark.vm(short=True)
 def test_a_limit_of_processes(host: Host, busybox_root: Path) -> None:
     with idle(host, busybox_root, "many") as made:
         limit_processes(made, 5)
