@@ -120,12 +120,16 @@ def _root(config: ContainerConfig) -> Iterator[Problem]:
             if key in config.origins:
                 yield _warning(config.origin(key), key, "has no effect without lxc.rootfs.path")
         return
-    if root.kind in ("dir", "loop") and not root.path.startswith("/"):
+    if root.kind in ("dir", "loop", "lvm") and not root.path.startswith("/"):
         yield _error(root.origin, _ROOT, f"{quoted(root.path)} must begin with a slash")
     device = root.path.startswith("/dev/") and not root.path.startswith(_SHARED_MEMORY)
-    if root.kind == "dir" and device:
+    if root.kind == "dir" and device and not root.plain:
         text = f"{quoted(root.path)} looks like a block device, but is taken for a directory"
         yield _warning(root.origin, _ROOT, text)
+    if root.partition is not None and not rootfs.may_be_parted(root.kind, plain=root.plain):
+        key = "lxc.rootfs.options"
+        text = f"partition={root.partition} has no effect: {root.kind} has no partitions"
+        yield _warning(config.origin(key), key, text)
     if root.kind not in rootfs.IN_FORCE and _acted_on(config, _ROOT):
         # `lxc.rootfs.backend` says so, not the line itself, which is why no other warning comes.
         text = f"{root.kind} is understood, but lxcd does not act on it yet"

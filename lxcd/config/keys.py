@@ -199,7 +199,8 @@ KEYS: tuple[Key, ...] = (
     _row("lxc.rootfs.mount", "rootfs.mount", values.absolute, "PATH",
          "where LXC mounts the root file system on the host", default=ROOTFS_MOUNT),
     _row("lxc.rootfs.options", "rootfs.options", values.comma_list, "OPTION[,OPTION…]",
-         "mount options of the root file system; idmap=container shifts ids without chown"),
+         "mount options of the root file system; idmap=container shifts ids without chown;"
+         " partition=N is the root of an image (lxcd's own)"),
     _flag("lxc.rootfs.managed", "rootfs.managed",
           "deleting the container deletes its root file system", default="1"),
 

@@ -276,17 +276,25 @@ class _Loader:
         except ValueError as error:
             self._problem("error", self._backend[1], legacy_keys.BACKEND, str(error))
             return None
+        text = cast("str", self._scalars["rootfs.path"])
         try:
-            kind, path = rootfs.split_path(
-                cast("str", self._scalars["rootfs.path"]), self._backend[0]
-            )
+            kind, path = rootfs.split_path(text, self._backend[0])
         except ValueError as error:
             self._problem("error", origin, "lxc.rootfs.path", str(error))
             return None
+        options = cast("tuple[str, ...]", self._scalars.get("rootfs.options", ()))
+        partition = None
+        try:
+            partition, options = rootfs.split_partition(options)
+        except ValueError as error:
+            key = "lxc.rootfs.options"
+            self._problem("error", self._origins[key], key, str(error))
         return Rootfs(
             kind,
             path,
-            cast("tuple[str, ...]", self._scalars.get("rootfs.options", ())),
+            options,
+            partition,
+            rootfs.is_plain(text, self._backend[0]),
             cast("bool", self._scalars.get("rootfs.managed", True)),
             cast("str", self._scalars.get("rootfs.mount", keys.ROOTFS_MOUNT)),
             origin,

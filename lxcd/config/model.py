@@ -72,7 +72,9 @@ class Rootfs:
 
     kind: str  # `dir`, `overlay`, `btrfs`, `zfs`, `lvm`, `loop`, `rbd`, `nbd`
     path: str  # of a dir: the directory. Of an overlay: `LOWER[:LOWER…]:UPPER`
-    options: tuple[str, ...]  # `lxc.rootfs.options`, split at commas
+    options: tuple[str, ...]  # `lxc.rootfs.options`, split at commas, without `partition=`
+    partition: int | None  # which of an image; 0: the whole
+    plain: bool  # no type was given: what is there counts
     managed: bool
     # `lxc.rootfs.mount`: where LXC would mount it on the host. Targets of mount entries may be
     # written below it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lxcd.config.model import DEFAULT, MountAuto, MountEntry
+from lxcd.config.model import DEFAULT, MountAuto, MountEntry, Rootfs
 from lxcd.container import devices, mounts, resources, rootfs
 from lxcd.container.draft import Draft, fail
 from lxcd.container.fstab import MountOptions, parse_options
@@ -51,17 +51,20 @@ class MountPlanner:
             options = parse_options(root.options)
         except ValueError as error:
             raise fail("rootfs", self._draft.origin("lxc.rootfs.options"), str(error)) from None
-        if root.kind == "dir":
+        if root.kind == "dir" and not root.plain:
+            fd = self._draft.take(self._directory(root, options))
+        elif root.plain or root.kind in ("loop", "lvm"):
             fd = self._draft.take(
-                resources.TakeDirectory(
+                resources.MountImage(
                     origin=root.origin,
                     step="rootfs",
                     path=root.path,
-                    # What is mounted below comes along, as with LXC's recursive bind.
-                    recursive=True,
+                    container=self._draft.life.name,
+                    partition=root.partition,
+                    options=options.filesystem,
                     set_=options.set_,
-                    clear=options.clear,
                     idmap=options.idmap,
+                    directory=self._directory(root, options) if root.plain else None,
                 )
             )
         elif root.kind == "overlay":
@@ -74,6 +77,19 @@ class MountPlanner:
             )
         self._draft.add(
             rootfs.AttachRootfs(origin=root.origin, fd=fd, source=f"{root.kind}:{root.path}")
+        )
+
+    @staticmethod
+    def _directory(root: Rootfs, options: MountOptions) -> resources.TakeDirectory:
+        return resources.TakeDirectory(
+            origin=root.origin,
+            step="rootfs",
+            path=root.path,
+            # What is mounted below comes along, as with LXC's recursive bind.
+            recursive=True,
+            set_=options.set_,
+            clear=options.clear,
+            idmap=options.idmap,
         )
 
     def _overlay(self, path: str, options: MountOptions, origin: str) -> resources.MountOverlay:

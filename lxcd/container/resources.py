@@ -146,6 +146,32 @@ class MountDevice(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountImage(Resource):
+    """A root file system in a disk image, or on a block device. What is in it has to be looked at,
+    which `lxcd.storage` does.
+    """
+
+    path: str
+    container: str  # whose it is, for the next one that wants it
+    partition: int | None = None  # None: the one that is the root beyond doubt; 0: the whole
+    options: Options = ()
+    set_: int = 0
+    directory: TakeDirectory | None = None  # what it is if a directory is there
+
+    def describe(self) -> str:
+        """See Resource."""
+        if self.directory is not None and self.partition is None:
+            return self.directory.describe()
+        what = f"partition {self.partition} of " if self.partition else ""
+        mapped = f", ids mapped by {self.idmap}" if self.idmap else ""
+        return f"mount {what}the image {self.path}{describe_attributes(self.set_)}{mapped}"
+
+    def open(self) -> int:
+        """See Resource."""
+        raise libc.oserror(errno.ENOTSUP, "mount", self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakeNamespace(Resource):
     """A namespace by its file below /proc or elsewhere."""
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING, Self
 
 from lxcd.kernel import libc
@@ -227,6 +228,32 @@ def write(number: int, data: bytes) -> None:
     except OSError as error:
         where = os.readlink(f"/proc/self/fd/{number}")
         raise libc.oserror(error.errno or 0, "write", where) from None
+
+
+def lock_range(number: int, first: int, length: int, *, exclusive: bool) -> bool:
+    """F_OFD_SETLK: lock bytes of a file (`length` of 0: to its end, wherever that will be) for as
+    long as anybody has this very opening of it: fcntl(2), a loop device too. False if somebody
+    else's lock is in the way.
+    """
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(number, fcntl.F_OFD_SETLK, _flock(kind, first, length))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise libc.oserror(error.errno or 0, "fcntl F_OFD_SETLK") from None
+    return True
+
+
+def is_locked(number: int, first: int, length: int) -> bool:
+    """F_OFD_GETLK: somebody else has any lock on one of these bytes."""
+    found = fcntl.fcntl(number, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, first, length))
+    return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
+
+
+def _flock(kind: int, first: int, length: int) -> bytes:
+    """As `struct flock` of 64-bit machines."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, length, 0)
 
 
 def only_writes(number: int) -> bool:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel, plan
-from lxcd.container.resources import Given
+from lxcd.container.draft import fail
+from lxcd.container.resources import Given, MountImage
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
+from lxcd.storage import image
+from lxcd.storage.choice import ImageError
 from lxcd.supervisor import limiting, nics, walking
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lxcd.config.model import ContainerConfig, IdMapping, Problem
+    from lxcd.container.resources import Resource
     from lxcd.network.device import Device
     from lxcd.supervisor.definition import Definition
     from lxcd.supervisor.held import Held
@@ -326,11 +330,9 @@ class _Start:
         """What the steps name, in their order; the cgroup of version 2 comes last."""
         for wanted in self._plan.resources:
             try:
-                self._fds.append(
-                    os.dup(self._given[wanted.stream])
-                    if isinstance(wanted, Given)
-                    else wanted.open()
-                )
+                self._fds.append(self._opened(wanted))
+            except ImageError as error:
+                raise fail(wanted.step, wanted.origin, str(error)) from None
             except OSError as error:
                 if not wanted.optional:
                     raise failed(
@@ -341,6 +343,13 @@ class _Start:
             self._fds.append(tree.open_unified(self._house.trees, self._payloads[-1]))
         except OSError as error:
             raise failed("open_cgroup", error, -1, "default") from None
+
+    def _opened(self, wanted: Resource) -> int:
+        if isinstance(wanted, Given):
+            return os.dup(self._given[wanted.stream])
+        if isinstance(wanted, MountImage):
+            return image.mount_root(wanted)
+        return wanted.open()
 
     def _give_identity(self, pid: int) -> None:
         """Id maps of the prepared child's user namespace, and of mounts that follow them."""

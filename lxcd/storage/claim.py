@@ -1,0 +1,139 @@
+"""That nobody else writes to what is about to be mounted: two mounts of one file system destroy it.
+
+Among all lxcd, and for as long as the loop device is there, a lock on the bytes of the part says
+so: it belongs to the opening of the file, which the device has. Of other programs it can only be
+seen: in the list of loop devices, and in the locks of QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import loop
+from lxcd.kernel.fd import Fd
+from lxcd.storage.choice import ImageError, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long what has ended may take to let go of its device: the kernel writes back what is dirty.
+_TEARDOWN_S = 10.0
+_LOOK_S = 0.01
+_LOOP = re.compile(r"loop([0-9]+)")
+# How a virtual machine says what it does with an image: block/file-posix.c of QEMU locks byte 100
+# on for what it does, 200 on for what others must not. Of these, 101 is for writing.
+_QEMU_ANY = (100, 200)
+_QEMU_WRITES = (101, 1)
+_REFERENCE = "container "
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    number: int
+    status: loop.Status
+
+
+def reference(container: str) -> str:
+    """The word by which the next one learns whose the device is."""
+    return f"{_REFERENCE}{container}"
+
+
+def claim(file: int, path: str, part: Part, *, read_only: bool) -> None:
+    """Have `part` of the image to write to, or to share with others that read.
+
+    Raises:
+        ImageError: if somebody else has it.
+    """
+    end = time.monotonic() + _TEARDOWN_S
+    while True:
+        free = _lock(file, part, read_only=read_only)
+        other = _other(file, part, read_only=read_only)
+        if other is None:
+            if free:
+                break
+        elif not other.status.autoclear or _is_mounted(other.number):
+            raise _taken(path, other)
+        if time.monotonic() > end:
+            if other is not None:
+                raise _taken(path, other)
+            raise ImageError(f"{path} is in use: another program has locked it")
+        # Nobody uses it any more, or not yet: it is going, or another start is about to be seen.
+        time.sleep(_LOOK_S)
+    if kernel_fd.is_locked(file, *(_QEMU_WRITES if read_only else _QEMU_ANY)):
+        raise ImageError(f"{path} is in use by a virtual machine: it has QEMU's lock")
+
+
+def _lock(file: int, part: Part, *, read_only: bool) -> bool:
+    try:
+        return kernel_fd.lock_range(
+            file, part.offset_bytes, part.size_bytes, exclusive=not read_only
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
+            # A file system without locks: the list of devices has to do.
+            return True
+        raise
+
+
+def _other(file: int, part: Part, *, read_only: bool) -> _Device | None:
+    """A loop device that shows some of the part, and writes, or could not bear that we do."""
+    own = os.fstat(file)
+    for found in _devices():
+        status = found.status
+        if (status.device, status.inode) != (own.st_dev, own.st_ino):
+            continue
+        if status.read_only and read_only:
+            continue
+        if _overlap(part, status.offset_bytes, status.size_bytes):
+            return found
+    return None
+
+
+def _overlap(part: Part, offset_bytes: int, size_bytes: int) -> bool:
+    """Whether the part has a byte of the other range; a size of 0 is without end."""
+    behind = part.size_bytes and offset_bytes >= part.offset_bytes + part.size_bytes
+    before = size_bytes and offset_bytes + size_bytes <= part.offset_bytes
+    return not behind and not before
+
+
+def _devices() -> Iterator[_Device]:
+    for name in os.listdir("/sys/block"):
+        match = _LOOP.fullmatch(name)
+        if match is None or not os.path.exists(f"/sys/block/{name}/loop"):
+            continue
+        number = int(match[1])
+        # It may be gone at any moment: ENXIO.
+        with (
+            contextlib.suppress(OSError),
+            Fd(loop.open_device(number, writable=False)) as device,
+        ):
+            yield _Device(number, loop.status(device.fileno()))
+
+
+def _is_mounted(number: int) -> bool:
+    """In anybody's mount namespace."""
+    wanted = f" {loop.MAJOR}:{number} "
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        # It may end, or be a zombie.
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            if any(wanted in line for line in file):
+                return True
+    return False
+
+
+def _taken(path: str, other: _Device) -> ImageError:
+    word = other.status.reference
+    whose = f" of {word}" if word.startswith(_REFERENCE) else ""
+    how = "read-only" if other.status.read_only else "read-write"
+    text = f"{path} is in use: /dev/loop{other.number}{whose} has it {how}"
+    return ImageError(f"{text}, and two mounts of one file system destroy it")

@@ -1,0 +1,223 @@
+"""A part of a disk image, or a block device, as a mount that hangs nowhere.
+
+The kernel takes no partition tables of files: it is read here, and the part of the file put behind
+a loop device that nobody but the mount keeps. So it is gone with the container, whatever becomes of
+lxcd.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxcd.kernel import libc, loop, mount
+from lxcd.kernel.fd import Fd
+from lxcd.storage import choice, claim, filesystems, partitions
+from lxcd.storage.choice import ImageError, Part
+
+if TYPE_CHECKING:
+    from lxcd.container.resources import MountImage
+
+# Others may take the device that is free, as often as there are others.
+_TRIES = 1000
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+}
+_PROTECTED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY)
+_EXT = ("ext2", "ext3", "ext4")
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """Opened once: what is looked at is what is mounted."""
+
+    fd: int
+    path: str
+    size_bytes: int
+    block: bool  # a block device
+    protected: str  # why it cannot be written to; empty: it can
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As much as there is."""
+        found = bytearray()
+        while len(found) < length:
+            try:
+                more = os.pread(self.fd, length - len(found), offset + len(found))
+            except OSError as error:
+                raise libc.oserror(error.errno or errno.EIO, "pread", self.path) from None
+            if not more:
+                break
+            found += more
+        return bytes(found)
+
+
+def mount_root(wanted: MountImage) -> int:
+    """Mount it; the caller owns the descriptor. Where a directory is as good, one is taken.
+
+    Raises:
+        ImageError: if what is in it is no root file system.
+        OSError: of the system call that failed.
+    """
+    if wanted.directory is not None:
+        try:
+            return wanted.directory.open()
+        except OSError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+    asked = bool(wanted.set_ & mount.MOUNT_ATTR_RDONLY)
+    with _place(wanted.path) as place:
+        file, protected = _opened(place.fileno(), wanted.path, read_only=asked)
+        with file:
+            is_block = stat.S_ISBLK(os.fstat(file.fileno()).st_mode)
+            size = os.lseek(file.fileno(), 0, os.SEEK_END)
+            image = _Image(file.fileno(), wanted.path, size, is_block, protected)
+            part = _chosen(image, wanted.partition)
+            read_only = asked or part.content.name in filesystems.READ_ONLY
+            if protected and not read_only:
+                raise ImageError(f"{wanted.path} {protected}: say ro in lxc.rootfs.options")
+            if is_block and part.number == 0:
+                return _mounted(wanted, part, wanted.path, read_only=read_only)
+            return _looped(wanted, image, part, read_only=read_only)
+
+
+def _place(path: str) -> Fd:
+    try:
+        return Fd(os.open(path, os.O_PATH | os.O_CLOEXEC))
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "open", path) from None
+
+
+def _opened(place: int, path: str, *, read_only: bool) -> tuple[Fd, str]:
+    """To write to if that is possible; else also why it is not."""
+    mode = os.fstat(place).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        what = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ImageError(f"{path} is {what}, not a disk image")
+    protected = ""
+    if not read_only:
+        if mode & 0o222:
+            try:
+                return _again(place, path, os.O_RDWR), ""
+            except OSError as error:
+                if error.errno not in _PROTECTED:
+                    raise
+                protected = f"cannot be written to ({os.strerror(error.errno)})"
+        else:
+            # Root could all the same; somebody does not want that.
+            protected = f"is write-protected (mode {stat.S_IMODE(mode):04o})"
+    return _again(place, path, os.O_RDONLY), protected
+
+
+def _again(place: int, path: str, flags: int) -> Fd:
+    try:
+        # The very file that was looked at: a magic link, proc(5).
+        return Fd(os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC))
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "open", path) from None
+
+
+def _chosen(image: _Image, wanted: int | None) -> Part:
+    whole = filesystems.probe(image.read(0, filesystems.HEAD_BYTES))
+    table: partitions.Table | None = None
+    try:
+        if wanted != 0:
+            table = partitions.table_of(image.read, image.size_bytes)
+        found = _contents(image, table.partitions if table is not None else ())
+        return choice.choose(whole, table, found, wanted, os.uname().machine)
+    except partitions.TableError as error:
+        if whole.root and not wanted:
+            # What looks like a table is left of what was there before.
+            return Part(0, 0, 0, whole)
+        there = f"; {choice.describe(_contents(image, error.found))}" if error.found else ""
+        raise ImageError(f"{image.path} has a broken partition table: {error}{there}") from None
+    except ImageError as error:
+        raise ImageError(f"{image.path} {error}") from None
+
+
+def _contents(image: _Image, found: tuple[partitions.Partition, ...]) -> choice.Found:
+    return tuple((one, _content(image, one)) for one in found)
+
+
+def _content(image: _Image, one: partitions.Partition) -> filesystems.Content:
+    length = min(filesystems.HEAD_BYTES, one.size_bytes)
+    return filesystems.probe(image.read(one.offset_bytes, length))
+
+
+def _looped(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
+    claim.claim(image.fd, image.path, part, read_only=read_only)
+    with Fd(loop.open_control()) as control:
+        number, device = _attached(control.fileno(), wanted, image, part, read_only=read_only)
+    with device:
+        path = loop.path_of(number, device.fileno())
+        return _mounted(wanted, part, path, read_only=read_only)
+
+
+def _attached(
+    control: int, wanted: MountImage, image: _Image, part: Part, *, read_only: bool
+) -> tuple[int, Fd]:
+    for _ in range(_TRIES):
+        number = loop.free_number(control)
+        try:
+            device = Fd(loop.open_device(number, writable=not read_only))
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ENOENT):
+                continue
+            raise
+        try:
+            loop.configure(
+                device.fileno(),
+                image.fd,
+                part.offset_bytes,
+                part.size_bytes,
+                claim.reference(wanted.container),
+                read_only=read_only,
+            )
+        except OSError as error:
+            device.close()
+            if error.errno != errno.EBUSY:
+                raise
+        else:
+            return number, device
+    raise libc.oserror(errno.EBUSY, "ioctl LOOP_CONFIGURE", "others take every loop device first")
+
+
+def _mounted(wanted: MountImage, part: Part, source: str, *, read_only: bool) -> int:
+    name = part.content.name
+    try:
+        context = mount.FsContext(name)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        if name not in ("ext2", "ext3"):
+            raise ImageError(f"{wanted.path} holds {name}, which this kernel has not") from None
+        # The driver of ext4 can do both.
+        context = mount.FsContext("ext4")
+    with context:
+        context.string("source", source)
+        if read_only:
+            # Of the superblock too: without it a journal would be replayed onto the device.
+            context.flag("ro")
+        for key, value in (*_defaults(name, wanted), *wanted.options):
+            if value is None:
+                context.flag(key)
+            else:
+                context.string(key, value)
+        context.create()
+        return context.mount(wanted.set_)
+
+
+def _defaults(name: str, wanted: MountImage) -> tuple[tuple[str, str | None], ...]:
+    keys = {key for key, _ in wanted.options}
+    if name in _EXT and "errors" not in keys:
+        # Else the image may say itself that the host is to panic: tune2fs(8), -e.
+        return (("errors", "remount-ro"),)
+    if name == "xfs" and "nouuid" not in keys:
+        # Images are copies of one another; that one is not mounted twice was looked at already.
+        return (("nouuid", None),)
+    return ()
