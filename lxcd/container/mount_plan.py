@@ -45,7 +45,11 @@ class MountPlanner:
             fd = self._draft.take(
                 resources.TakeTree(origin=DEFAULT, step="rootfs", path="/", recursive=True)
             )
-            self._draft.add(rootfs.AttachRootfs(origin=DEFAULT, fd=fd, source="/ (the host's own)"))
+            # All that is mounted on the host is in it: what the host unmounts, as LXC has it too,
+            # may not be busy because of that.
+            self._draft.add(
+                rootfs.AttachRootfs(origin=DEFAULT, fd=fd, source="/ (the host's own)", follow=True)
+            )
             return
         try:
             options = parse_options(root.options)

@@ -22,6 +22,7 @@ class AttachRootfs(Step):
 
     fd: int
     source: str
+    follow: bool = False  # what the host mounts and unmounts below it later
 
     def describe(self) -> str:
         """See Step."""
@@ -33,7 +34,8 @@ class AttachRootfs(Step):
         mount.move_mount(rootfs, mount.AT_FDCWD, ROOTFS_PLACE)
         # What happens in the container's mounts stays there, and nothing of the host comes in
         # later.
-        mount.mount_setattr(rootfs, propagation=mount.MS_PRIVATE, recursive=True)
+        propagation = mount.MS_SLAVE if self.follow else mount.MS_PRIVATE
+        mount.mount_setattr(rootfs, propagation=propagation, recursive=True)
         walk.root = rootfs
 
 

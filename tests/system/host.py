@@ -90,7 +90,7 @@ class Host:
     def __init__(self, trees: Sequence[str] = ()) -> None:
         """Of the host's cgroup trees it has `trees`, as `unified`, or all."""
         # Not pytest's tmp_path: mapped users must get through to a root file system, and socket paths are short.
-        self.root = Path(tempfile.mkdtemp(prefix=ledger.HOST_PREFIX))
+        self.root = Path(tempfile.mkdtemp(prefix=ledger.OWN_PREFIX))
         self.root.chmod(0o755)
         self.lxcpath = self.root / "lxcpath"
         self.run_dir = self.root / "run"

@@ -30,6 +30,8 @@ DEADLINE = 30.0 * PATIENCE
 
 # Roots of test machines; each is removed, and looked at, by its own Host.
 HOST_PREFIX = "lxcd-host-"
+# Those of this session: other people's loop devices come and go at the same time.
+OWN_PREFIX = f"{HOST_PREFIX}{os.getpid()}-"
 
 _OURS_ALONE = [
     "/var/lib/lxc",
@@ -214,9 +216,12 @@ def _tables() -> list[str]:
 
 
 def _loops() -> Iterator[str]:
+    """Those with something of a test machine behind them."""
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
-            yield f"{backing.parts[3]} {backing.read_text().strip()}"
+            path = backing.read_text().strip()
+            if OWN_PREFIX in path:
+                yield f"{backing.parts[3]} {path}"
 
 
 def _files() -> Iterator[str]:

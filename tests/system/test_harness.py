@@ -180,7 +180,7 @@ def test_the_ledger_names(leak: Callable[[], AbstractContextManager[None]], word
 def test_the_ledger_names_a_loop_device(tmp_path: Path) -> None:
     before = ledger.take()
     with ExitStack() as stack:
-        stack.enter_context(_loop(tmp_path / "image"))
+        stack.enter_context(_loop(tmp_path / f"{ledger.OWN_PREFIX}image"))
         assert any(
             line.startswith("loop device") for line in ledger.differences(before, ledger.take())
         )

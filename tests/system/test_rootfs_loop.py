@@ -1,0 +1,258 @@
+"""A disk image as root file system: whatever is in it, it boots, and the host has nothing of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from lxcd.v1 import types_pb2
+from tests.system import images, roots
+from tests.system.boxes import IDMAP, KERNEL_MOUNTS, box, busybox_up, defined
+from tests.system.calls import IDLE
+from tests.system.host import Host
+from tests.system.images import Filler
+
+LINUX = Filler("ext4")
+BOOT = Filler("vfat", "EF")
+
+
+def config(path: Path | str, options: str = "", kind: str = "loop:") -> str:
+    """Of a container whose root is in this image."""
+    more = f"lxc.rootfs.options = {options}\n" if options else ""
+    return f"lxc.rootfs.path = {kind}{path}\n{more}{KERNEL_MOUNTS}"
+
+
+@pytest.fixture
+def image(host: Host, busybox_root: Path) -> Path:
+    """As the article's: a disk of two partitions, the second one is the root."""
+    path = host.root / "vm.img"
+    return images.disk(host, path, "dos", (Filler("swap", "82"), LINUX), busybox_root)
+
+
+@pytest.mark.parametrize("kind", images.WITH_ROOT)
+def test_a_file_system_over_the_whole_file(host: Host, busybox_root: Path, kind: str) -> None:
+    path = images.filesystem(host, kind, busybox_root, host.root / "vm.img")
+    read_only = kind in ("squashfs", "erofs")
+    with defined(host, config(path)) as made:
+        made.start(*IDLE)
+        assert made.sh("grep ' / ' /proc/mounts").split()[2] == kind
+        (device,) = images.attached(host)
+        assert made.sh("cut -d' ' -f1 /proc/mounts | grep loop") == f"/dev/{device}"
+        if not read_only:
+            made.sh("echo written > /root/note; sync")
+        made.stop(kill=True)
+        images.none_attached(host)
+        made.start(*IDLE)
+        if not read_only:
+            assert made.sh("cat /root/note") == "written"
+        else:
+            assert "Read-only" in made.fails("touch /root/note")
+
+
+@pytest.mark.parametrize("label", ["dos", "gpt"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_partition_of_a_disk(host: Host, busybox_root: Path, label: str, kind: str) -> None:
+    parts = (Filler("ext4"), Filler(kind))
+    path = images.disk(host, host.root / "vm.img", label, parts, busybox_root)
+    with box(host, config(path, "partition=2"), "box", *IDLE) as made:
+        assert made.sh("grep ' / ' /proc/mounts").split()[2] == kind
+        assert made.sh("ls /") == made.sh("ls /proc/1/root")
+        made.sh("touch /root/note")
+    images.none_attached(host)
+
+
+@pytest.mark.parametrize("number", [1, 5, 6])
+def test_a_logical_partition(host: Host, busybox_root: Path, number: int) -> None:
+    parts = [Filler("ext4"), *[Filler("")] * 2, Filler("ext2"), Filler("ext3")]
+    path = images.disk(host, host.root / "vm.img", "dos", parts, busybox_root)
+    with box(host, config(path, f"partition={number}"), "box", *IDLE) as made:
+        kind = {1: "ext4", 5: "ext2", 6: "ext3"}[number]
+        assert made.sh("grep ' / ' /proc/mounts").split()[2] == kind
+
+
+@pytest.mark.parametrize("kind", ["loop:", ""])
+def test_the_one_linux_partition_needs_no_number(host: Host, image: Path, kind: str) -> None:
+    with box(host, config(image, kind=kind)) as made:
+        busybox_up(made)
+        assert made.sh("cat /etc/inittab | wc -l") != "0"
+        made.stop()
+    images.none_attached(host)
+
+
+def test_gpt_s_type_of_a_root_says_which_of_two_it_is(host: Host, busybox_root: Path) -> None:
+    machine = os.uname().machine
+    kind = {"x86_64": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"}.get(
+        machine, "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"
+    )
+    parts = (Filler("ext3"), Filler("ext4", kind))
+    path = images.disk(host, host.root / "vm.img", "gpt", parts, busybox_root)
+    with box(host, config(path), "box", *IDLE) as made:
+        assert made.sh("grep ' / ' /proc/mounts").split()[2] == "ext4"
+
+
+def test_ro_writes_nothing_to_the_image(host: Host, image: Path) -> None:
+    before = image.read_bytes()
+    image.chmod(0o444)
+    with box(host, config(image, "partition=2,ro,noatime"), "box", *IDLE) as made:
+        words = made.sh("grep ' / ' /proc/mounts").split()[3].split(",")
+        assert {"ro", "noatime"} <= set(words)
+        assert "Read-only" in made.fails("touch /root/note")
+        made.fails("mount -o remount,rw /")
+    images.none_attached(host)
+    assert image.read_bytes() == before
+
+
+def test_ids_are_shifted_in_an_image_as_in_a_directory(host: Host, image: Path) -> None:
+    text = config(image, "partition=2,idmap=container") + IDMAP
+    with box(host, text, "box", *IDLE) as made:
+        made.sh("touch /root/note && chown 7:8 /root/note")
+        assert made.sh("stat -c %u:%g /root/note /etc") == "7:8\n0:0"
+        made.stop(kill=True)
+    with box(host, config(image, "partition=2"), "plain", *IDLE) as made:
+        assert made.sh("stat -c %u:%g /root/note") == "7:8"
+
+
+def test_a_block_device_and_its_partition(host: Host, image: Path, busybox_root: Path) -> None:
+    whole = images.filesystem(host, "ext4", busybox_root, host.root / "fs.img")
+    for file, options in ((whole, ""), (image, "partition=2")):
+        device = images.run("losetup", "--find", "--show", file).strip()
+        try:
+            for kind in ("", "lvm:"):
+                with box(host, config(device, options, kind), "box", *IDLE) as made:
+                    made.sh("touch /root/note")
+        finally:
+            images.run("losetup", "--detach", device)
+    images.none_attached(host)
+
+
+def test_a_managed_image_in_the_container_s_directory_goes_with_it(host: Host, image: Path) -> None:
+    own = host.lxcpath / "box/rootdev"
+    with defined(host, config(own)) as made:
+        image.rename(own)
+        made.start(*IDLE)
+        made.stop(kill=True)
+        made.delete()
+        assert not own.exists()
+
+
+def test_an_image_elsewhere_is_left_alone(host: Host, image: Path) -> None:
+    with defined(host, config(image)) as made:
+        assert made.delete().kept_rootfs == str(image)
+    assert image.exists()
+
+
+def test_two_containers_may_have_two_partitions_and_read_one(
+    host: Host, busybox_root: Path
+) -> None:
+    path = images.disk(host, host.root / "vm.img", "gpt", (LINUX, LINUX), busybox_root)
+    with (
+        box(host, config(path, "partition=1"), "one", *IDLE) as one,
+        box(host, config(path, "partition=2,ro"), "two", *IDLE),
+        box(host, config(path, "partition=2,ro"), "three", *IDLE) as three,
+    ):
+        one.sh("touch /root/note")
+        three.fails("ls /root/note")
+        assert len(list(images.attached(host))) == 3
+
+
+def test_copies_of_an_image_run_side_by_side(host: Host, busybox_root: Path) -> None:
+    # The same UUID in all, which xfs and btrfs do not like.
+    for kind in ("xfs", "btrfs"):
+        first = images.filesystem(host, kind, busybox_root, host.root / f"{kind}-1.img")
+        second = roots.copy(first, host.root / f"{kind}-2.img")
+        with (
+            box(host, config(first), "one", *IDLE) as one,
+            box(host, config(second), "two", *IDLE) as two,
+        ):
+            one.sh("echo one > /root/note")
+            two.sh("echo two > /root/note")
+            assert one.sh("cat /root/note") == "one"
+
+
+def test_more_containers_than_there_were_loop_devices(host: Host, busybox_root: Path) -> None:
+    count = len(list(Path("/sys/block").glob("loop*"))) + 2
+    first = images.filesystem(host, "ext4", busybox_root, host.root / "0.img")
+    names = [f"many{number}" for number in range(count)]
+    for name in names:
+        roots.copy(first, host.root / f"{name}.img")
+        host.ctl("create", name, "--config", "-", input=config(host.root / f"{name}.img"))
+    failures: list[str] = []
+
+    def start(name: str) -> None:
+        done = host.ctl("start", name, "--", *IDLE, check=False)
+        if done.returncode:
+            failures.append(done.stderr)
+
+    # Several at once, so that they ask for the same free device.
+    threads = [threading.Thread(target=start, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(list(images.attached(host))) == count
+    host.ctl("delete", "--force", *names)
+    images.none_attached(host)
+
+
+def test_a_host_whose_dev_has_no_loop_devices(cold_host: Host, busybox_root: Path) -> None:
+    host = cold_host
+    path = images.disk(host, host.root / "vm.img", "dos", (LINUX,), busybox_root)
+    nodes = "null zero full random urandom tty ptmx pts shm"
+    script = (
+        "mkdir /run/lxcd-dev && mount -t tmpfs none /run/lxcd-dev && cd /run/lxcd-dev"
+        f" && for n in {nodes}; do cp -a /dev/$n . || mkdir $n; done"
+        " && mount --move /run/lxcd-dev /dev && rmdir /run/lxcd-dev"
+    )
+    host.machine.run("sh", "-c", script)
+    try:
+        host.start_daemon()
+        with box(host, config(path), "box", *IDLE) as made:
+            made.sh("touch /root/note")
+            assert len(list(images.attached(host))) == 1
+        images.none_attached(host)
+        host.shutdown()
+    finally:
+        host.machine.run("umount", "--lazy", "/dev")
+
+
+def test_nothing_is_left_after_every_kind_of_end(host: Host, image: Path) -> None:
+    with defined(host, config(image)) as made:
+        made.start(*IDLE)
+        os.kill(made.info().pid, 9)
+        made.wait(types_pb2.STATE_STOPPED)
+        images.none_attached(host)
+        made.start("/bin/true")
+        made.wait()
+        images.none_attached(host)
+        made.start(*IDLE)
+        host.kill_daemon()
+        assert len(list(images.attached(host))) == 1
+        host.start_daemon()
+        assert made.sh("echo in") == "in"
+        made.stop(kill=True)
+        images.none_attached(host)
+
+
+def test_a_restart_waits_for_the_device_of_the_life_before(host: Host, image: Path) -> None:
+    with defined(host, config(image)) as made:
+        for _ in range(10):
+            made.start(*IDLE)
+            made.sh("dd if=/dev/urandom of=/root/much bs=1M count=4 2>/dev/null")
+            made.stop(kill=True)
+    images.none_attached(host)
+
+
+def test_a_start_that_fails_later_leaves_nothing(host: Host, image: Path) -> None:
+    text = config(image) + "lxc.mount.entry = /there/is/none mnt none bind 0 0\n"
+    with defined(host, text):
+        done = host.ctl("start", "box", check=False)
+        assert done.returncode != 0
+        assert "/there/is/none" in done.stderr
+        images.none_attached(host)
+        lines = host.ctl("plan", "box").stdout.splitlines()
+        (line,) = [line for line in lines if f"mount the image {image}" in line]
+        assert "config:1" in line

@@ -1,0 +1,117 @@
+"""The article's way: losetup and mount on the host, `lxc.rootfs` at the mount. After the stop nothing of it is busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system import images
+from tests.system.boxes import KERNEL_MOUNTS, Box, box, defined, over
+from tests.system.calls import IDLE
+from tests.system.consistency import VERSION_1, prepared
+from tests.system.host import Host
+from tests.system.images import MIB, Filler
+from tests.system.machine import until
+
+
+@contextmanager
+def _mounted(host: Host, busybox: Path) -> Iterator[tuple[Path, str]]:
+    """The second partition of a disk on /…/rootfs/002, and its loop device: an offset stands for kpartx."""
+    path = host.root / "rhel60vm.img"
+    part = Filler("ext4")
+    images.disk(host, path, "dos", (part, part), busybox)
+    place = host.root / "rootfs/002"
+    place.mkdir(parents=True)
+    offset = ("--offset", str(MIB + part.size_bytes), "--sizelimit", str(part.size_bytes))
+    device = images.run("losetup", "--find", "--show", *offset, path).strip()
+    try:
+        host.machine.run("mount", device, str(place))
+        yield place, device
+    finally:
+        if Path(device).name in images.attached(host):
+            host.machine.run("umount", "--lazy", str(place), check=False)
+            images.run("losetup", "--detach", device)
+
+
+def _let_go(host: Host, place: Path, device: str) -> None:
+    """`umount` and `losetup -d`, which would only be deferred if the device were busy."""
+    images.not_busy(host, place)
+    images.run("losetup", "--detach", device)
+    assert Path(device).name not in images.attached(host)
+
+
+def _warm(host: Host) -> None:
+    """Wait until children are prepared: their mount namespaces are from now."""
+    if VERSION_1:
+        until(lambda: bool(prepared(host)), "a child is prepared")
+
+
+def _has_run(host: Host, place: Path) -> None:
+    with defined(host, f"lxc.rootfs = {place}\n{KERNEL_MOUNTS}", "002") as made:
+        made.start(*IDLE)
+        made.sh("echo here > /root/note; ls /")
+        made.stop(kill=True)
+
+
+def test_unmounting_after_a_stop_is_not_busy(host: Host, busybox_root: Path) -> None:
+    with _mounted(host, busybox_root) as (place, device):
+        _warm(host)
+        _has_run(host, place)
+        _warm(host)
+        _let_go(host, place, device)
+
+
+@pytest.mark.parametrize("propagation", ["rprivate", "rshared"])
+def test_others_that_were_started_meanwhile_hold_nothing(
+    host: Host, busybox_root: Path, propagation: str
+) -> None:
+    host.machine.run("mount", f"--make-{propagation}", "/")
+    with (
+        _mounted(host, busybox_root) as (place, device),
+        box(host, over(host, busybox_root, "o") + KERNEL_MOUNTS, "other", *IDLE) as other,
+    ):
+        _warm(host)
+        _has_run(host, place)
+        _warm(host)
+        # Of a child that was prepared while it was mounted.
+        with box(host, over(host, busybox_root, "p") + KERNEL_MOUNTS, "later", *IDLE) as later:
+            _let_go(host, place, device)
+            assert later.sh("echo in") == other.sh("echo in") == "in"
+
+
+def test_one_that_has_the_host_s_own_root_follows_the_unmount(
+    host: Host, busybox_root: Path
+) -> None:
+    # As systemd sets it up on every host.
+    host.machine.run("mount", "--make-rshared", "/")
+    with _mounted(host, busybox_root) as (place, device), _of_the_host(host) as own:
+        assert own.sh(f"ls {place}/etc/inittab")
+        _has_run(host, place)
+        _let_go(host, place, device)
+        own.fails(f"ls {place}/etc/inittab")
+        # But nothing of it comes to the host.
+        own.sh(f"mount -t tmpfs none {place}")
+        assert not list(place.iterdir())
+        assert "tmpfs" not in host.machine.run("findmnt", "-n", str(place), check=False).stdout
+
+
+@contextmanager
+def _of_the_host(host: Host) -> Iterator[Box]:
+    with box(host, "lxc.autodev = 0\n", "own", "/bin/sleep", "100000") as made:
+        yield made
+
+
+def test_unmounting_while_it_runs_is_busy_and_takes_nothing_away(
+    host: Host, busybox_root: Path
+) -> None:
+    with _mounted(host, busybox_root) as (place, device):
+        with box(host, f"lxc.rootfs = {place}\n{KERNEL_MOUNTS}", "002", *IDLE) as made:
+            # The host's mount may go: the container has its own of it.
+            host.machine.run("umount", str(place))
+            assert made.sh("cat /etc/inittab")
+            made.stop(kill=True)
+        images.run("losetup", "--detach", device)
+        until(lambda: Path(device).name not in images.attached(host), f"{device} is free")
