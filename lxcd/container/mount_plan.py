@@ -80,7 +80,12 @@ class MountPlanner:
                 f"a root file system of type {root.kind} is not supported yet",
             )
         self._draft.add(
-            rootfs.AttachRootfs(origin=root.origin, fd=fd, source=f"{root.kind}:{root.path}")
+            rootfs.AttachRootfs(
+                origin=root.origin,
+                fd=fd,
+                source=f"{root.kind}:{root.path}",
+                follow=root.kind == "dir" and not root.path.strip("/"),
+            )
         )
 
     @staticmethod
