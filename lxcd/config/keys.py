@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from lxcd.config import entries, values
+from lxcd.config import entries, rootfs, values
 from lxcd.config.characters import words
 from lxcd.config.model import Entry
 
@@ -173,9 +173,11 @@ def _is_none(text: str) -> bool:
     return text == "none"
 
 
-def _plain_storage(text: str) -> bool:
-    kind, colon, _ = text.partition(":")
-    return not colon or "/" in kind or kind in ("dir", "overlay", "overlayfs", "aufs")
+def _storage_in_force(text: str) -> bool:
+    try:
+        return rootfs.split_path(text)[0] in rootfs.IN_FORCE
+    except ValueError:
+        return False
 
 
 _id = values.number(0, values.LARGEST_ID)
@@ -194,7 +196,7 @@ KEYS: tuple[Key, ...] = (
          "file to read in this place, or folder whose *.conf files are read in sorted order"),
 
     _row("lxc.rootfs.path", "rootfs.path", values.plain, "[TYPE:]PATH",
-         "root file system; without it the container sees the host's", only=_plain_storage,
+         "root file system; without it the container sees the host's", only=_storage_in_force,
          choices=("dir:", "overlay:", "btrfs:", "zfs:", "lvm:", "loop:", "rbd:", "nbd:")),
     _row("lxc.rootfs.mount", "rootfs.mount", values.absolute, "PATH",
          "where LXC mounts the root file system on the host", default=ROOTFS_MOUNT),

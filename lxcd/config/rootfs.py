@@ -83,7 +83,8 @@ def split_partition(options: tuple[str, ...]) -> tuple[int | None, tuple[str, ..
     if len(set(found)) > 1:
         raise ValueError(f"partition={found[0]} and partition={found[1]}: only one can be the root")
     text = found[0]
-    if not (text.isascii() and text.isdecimal() and int(text[:5]) <= _MOST_PARTITIONS):
+    short = text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST_PARTITIONS))
+    if not short or int(text) > _MOST_PARTITIONS:
         raise ValueError(
             f"partition={text}: must be a partition's number, or 0 for the whole image"
         )

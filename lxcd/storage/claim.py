@@ -119,14 +119,15 @@ def _devices() -> Iterator[_Device]:
 
 def _is_mounted(number: int) -> bool:
     """In anybody's mount namespace."""
-    wanted = f" {loop.MAJOR}:{number} "
+    # The number of a btrfs is none of a device.
+    wanted = re.compile(rf" ({loop.MAJOR}:{number}|/dev/loop{number}) ")
     for pid in filter(str.isdigit, os.listdir("/proc")):
         # It may end, or be a zombie.
         with (
             contextlib.suppress(OSError),
             open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file,
         ):
-            if any(wanted in line for line in file):
+            if any(map(wanted.search, file)):
                 return True
     return False
 

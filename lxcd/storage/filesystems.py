@@ -39,7 +39,6 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     # Files around a disk, which a loop device does not unpack.
     (0, b"QFI\xfb", "a qcow2 image"),
     (0, b"KDMV", "a VMDK image"),
-    (0, b"conectix", "a VHD image"),
     (0, b"vhdxfile", "a VHDX image"),
     (64, b"\x7f\x10\xda\xbe", "a VDI image"),
     (0, b"\x1f\x8b\x08", "a gzip file"),

@@ -31,6 +31,13 @@ _KINDS = {
 }
 _PROTECTED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY)
 _EXT = ("ext2", "ext3", "ext4")
+# Options that leave a journal alone: ext4(5), xfs(5), btrfs(5).
+_WITHOUT_REPLAY = {
+    "ext3": "noload",
+    "ext4": "noload",
+    "xfs": "norecovery",
+    "btrfs": "rescue=nologreplay",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +215,19 @@ def _mounted(wanted: MountImage, part: Part, source: str, *, read_only: bool) ->
                 context.flag(key)
             else:
                 context.string(key, value)
-        context.create()
+        try:
+            context.create()
+        except OSError as error:
+            if error.errno == errno.EROFS and read_only and name in _WITHOUT_REPLAY:
+                raise _unclean(wanted.path, name) from None
+            raise
         return context.mount(wanted.set_)
+
+
+def _unclean(path: str, name: str) -> ImageError:
+    text = f"{path} was not unmounted: its journal has to be written back before it can be read"
+    option = _WITHOUT_REPLAY[name]
+    return ImageError(f"{text}; start once without ro, or say {option} in lxc.rootfs.options")
 
 
 def _defaults(name: str, wanted: MountImage) -> tuple[tuple[str, str | None], ...]:

@@ -13,7 +13,7 @@ import pytest
 
 from lxcd.supervisor.faults import PHASES
 from lxcd.v1 import container_pb2
-from tests.system import ledger, roots, wires
+from tests.system import images, ledger, roots, wires
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, over
 from tests.system.calls import IDLE
 from tests.system.host import Host
@@ -105,6 +105,17 @@ def _shared(host: Host, busybox: Path) -> str:
     )
 
 
+def _image(host: Host, busybox: Path) -> str:
+    """In a partition of a disk image, with ids of its own."""
+    path = host.root / "vm.img"
+    images.disk(host, path, "gpt", (images.Filler("swap"), images.Filler("ext4")), busybox)
+    return (
+        f"lxc.rootfs.path = loop:{path}\nlxc.rootfs.options = partition=2,idmap=container\n"
+        + IDMAP
+        + KERNEL_MOUNTS
+    )
+
+
 # Of a container without devices.
 _PHASES = frozenset(PHASES) - {"network"}
 
@@ -155,6 +166,7 @@ CASES = {
         phases=_PHASES - {"identity"},
         only=frozenset({"share_namespace", "make_namespaces", "fork", "barrier"}),
     ),
+    "image": Case(_image, only=frozenset({"fork", "attach_rootfs", "pivot_root", "execute"})),
     "core": Case(
         _core,
         barriers=(),

@@ -19,7 +19,7 @@ from lxcd.container.init import STEP_ROOMS
 from lxcd.container.spec import _STEPS
 from lxcd.supervisor.faults import PHASES
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
-from tests.system import ledger, wires
+from tests.system import images, ledger, wires
 from tests.system.boxes import Box, Refused, defined
 from tests.system.calls import events, idle, state
 from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
@@ -245,6 +245,7 @@ class Trial:
         assert state(self.made.info()) == "STOPPED", self.made.info()
         assert told(events(self.made.api, names=(self.made.name,)))[self.made.name] == "STOPPED"
         self.watch.is_clean()
+        images.none_attached(self.host)
         wires.settled(self.host, self.links)
         assert not wires.kept(self.host)
 

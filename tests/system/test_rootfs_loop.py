@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from lxcd.v1 import types_pb2
-from tests.system import images, roots
-from tests.system.boxes import IDMAP, KERNEL_MOUNTS, box, busybox_up, defined
+from tests.article import RESOURCES
+from tests.system import calls, images, roots
+from tests.system.boxes import IDMAP, KERNEL_MOUNTS, box, busybox_up, defined, generation_runs
 from tests.system.calls import IDLE
 from tests.system.host import Host
 from tests.system.images import Filler
+from tests.system.tracer import at_call
 
 LINUX = Filler("ext4")
 BOOT = Filler("vfat", "EF")
@@ -246,6 +249,26 @@ def test_a_restart_waits_for_the_device_of_the_life_before(host: Host, image: Pa
     images.none_attached(host)
 
 
+def test_a_guest_that_reboots_gets_its_image_again(host: Host, image: Path) -> None:
+    with box(host, config(image)) as made:
+        busybox_up(made)
+        made.sh("dd if=/dev/urandom of=/root/much bs=1M count=4 2>/dev/null; reboot")
+        generation_runs(made, 2)
+        busybox_up(made)
+        assert made.sh("stat -c %s /root/much") == str(4 << 20)
+        made.stop()
+    images.none_attached(host)
+
+
+def test_a_container_that_may_use_no_device_has_its_image(host: Host, image: Path) -> None:
+    # Without what this machine has no swap for.
+    rules = [line for line in RESOURCES.splitlines(keepends=True) if "devices" in line]
+    text = config(image) + "".join(rules)
+    with box(host, text, "box", *IDLE) as made:
+        made.fails("mknod /root/loop b 7 0 && cat /root/loop")
+        made.sh("touch /root/note && cat /dev/null")
+
+
 def test_a_start_that_fails_later_leaves_nothing(host: Host, image: Path) -> None:
     text = config(image) + "lxc.mount.entry = /there/is/none mnt none bind 0 0\n"
     with defined(host, text):
@@ -256,3 +279,32 @@ def test_a_start_that_fails_later_leaves_nothing(host: Host, image: Path) -> Non
         lines = host.ctl("plan", "box").stdout.splitlines()
         (line,) = [line for line in lines if f"mount the image {image}" in line]
         assert "config:1" in line
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        ("ioctl", "signal=SIGKILL"),  # many make one: which fails cannot be said
+        *itertools.product(("fsopen", "fsconfig", "fsmount"), ("signal=SIGKILL", "error=EIO")),
+    ],
+)
+def test_nothing_is_left_at_whatever_call_lxcd_dies_or_fails(
+    host: Host, image: Path, tmp_path: Path, call: str, what: str
+) -> None:
+    with defined(host, config(image)) as made:
+        made.start(*IDLE)
+        made.stop(kill=True)
+        assert host.daemon is not None
+        with at_call(host.daemon, call, what, tmp_path / "trace"):
+            refused = calls.refused(lambda: made.start(*IDLE))
+        if what == "error=EIO":
+            told = {key: refused.metadata.get(key) for key in ("step", "errno", "origin")}
+            origin = f"{made.directory}/config:1"
+            assert told == {"step": "rootfs", "errno": "EIO", "origin": origin}
+            assert call in refused.metadata["syscall"]
+        else:
+            host.kill_daemon()
+            host.start_daemon()
+        images.none_attached(host)
+        made.start(*IDLE)
+        assert made.sh("echo in") == "in"

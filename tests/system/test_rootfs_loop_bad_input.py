@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import images, ledger
+from tests.system import images, ledger, roots
 from tests.system.boxes import Refused, box, defined
 from tests.system.calls import IDLE
 from tests.system.host import Host
@@ -217,8 +217,10 @@ def test_a_write_protected_image_wants_ro(host: Host, busybox_root: Path) -> Non
         host.machine.run("umount", str(place))
 
 
-def test_another_container_has_it(host: Host, busybox_root: Path) -> None:
-    path = disk(host, host.root / "vm.img", "dos", (LINUX, LINUX), busybox_root)
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_another_container_has_it(host: Host, busybox_root: Path, kind: str) -> None:
+    parts = (LINUX, Filler(kind))
+    path = disk(host, host.root / "vm.img", "dos", parts, busybox_root)
     link = host.root / "link.img"
     link.hardlink_to(path)
     with box(host, config(path, "partition=2"), "first", *IDLE):
@@ -230,6 +232,23 @@ def test_another_container_has_it(host: Host, busybox_root: Path) -> None:
         refuses(host, config(path, "partition=2"), "of container first has it read-only")
     with box(host, config(path, "partition=2"), "second", *IDLE):
         pass
+
+
+@pytest.mark.parametrize(("kind", "option"), [("ext4", "noload"), ("xfs", "norecovery")])
+def test_a_copy_of_a_file_system_in_use_cannot_only_be_read(
+    host: Host, busybox_root: Path, kind: str, option: str
+) -> None:
+    path = images.filesystem(host, kind, busybox_root, host.root / "vm.img")
+    copy = host.root / "copy.img"
+    with box(host, config(path), "box", *IDLE) as made:
+        made.sh("touch /root/note; sync")
+        roots.copy(path, copy)
+    text = f"was not unmounted: its journal has to be written back before it can be read; start once without ro, or say {option}"
+    refuses(host, config(copy, "ro"), text)
+    with box(host, config(copy, f"ro,{option}"), "box", *IDLE) as made:
+        made.fails("touch /root/note")
+    with box(host, config(copy), "box", *IDLE) as made:
+        assert made.sh("ls /root") == "note"
 
 
 def test_the_host_has_it(host: Host, busybox_root: Path) -> None:

@@ -155,7 +155,9 @@ def test_not_in_force() -> None:
     assert later("lxc.aa_profile = x\n") == ["c:1 lxc.aa_profile"]
     assert later("lxc.foo = 1\nlxc.kmsg = 1\nlxc.tty.max = x\n") == []
     assert later("lxc.mount.auto = shmounts:/a\n") == ["c:1 lxc.mount.auto"]
-    assert later("lxc.rootfs.path = lvm:/dev/x\n") == ["c:1 lxc.rootfs.path"]
+    assert later("lxc.rootfs.path = zfs:tank/x\n") == ["c:1 lxc.rootfs.path"]
+    assert later("lxc.rootfs.path = lvm:/dev/x\n") == []
+    assert later("lxc.rootfs.path = loop:/x.img\n") == []
 
 
 @pytest.mark.parametrize(

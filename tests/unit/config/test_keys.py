@@ -304,6 +304,51 @@ def test_storage(text: str, kind: str, path: str, files: FileAccess) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("lxc.rootfs.path = /r", True),
+        ("lxc.rootfs = /r:with/colon", True),
+        ("lxc.rootfs.path = dir:/r", False),
+        ("lxc.rootfs.path = loop:/r", False),
+        ("lxc.rootfs.backend = loop\nlxc.rootfs = /r", False),
+    ],
+)
+def test_a_path_without_a_type_may_be_anything(text: str, plain: bool, files: FileAccess) -> None:  # noqa: FBT001
+    root = read(text, files).rootfs
+    assert root is not None
+    assert root.plain == plain
+
+
+@pytest.mark.parametrize(
+    ("options", "partition", "rest"),
+    [
+        ("ro,noatime", None, ("ro", "noatime")),
+        ("partition=2,ro,noatime", 2, ("ro", "noatime")),
+        ("ro,partition=0", 0, ("ro",)),
+        ("partition=128", 128, ()),
+        ("partition=3,partition=3", 3, ()),
+    ],
+)
+def test_the_partition_of_an_image(
+    options: str, partition: int | None, rest: tuple[str, ...], files: FileAccess
+) -> None:
+    config = read(f"lxc.rootfs.path = loop:/i\nlxc.rootfs.options = {options}\n", files)
+    assert config.problems == ()
+    assert config.rootfs is not None
+    assert (config.rootfs.partition, config.rootfs.options) == (partition, rest)
+
+
+@pytest.mark.parametrize(
+    "word", ["", "x", "-1", "+1", "1.5", "1 2", "٣", "1025", "9" * 5000, "1,partition=2"]
+)
+def test_what_is_no_partition(word: str, files: FileAccess) -> None:
+    config = read(f"lxc.rootfs.path = loop:/i\nlxc.rootfs.options = partition={word}\n", files)
+    assert [(p.severity, p.key) for p in config.problems] == [("error", "lxc.rootfs.options")]
+    assert "partition=" in config.problems[0].message
+    assert config.problems[0].origin.endswith(":2")
+
+
+@pytest.mark.parametrize(
     "text", ["tar:/x", "dir:", "overlay:/l", "overlay:l:u", "overlay:", "overlay:/l:"]
 )
 def test_bad_storage(text: str, files: FileAccess) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lxcd import errors
 from lxcd.config import keys, loader
-from lxcd.container import devices, mounts, plan, spec
+from lxcd.container import devices, mounts, plan, resources, rootfs, spec
 from lxcd.container.credentials import Execute, LimitCapabilities
 from lxcd.container.plan import Host, Life, Plan
 from lxcd.container.spec import Spec
@@ -121,6 +121,35 @@ def test_the_order_of_everything(compiled: Compile) -> None:
 )
 def test_each_key_and_its_step(compiled: Compile, line: str, step: str) -> None:
     assert step in by_origin(compiled(f"{ROOT}{line}\n"), 2)
+
+
+def test_an_image_is_mounted_and_a_plain_path_may_be_one(compiled: Compile) -> None:
+    options = "lxc.rootfs.options = partition=2,ro,commit=9,idmap=container\n"
+    (image,) = compiled("lxc.rootfs.path = loop:/vm.img\n" + IDMAP + options).resources[:1]
+    assert isinstance(image, resources.MountImage)
+    assert (image.path, image.partition, image.container) == ("/vm.img", 2, "c")
+    assert (image.options, image.idmap, image.directory) == ((("commit", "9"),), "container", None)
+    assert image.origin == "c/config:1"
+    assert (
+        image.describe() == "mount partition 2 of the image /vm.img (ro), ids mapped by container"
+    )
+    (plain,) = compiled("lxc.rootfs = /srv/c\n").resources[:1]
+    assert isinstance(plain, resources.MountImage)
+    assert plain.directory is not None
+    assert plain.describe() == plain.directory.describe() == "take /srv/c with all below"
+    (directory,) = compiled(ROOT).resources[:1]
+    assert isinstance(directory, resources.TakeDirectory)
+
+
+def test_only_a_container_on_the_host_s_own_root_follows_its_mounts(compiled: Compile) -> None:
+    def follows(text: str) -> bool:
+        (step,) = (s for s in compiled(text).spec.steps if isinstance(s, rootfs.AttachRootfs))
+        return step.follow
+
+    assert follows("lxc.uts.name = c\n")
+    assert follows("lxc.rootfs.path = dir:/\n")
+    assert not follows(ROOT)
+    assert not follows("lxc.rootfs.path = loop:/vm.img\n")
 
 
 def test_flags(compiled: Compile) -> None:
