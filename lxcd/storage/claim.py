@@ -31,6 +31,8 @@ _LOOP = re.compile(r"loop([0-9]+)")
 # on for what it does, 200 on for what others must not. Of these, 101 is for writing.
 _QEMU_ANY = (100, 200)
 _QEMU_WRITES = (101, 1)
+# Ours begin behind these; no file system has anything of its own before.
+_FIRST_BYTE = 512
 _REFERENCE = "container "
 
 
@@ -71,10 +73,9 @@ def claim(file: int, path: str, part: Part, *, read_only: bool) -> None:
 
 
 def _lock(file: int, part: Part, *, read_only: bool) -> bool:
+    first = max(part.offset_bytes, _FIRST_BYTE)
     try:
-        return kernel_fd.lock_range(
-            file, part.offset_bytes, part.size_bytes, exclusive=not read_only
-        )
+        return kernel_fd.lock_range(file, first, part.size_bytes, exclusive=not read_only)
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
             # A file system without locks: the list of devices has to do.

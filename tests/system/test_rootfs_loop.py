@@ -161,6 +161,16 @@ def test_two_containers_may_have_two_partitions_and_read_one(
         assert len(list(images.attached(host))) == 3
 
 
+def test_many_may_read_one_file_system(host: Host, busybox_root: Path) -> None:
+    path = images.filesystem(host, "squashfs", busybox_root, host.root / "vm.img")
+    with (
+        box(host, config(path), "one", *IDLE) as one,
+        box(host, config(path, "ro"), "two", *IDLE) as two,
+        box(host, config(path, kind=""), "three", *IDLE) as three,
+    ):
+        assert one.sh("ls /etc") == two.sh("ls /etc") == three.sh("ls /etc")
+
+
 def test_copies_of_an_image_run_side_by_side(host: Host, busybox_root: Path) -> None:
     # The same UUID in all, which xfs and btrfs do not like.
     for kind in ("xfs", "btrfs"):
