@@ -37,10 +37,12 @@ def _mounted(host: Host, busybox: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _let_go(host: Host, place: Path, device: str) -> None:
-    """`umount` and `losetup -d`, which would only be deferred if the device were busy."""
+    """`umount`, and `losetup -d`, which is put off for as long as anybody has the device: one that looks at all devices
+    only for a moment.
+    """
     images.not_busy(host, place)
     images.run("losetup", "--detach", device)
-    assert Path(device).name not in images.attached(host)
+    until(lambda: Path(device).name not in images.attached(host), f"{device} is free")
 
 
 def _warm(host: Host) -> None:
