@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,20 @@ def test_another_container_has_it(host: Host, busybox_root: Path, kind: str) -> 
         refuses(host, config(path, "partition=2"), "of container first has it read-only")
     with box(host, config(path, "partition=2"), "second", *IDLE):
         pass
+
+
+def test_of_many_that_want_it_at_once_one_gets_it(host: Host, busybox_root: Path) -> None:
+    path = images.filesystem(host, "ext4", busybox_root, host.root / "vm.img")
+    names = [f"one{number}" for number in range(5)]
+    for name in names:
+        host.ctl("create", name, "--config", "-", input=config(path))
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda name: host.ctl("start", name, "--", *IDLE, check=False), names))
+    assert sorted(one.returncode == 0 for one in done) == [False] * 4 + [True]
+    assert all("is in use: /dev/loop" in one.stderr for one in done if one.returncode)
+    assert len(list(images.attached(host))) == 1
+    host.ctl("delete", "--force", *names)
+    images.none_attached(host)
 
 
 @pytest.mark.parametrize(("kind", "option"), [("ext4", "noload"), ("xfs", "norecovery")])
