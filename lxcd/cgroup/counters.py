@@ -7,10 +7,10 @@
     memory_swap  memory.swap.events max             memory.memsw.failcnt
     pids         pids.events max                    pids.events max, summed up
 
-Version 2 counts what happens below, too. Version 1 counts kills where the process is, so in a cgroup
-that the container has made below its own they are not in here. Rejected forks both counted where the
-process is, and told nobody above (version 2 until Linux 6.11, which has pids.events.local): they are
-summed up here.
+Version 2 counts what happens below, too. Version 1 counts kills where the process is, so in a
+cgroup that the container has made below its own they are not in here. Rejected forks both counted
+where the process is, and told nobody above (version 2 until Linux 6.11, which has
+pids.events.local): they are summed up here.
 """
 
 from __future__ import annotations
