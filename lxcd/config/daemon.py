@@ -75,6 +75,7 @@ class ContainerSettings:
     # What is filtered of what a device sends into a managed network, by its number; all else.
     filters: Mapping[int, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits = field(default_factory=Limits)
+    whole_fstab: bool = False  # its /etc/fstab stays as it is, with devices that are not there
     text: bytes = field(default=b"", compare=False)  # all of it
 
 
@@ -139,12 +140,16 @@ def load_container_settings(
     leading: tuple[Forward, ...] = ()
     filters: dict[int, frozenset[str]] = {}
     limited = Limits()
+    whole_fstab = False
     for key, value in table.items():
         if key == "image":
             if isinstance(value, str):
                 image = value
             else:
                 problems.append(_problem("error", data, origin, key, "must be a text"))
+        elif key == "whole_fstab":
+            whole_fstab, wrong = _flag(value)
+            problems += [_problem("error", data, origin, key, why) for why in wrong]
         elif key == "net":
             filters, wrong = _filters(value)
             problems += [_problem("error", data, origin, key, why) for why in wrong]
@@ -165,9 +170,19 @@ def load_container_settings(
                 _problem("error", data, origin, name or key, why) for name, why in troubled
             ]
     found = ContainerSettings(
-        MappingProxyType(labels), image, leading, MappingProxyType(filters), limited, data
+        MappingProxyType(labels),
+        image,
+        leading,
+        MappingProxyType(filters),
+        limited,
+        whole_fstab,
+        data,
     )
     return found, tuple(problems)
+
+
+def _flag(value: object) -> tuple[bool, list[str]]:
+    return value is True, [] if isinstance(value, bool) else ["must be true or false"]
 
 
 def _labels(value: object) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -241,7 +241,9 @@ KEYS: tuple[Key, ...] = (
           "rename a full console log to FILE.1"),
 
     _list("lxc.cap.drop", "cap_drop", _entry(values.capability), "NAME…",
-          "capabilities that the container does not get", words=True, choices=values.CAPABILITIES),
+          "capabilities that the container does not get; without this key and lxc.cap.keep, and"
+          " without lxc.idmap: sys_time sys_module sys_rawio mac_admin mac_override", words=True,
+          choices=values.CAPABILITIES),
     _list("lxc.cap.keep", "cap_keep", _keep, "NAME…|none",
           "the only capabilities that the container gets", words=True,
           choices=("none", *values.CAPABILITIES)),

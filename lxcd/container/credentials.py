@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lxcd.container import program
 from lxcd.container.spec import Step
-from lxcd.kernel import identity, libc, mount, process
+from lxcd.kernel import identity, libc, mount, process, seccomp
 
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
@@ -83,6 +83,26 @@ class LimitCapabilities(Step):
         """See Step."""
         walk.capabilities = frozenset(self.keep)
         identity.drop_bounding(walk.capabilities, self.last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardHost(Step):
+    """Refuse what is done to the host itself by whoever has CAP_SYS_ADMIN, without which no init
+    can mount: swapon(2) of any file, swapoff(2); with `remounts` also what the halt scripts of a
+    machine do last, to remount / read-only, where the file system below it is the host's.
+    """
+
+    remounts: bool
+
+    def describe(self) -> str:
+        """See Step."""
+        return "refuse swapon, swapoff" + (", remounting read-only" if self.remounts else "")
+
+    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+        """See Step."""
+        code = seccomp.guard(seccomp.machine(), remounts=self.remounts)
+        if code:
+            seccomp.install(code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ class Life:
     given: frozenset[str] = frozenset()  # those that the caller's own descriptors become
     # By the kind of a namespace that is shared: the file of whose it is.
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
+    whole_fstab: bool = False  # its /etc/fstab stays as it is: see `guest_fstab`
     # Nothing to run unless lxc.init.cmd says so: the reaping PID 1 alone (the image `host`).
     idle: bool = False
 

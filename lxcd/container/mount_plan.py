@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lxcd.config.model import DEFAULT, MountAuto, MountEntry, Rootfs
+from lxcd.config.model import DEFAULT, CgroupSetting, MountAuto, MountEntry, Rootfs
 from lxcd.container import devices, mounts, resources, rootfs
 from lxcd.container.draft import Draft, fail
 from lxcd.container.fstab import MountOptions, parse_options
@@ -47,9 +47,7 @@ class MountPlanner:
             )
             # All that is mounted on the host is in it: what the host unmounts, as LXC has it too,
             # may not be busy because of that.
-            self._draft.add(
-                rootfs.AttachRootfs(origin=DEFAULT, fd=fd, source="/ (the host's own)", follow=True)
-            )
+            self._attach(DEFAULT, fd, "/ (the host's own)", follow=True)
             return
         try:
             options = parse_options(root.options)
@@ -79,14 +77,21 @@ class MountPlanner:
                 root.origin,
                 f"a root file system of type {root.kind} is not supported yet",
             )
-        self._draft.add(
-            rootfs.AttachRootfs(
-                origin=root.origin,
-                fd=fd,
-                source=f"{root.kind}:{root.path}",
-                follow=root.kind == "dir" and not root.path.strip("/"),
-            )
+        follow = root.kind == "dir" and not root.path.strip("/")
+        self._attach(root.origin, fd, f"{root.kind}:{root.path}", follow=follow)
+
+    def _attach(self, origin: str, fd: int, source: str, *, follow: bool = False) -> None:
+        self._draft.add(rootfs.AttachRootfs(origin=origin, fd=fd, source=source, follow=follow))
+        life = self._draft.life
+        if life.application or life.idle or life.whole_fstab:
+            return
+        if self.covered & {"", "etc", "etc/fstab"} or _may_use_disks(self._config.cgroups):
+            return
+        devices = tuple(sorted(path for path in self.covered if path.startswith("dev/")))
+        fit = resources.FitFstab(
+            origin=DEFAULT, step="cover_fstab", rootfs=fd, devices=devices, optional=True
         )
+        self._draft.add(mounts.CoverFstab(origin=DEFAULT, fd=self._draft.take(fit)))
 
     @staticmethod
     def _directory(root: Rootfs, options: MountOptions) -> resources.TakeDirectory:
@@ -295,3 +300,13 @@ class MountPlanner:
             optional=options.optional,
             idmap=options.idmap,
         )
+
+
+def _may_use_disks(settings: tuple[CgroupSetting, ...]) -> bool:
+    """Whether a device rule gives the container block devices, to more than make nodes of."""
+    for setting in settings:
+        kind, *rest = setting.value.split() or ("",)
+        access = rest[-1] if rest else "rwm"
+        if setting.name == "devices.allow" and kind in ("a", "b") and set(access) & set("rw"):
+            return True
+    return False

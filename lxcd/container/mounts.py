@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
+from lxcd.container.walk import DEVPTS_PLACE
 from lxcd.kernel import mount
 
 if TYPE_CHECKING:
@@ -169,6 +170,52 @@ class MountFilesystem(Step):
                 mount.mount_setattr(fd, propagation=self.propagation)
         finally:
             os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverFstab(Step):
+    """Hang what a container can follow of its /etc/fstab over it, read-only. Where all of it can be
+    followed there is no descriptor, and nothing is done.
+    """
+
+    fd: int
+
+    def describe(self) -> str:
+        """See Step."""
+        return "cover /etc/fstab where it names swap, / or devices that are not there"
+
+    def apply(self, walk: Walk) -> None:
+        """See Step."""
+        text = walk.fds[self.fd]
+        if text < 0:
+            return
+        size = os.fstat(text).st_size
+        # Made here, and not by lxcd: the file is to belong to the container's own root.
+        options = (("mode", "755"), ("size", str(size)), ("nr_inodes", "2"))
+        tree = mount.fsmount("tmpfs", options, _HARMLESS)
+        try:
+            _fill(tree, text, size)
+            # A mount that hangs nowhere cannot be bound from (before Linux 6.15).
+            mount.move_mount(tree, mount.AT_FDCWD, DEVPTS_PLACE)
+            try:
+                copy = _copy(tree, "fstab", mount.MOUNT_ATTR_RDONLY)
+            finally:
+                mount.umount2(DEVPTS_PLACE)
+        finally:
+            os.close(tree)
+        attach(walk, copy, "etc/fstab")
+        os.close(copy)
+
+
+def _fill(tree: int, text: int, size: int) -> None:
+    file = os.open("fstab", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=tree)
+    try:
+        os.fchmod(file, 0o644)
+        offset = 0
+        while offset < size:
+            offset += os.sendfile(file, text, offset, size - offset)
+    finally:
+        os.close(file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes
     [join shared namespaces, make the others] · (id maps, from outside) · fork · clocks
     barrier limits (prlimit, /proc/PID)
     cgroup namespace · hostname · keyring · core scheduling · lo
-    [pre-mount hooks] · root file system · /dev · proc, sys · fstab and mount entries · cgroups
+    [pre-mount hooks] · root file system · its fstab · /dev · proc, sys · fstab and mount entries · cgroups
     [mount, autodev hooks] · devpts · console and ttys · barrier network · sysctls · pivot_root
-    personality · capabilities · [LSM label] · no_new_privs · [seccomp] · [start hooks]
+    personality · capabilities · [LSM label] · guard · no_new_privs · [seccomp] · [start hooks]
     barrier ready [device program, start-host hooks] · exec
 """
 
@@ -40,6 +40,9 @@ _DEVPTS_DEFAULT_MAX = 1024
 _TTY_GROUP = 5
 _HOSTNAME = 64  # __NEW_UTS_LEN
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The clock, the kernel's modules, ports (of the hardware clock, too), rules of security modules:
+# what common.conf of LXC drops.
+_HOSTS = ("sys_time", "sys_module", "sys_rawio", "mac_admin", "mac_override")
 _ARCHITECTURES_32 = {"i686", "i386", "x86", "armv7l", "arm", "mips", "ppc"}
 
 
@@ -119,8 +122,10 @@ def _option(nic: Nic, name: str) -> str:
 
 
 def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | None:
-    """Capabilities that the container may have; None where the configuration says nothing of
-    them.
+    """Capabilities that the container may have; None: any.
+
+    Without a word of them, and without a user namespace, these are not those with which it would
+    change what has no namespace: see `_HOSTS`. `lxc.cap.drop =` with nothing behind it is a word.
     """
     every = range(last + 1)
     if config.cap_keep is not None:
@@ -129,7 +134,24 @@ def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | N
     if config.cap_drop:
         dropped = {identity.capability_number(entry.value) for entry in config.cap_drop}
         return tuple(number for number in every if number not in dropped)
+    silent = not any(line.name in ("lxc.cap.drop", "lxc.cap.keep") for line in config.lines)
+    if silent and "user" not in chosen_namespaces(config):
+        dropped = {identity.capability_number(name) for name in _HOSTS}
+        return tuple(number for number in every if number not in dropped)
     return None
+
+
+def is_guarded(namespaces: tuple[str, ...], capabilities: tuple[int, ...] | None) -> bool:
+    """Whether a container has CAP_SYS_ADMIN of the host, and not by `lxc.cap.drop =`: who gives it
+    every capability has said that it may change the host.
+    """
+    admin = identity.capability_number("sys_admin")
+    return "user" not in namespaces and capabilities is not None and admin in capabilities
+
+
+def is_shared(config: ContainerConfig) -> bool:
+    """Whether its root lies on a file system which is not its own."""
+    return config.rootfs is None or config.rootfs.kind == "dir"
 
 
 def persona_of(arch: str, machine: str) -> int | None:
@@ -367,6 +389,8 @@ class _Compiler:
                     last=self.draft.host.last_capability,
                 )
             )
+        if is_guarded(self.draft.namespaces, self.draft.capabilities):
+            self.draft.add(credentials.GuardHost(origin=DEFAULT, remounts=is_shared(config)))
         if config.no_new_privs:
             self.draft.add(credentials.NoNewPrivs(origin=self.draft.origin("lxc.no_new_privs")))
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from lxcd.container import guest_fstab
 from lxcd.container.mounts import Options, describe_attributes
 from lxcd.kernel import libc, mount, process
+from lxcd.kernel.fd import Fd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +172,44 @@ class MountImage(Resource):
     def open(self) -> int:
         """See Resource."""
         raise libc.oserror(errno.ENOTSUP, "mount", self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitFstab(Resource):
+    """What a container can follow of its /etc/fstab, in memory: see `guest_fstab`. `rootfs` is the
+    place of the root file system among the descriptors.
+    """
+
+    rootfs: int
+    devices: tuple[str, ...]
+
+    def describe(self) -> str:
+        """See Resource."""
+        return "read /etc/fstab of the root file system; leave out swap, / and devices not there"
+
+    def open(self) -> int:
+        """See Resource."""
+        raise libc.oserror(errno.EBADF, "openat2", "etc/fstab")
+
+    def open_below(self, rootfs: int) -> int:
+        """Open it, which here is: read and write. -1 if it is fit as it stands. Raises OSError."""
+        # Nothing is opened before it is known to be a file: a device may act on that.
+        resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_MAGICLINKS
+        with Fd(mount.openat2(rootfs, "etc/fstab", os.O_PATH, resolve)) as found:
+            if not stat.S_ISREG(os.fstat(found.fileno()).st_mode):
+                return -1
+            with open(f"/proc/self/fd/{found.fileno()}", "rb") as file:
+                text = file.read(guest_fstab.MAXIMUM_BYTES + 1)
+        fit = guest_fstab.fitted(text, self.devices)
+        if fit is None or len(text) > guest_fstab.MAXIMUM_BYTES:
+            return -1
+        memfd = os.memfd_create("fstab", os.MFD_CLOEXEC)
+        try:
+            os.write(memfd, fit)
+        except OSError:
+            os.close(memfd)
+            raise
+        return memfd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

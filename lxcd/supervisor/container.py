@@ -223,6 +223,7 @@ class Container(Changes):
             stdin=request.stdin,
             given=frozenset(given or ()),
             idle=self._image() == host_image.NAME,
+            whole_fstab=definition.settings.whole_fstab,
             shared={
                 share.namespace: self._namespace(share)
                 for share in definition.config.namespace_share

@@ -295,6 +295,9 @@ class Entry:
             steps.append(
                 credentials.LimitCapabilities(origin="exec", keep=record.capabilities, last=last)
             )
+            if plan.is_guarded(record.namespaces, record.capabilities):
+                shared = running is None or plan.is_shared(running.config)
+                steps.append(credentials.GuardHost(origin="exec", remounts=shared))
         if Elevation.SECURITY not in self._elevate and record.no_new_privs:
             steps.append(credentials.NoNewPrivs(origin="exec"))
         user, command = self.user, self._command

@@ -17,7 +17,7 @@ from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel, plan
 from lxcd.container.draft import fail
-from lxcd.container.resources import Given, MountImage
+from lxcd.container.resources import FitFstab, Given, MountImage
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
@@ -349,6 +349,8 @@ class _Start:
             return os.dup(self._given[wanted.stream])
         if isinstance(wanted, MountImage):
             return image.mount_root(wanted)
+        if isinstance(wanted, FitFstab):
+            return wanted.open_below(self._fds[wanted.rootfs])
         return wanted.open()
 
     def _give_identity(self, pid: int) -> None:

@@ -72,17 +72,17 @@ def cache() -> Path:
 
 def debian() -> Path:
     """Debian with systemd as init."""
-    return _cached("debian", _debian)
+    return cached("debian", _debian)
 
 
 def sysv() -> Path:
     """Debian with sysvinit as init."""
-    return _cached("sysv", lambda target: _debootstrap(target, _SYSV))
+    return cached("sysv", lambda target: debootstrap(target, _SYSV))
 
 
 def busybox() -> Path:
     """A root of one static binary, after LXC's busybox template."""
-    return _cached("busybox", _busybox)
+    return cached("busybox", _busybox)
 
 
 def overlay(lower: Path, upper: Path) -> str:
@@ -97,7 +97,7 @@ def copy(root: Path, target: Path) -> Path:
     return target
 
 
-def _cached(name: str, build: Callable[[Path], None]) -> Path:
+def cached(name: str, build: Callable[[Path], None]) -> Path:
     """Return the finished root, after building it if need be. Two builders wait for each other on a lock file."""
     done = cache() / f"{name}-{RECIPE}"
     if done.is_dir():
@@ -116,13 +116,13 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _debian(target: Path) -> None:
-    _debootstrap(target, _SYSTEMD)
+    debootstrap(target, _SYSTEMD)
     # As the package has it, which finds another machine's file there.
     (target / "etc/resolv.conf").unlink()
     (target / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
 
 
-def _debootstrap(target: Path, packages: list[str]) -> None:
+def debootstrap(target: Path, packages: list[str]) -> None:
     log = target.with_suffix(".log")
     # debootstrap mounts proc and sys in the target. In a mount namespace of its own they end with it, whatever happens.
     command = [

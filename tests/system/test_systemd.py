@@ -37,6 +37,7 @@ UNITS = (DAEMON, KEEPER, CONTAINERS)
 # As much as a machine has: a container with all capabilities, no user namespace, its kernel file systems writable.
 _OUTER = """\
 lxc.mount.auto = proc:rw sys:rw cgroup:rw
+lxc.cap.drop =
 lxc.tty.max = 1
 lxc.pty.max = 256
 """

@@ -148,6 +148,14 @@ def test_labels() -> None:
     assert load_container_settings(b"labels = 1", "f")[1][0].severity == "error"
 
 
+def test_whether_the_fstab_of_a_container_stays_whole() -> None:
+    assert not load_container_settings(b"", "f")[0].whole_fstab
+    assert load_container_settings(b"whole_fstab = true", "f")[0].whole_fstab
+    found, problems = load_container_settings(b"labels = {}\nwhole_fstab = 1\n", "f")
+    assert not found.whole_fstab
+    assert [(p.severity, p.origin, p.key) for p in problems] == [("error", "f:2", "whole_fstab")]
+
+
 def test_system_config() -> None:
     text = b"lxc.lxcpath = /srv\nlxc.default_config=/d\nlxc.bdev.lvm.vg = lxc\nlxc.foo = 1\nlxc.include = /etc/passwd\n"
     found, problems = load_system(text, "f")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from lxcd import errors
 from lxcd.config import keys, loader
 from lxcd.container import devices, mounts, plan, resources, rootfs, spec
-from lxcd.container.credentials import Execute, LimitCapabilities
+from lxcd.container.credentials import Execute, GuardHost, LimitCapabilities
 from lxcd.container.plan import Host, Life, Plan
 from lxcd.container.spec import Spec
-from lxcd.kernel import process
+from lxcd.kernel import identity, process
 
 STEADY = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 Compile = Callable[..., Plan]
@@ -38,11 +38,14 @@ def test_the_order_of_a_plain_container(compiled: Compile) -> None:
         "new_keyring",
         "loopback_up",
         "attach_rootfs",
+        "cover_fstab",
         "make_dev",
         "mount_devpts",
         "open_terminals",
         "pivot_root",
         "share_mounts",
+        "limit_capabilities",
+        "guard_host",
         "barrier",
         "execute",
     ]
@@ -70,6 +73,7 @@ def test_the_order_of_everything(compiled: Compile) -> None:
         "new_core_cookie",
         "loopback_up",
         "attach_rootfs",
+        "cover_fstab",
         "make_dev",
         "mount_sys",
         "mount_proc",
@@ -221,7 +225,7 @@ def test_no_command_for_an_application(compiled: Compile) -> None:
 
 
 def test_capabilities(compiled: Compile) -> None:
-    assert compiled(ROOT).capabilities is None
+    assert compiled(ROOT + "lxc.cap.drop =\n").capabilities is None
     made = compiled(ROOT + "lxc.cap.keep = none\n")
     assert made.capabilities == ()
     (step,) = (step for step in made.spec.steps if isinstance(step, LimitCapabilities))
@@ -286,3 +290,85 @@ def test_an_unknown_step_is_named() -> None:
     text = Spec("c", ()).encode().replace(b"[]", b'[["fly_away", {}]]')
     with pytest.raises(ValueError, match="fly_away"):
         spec.decode(text)
+
+
+# what is the host's
+
+
+def _limits(made: Plan) -> tuple[bool, bool]:
+    """Whether it may set the clock, and whether it may change swap."""
+    every = made.capabilities is None
+    clock = every or identity.capability_number("sys_time") in (made.capabilities or ())
+    return clock, "guard_host" not in names(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (False, False)),
+        ("lxc.network.type = empty\n", (False, False)),
+        # Whoever speaks of capabilities means it.
+        ("lxc.cap.drop =\n", (True, True)),
+        ("lxc.cap.drop = mac_admin\n", (True, False)),
+        ("lxc.cap.drop = sys_time\nlxc.cap.drop = sys_module\n", (False, False)),
+        ("lxc.cap.keep = sys_admin sys_time\n", (True, False)),
+        ("lxc.cap.keep = chown\n", (False, True)),
+        # There the kernel asks for rights that nobody in a user namespace has.
+        (IDMAP, (True, True)),
+    ],
+)
+def test_the_clock_and_swap_are_the_host_s(
+    compiled: Compile, text: str, expected: tuple[bool, bool]
+) -> None:
+    assert _limits(compiled(ROOT + text)) == expected
+
+
+def test_only_what_common_conf_of_lxc_drops_is_dropped_without_a_word(compiled: Compile) -> None:
+    (step,) = (s for s in compiled(ROOT).spec.steps if isinstance(s, LimitCapabilities))
+    dropped = set(range(41)) - set(step.keep)
+    assert dropped == {
+        identity.capability_number(name)
+        for name in ("sys_time", "sys_module", "sys_rawio", "mac_admin", "mac_override")
+    }
+
+
+# the guest's fstab
+
+
+@pytest.mark.parametrize(
+    ("text", "life"),
+    [
+        ("lxc.mount.entry = /etc/mine etc/fstab none bind 0 0\n", {}),
+        ("lxc.mount.entry = /etc etc none bind 0 0\n", {}),
+        ("lxc.cgroup.devices.allow = b 8:17 rwm\n", {}),
+        ("lxc.cgroup2.devices.allow = a\n", {}),
+        ("", {"application": True, "command": ("/bin/true",)}),
+        ("", {"idle": True}),
+        ("", {"whole_fstab": True}),
+    ],
+)
+def test_the_guest_s_fstab_stays_where_it_may_be_right(
+    compiled: Compile, text: str, life: dict[str, object]
+) -> None:
+    assert "cover_fstab" not in names(compiled(ROOT + text, **life))
+
+
+def test_devices_that_are_mounted_for_it_are_known_to_its_fstab(compiled: Compile) -> None:
+    text = (
+        "lxc.mount.entry = /dev/vg/x dev/sdb1 none bind,create=file 0 0\n"
+        "lxc.mount.entry = /srv srv none bind 0 0\n"
+        "lxc.cgroup.devices.allow = b *:* m\nlxc.cgroup.devices.allow = c 1:3 rwm\n"
+    )
+    made = compiled(ROOT + text)
+    assert "cover_fstab" in names(made)
+    (fit,) = (r for r in made.resources if isinstance(r, resources.FitFstab))
+    assert fit.devices == ("dev/sdb1",)
+    assert isinstance(made.resources[fit.rootfs], resources.TakeDirectory)
+
+
+def test_a_file_system_of_the_host_is_not_made_read_only(compiled: Compile) -> None:
+    found: list[bool] = []
+    for root in ("", ROOT, "lxc.rootfs.path = overlay:/srv/c:/srv/u\n"):
+        (step,) = (s for s in compiled(root).spec.steps if isinstance(s, GuardHost))
+        found.append(step.remounts)
+    assert found == [True, True, False]

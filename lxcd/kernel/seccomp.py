@@ -1,0 +1,122 @@
+"""System calls that a process, and whatever it becomes or makes, is refused: filters of seccomp(2).
+
+A filter is a program in classic BPF that looks at the number of a call and its register arguments
+(linux/seccomp.h), under each architecture whose calls this kernel takes: a 64-bit one answers
+32-bit programs too, with other numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from dataclasses import dataclass
+
+from lxcd.kernel import libc
+
+_SET_MODE_FILTER = 1
+# Without it older kernels slow every process that has a filter down (Documentation/userspace-api/
+# spec_ctrl.rst): this one does not confine hostile code within a process.
+_FILTER_FLAG_SPEC_ALLOW = 1 << 2
+
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+# struct seccomp_data; of the fourth argument the lower half, which is all of the flags of mount(2).
+_NUMBER, _ARCHITECTURE, _MOUNT_FLAGS = 0, 4, 40
+# x32 has the numbers of x86-64, with this bit.
+_X32 = 0x40000000
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
+_FSPICK = 433  # everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    """AUDIT_ARCH_* of linux/audit.h, and numbers there."""
+
+    audit: int
+    swapon: int
+    swapoff: int
+    mount: int
+
+
+_I386 = _Architecture(0x40000003, 87, 115, 21)
+_ARM = _Architecture(0x40000028, 87, 115, 21)
+_ARCHITECTURES = {
+    "x86_64": (_Architecture(0xC000003E, 167, 168, 165), _I386),
+    "aarch64": (_Architecture(0xC00000B7, 224, 225, 40), _ARM),
+    "riscv64": (_Architecture(0xC00000F3, 224, 225, 40),),
+}
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog of linux/filter.h."""
+
+    _fields_ = (  # type: ignore[mutable-override]  # the way of ctypes
+        ("length", ctypes.c_ushort),
+        ("filter", ctypes.c_char_p),
+    )
+
+
+def guard(machine: str, *, remounts: bool) -> bytes:
+    """The program that answers swapon(2) and swapoff(2) with EPERM, and with `remounts` the ways
+    to make a whole file system read-only. Empty for a machine whose numbers are not known here.
+    """
+    code: list[bytes] = []
+    for one in _ARCHITECTURES.get(machine, ()):
+        part = _numbers(one, remounts=remounts)
+        code += [
+            _instruction(_LOAD, _ARCHITECTURE),
+            _instruction(_JUMP_EQUAL, one.audit, no=len(part)),
+            *part,
+        ]
+    return b"".join([*code, _instruction(_RETURN, _ALLOW)]) if code else b""
+
+
+def _numbers(one: _Architecture, *, remounts: bool) -> list[bytes]:
+    refused = _instruction(_RETURN, _ERRNO | errno.EPERM)
+    part = [
+        _instruction(_LOAD, _NUMBER),
+        _instruction(_AND, ~_X32 & 0xFFFFFFFF),
+        _instruction(_JUMP_EQUAL, one.swapon, yes=1),
+        _instruction(_JUMP_EQUAL, one.swapoff, no=1),
+        refused,
+    ]
+    if remounts:
+        # What fspick(2) is for cannot be seen here. mount(8) takes the old way where it is missing.
+        part += [
+            _instruction(_JUMP_EQUAL, _FSPICK, no=1),
+            _instruction(_RETURN, _ERRNO | errno.ENOSYS),
+            _instruction(_JUMP_EQUAL, one.mount, no=4),
+            _instruction(_LOAD, _MOUNT_FLAGS),
+            _instruction(_AND, _MS_RDONLY | _MS_REMOUNT | _MS_BIND),
+            _instruction(_JUMP_EQUAL, _MS_RDONLY | _MS_REMOUNT, no=1),
+            refused,
+        ]
+    return [*part, _instruction(_RETURN, _ALLOW)]
+
+
+def _instruction(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
+    """One struct sock_filter; jumps are counted from the next one."""
+    return struct.pack("=HBBI", code, yes, no, value)
+
+
+def install(code: bytes) -> None:
+    """From now on, for ever: seccomp(2). Needs CAP_SYS_ADMIN, or no_new_privs."""
+    program = _Program(len(code) // 8, code)
+    result = libc.syscall(
+        libc.SYS_SECCOMP,
+        libc.UInt(_SET_MODE_FILTER),
+        libc.UInt(_FILTER_FLAG_SPEC_ALLOW),
+        ctypes.byref(program),
+    )
+    libc.check(result, "seccomp")
+
+
+def machine() -> str:
+    """Whose numbers this kernel has."""
+    return os.uname().machine
