@@ -6,8 +6,9 @@ The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes
     [join shared namespaces, make the others] · (id maps, from outside) · fork · clocks
     barrier limits (prlimit, /proc/PID)
     cgroup namespace · hostname · keyring · core scheduling · lo
-    [pre-mount hooks] · root file system · its fstab · /dev · proc, sys · fstab and mount entries · cgroups
-    [mount, autodev hooks] · devpts · console and ttys · barrier network · sysctls · pivot_root
+    [pre-mount hooks] · root file system · its /etc/fstab · /dev · proc, sys
+    fstab and mount entries · cgroups · [mount, autodev hooks]
+    devpts · console and ttys · barrier network · sysctls · pivot_root
     personality · capabilities · [LSM label] · guard · no_new_privs · [seccomp] · [start hooks]
     barrier ready [device program, start-host hooks] · exec
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import connected, ledger, roots
+from tests.system import connected, guests, ledger, roots
 from tests.system.host import Host
 
 _HERE = Path(__file__).parent
@@ -122,6 +122,18 @@ def debian_root() -> Path:
 def sysv_root() -> Path:
     """Debian with sysvinit. Read only."""
     return roots.sysv()
+
+
+@pytest.fixture(scope="session")
+def debian_vm_root() -> Path:
+    """Debian with systemd that was a virtual machine. Read only."""
+    return guests.debian()
+
+
+@pytest.fixture(scope="session")
+def sysv_vm_root() -> Path:
+    """Debian with sysvinit that was one. Read only."""
+    return guests.sysv()
 
 
 @pytest.fixture(scope="session")
