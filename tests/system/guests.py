@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.system import roots
 
+HARDWARE = "52:54:00:d3:34:8b"  # the address of its network card
 # What the installer has made of four partitions, a CD drive, a swap file that somebody added later, and a tmpfs.
 FSTAB = """\
 # /etc/fstab: static file system information.
@@ -32,7 +33,7 @@ UUID=c1f0a1de-3b7c-4d67-b6e3-94cf1d0a7e21 none            swap    sw            
 /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto 0       0
 tmpfs           /var/scratch    tmpfs   nosuid,nodev,size=1m 0  0
 """
-INTERFACES = """\
+INTERFACES = f"""\
 # This file describes the network interfaces available on your system
 # and how to activate them. For more information, see interfaces(5).
 source /etc/network/interfaces.d/*
@@ -45,12 +46,12 @@ auto eth0
 iface eth0 inet static
         address 192.168.122.103/24
         gateway 192.168.122.1
-        hwaddress ether 52:54:00:d3:34:8b
+        hwaddress ether {HARDWARE}
 """
 # systemd's names for devices, and udev's of before.
-_LINK = "[Match]\nMACAddress=52:54:00:d3:34:8b\n[Link]\nName=eth0\n"
-_RULES = """\
-SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="52:54:00:d3:34:8b", NAME="eth0"
+_LINK = f"[Match]\nMACAddress={HARDWARE}\n[Link]\nName=eth0\n"
+_RULES = f"""\
+SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{{address}}=="{HARDWARE}", NAME="eth0"
 """
 # A clock that was never set otherwise: what fake-hwclock saved at the last halt of the machine.
 _LAST_HALT = "2031-05-29 10:11:12\n"

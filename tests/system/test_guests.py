@@ -32,6 +32,34 @@ lxc.net.0.name = eth0
 _SYSTEM = "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed\n" + _DEVICES
 # fake-hwclock wants the clock to be that of the machine's last halt, which it says was years from now.
 _MAY_FAIL = {b"fake-hwclock.service"}
+_WANTS_NETWORKD = "systemd/system/multi-user.target.wants/systemd-networkd.service"
+_LOOPBACK = {"network/interfaces": "auto lo\niface lo inet loopback\n"}
+# Who else may have set up the machine's card, by its name or by its hardware address.
+_CARDS = {
+    "NetworkManager": {
+        **_LOOPBACK,
+        "NetworkManager/system-connections/eth0.nmconnection": f"""\
+[connection]
+id=eth0
+uuid=b6e3c1f0-94cf-4d67-8a4e-0a7e211d2c3b
+type=ethernet
+interface-name=eth0
+[ipv4]
+method=manual
+address1={_ADDRESS}
+""",
+    },
+    "networkd": {
+        **_LOOPBACK,
+        "systemd/network/lan.network": f"""\
+[Match]
+MACAddress={guests.HARDWARE}
+[Network]
+Address={_ADDRESS}
+""",
+        _WANTS_NETWORKD: "/lib/systemd/system/systemd-networkd.service",
+    },
+}
 # The kernel lets only the host's root mount these (FS_USERNS_MOUNT is not set for them).
 _MAPPED = {b"sys-kernel-debug.mount", b"sys-kernel-tracing.mount", b"sys-kernel-config.mount"}
 
@@ -140,6 +168,23 @@ def test_systemd_in_a_user_namespace(host: Host, debian_vm_root: Path) -> None:
         assert made.sh("stat -c %u:%g:%a /etc/fstab") == "0:0:644"
         _halts(made, "SIGRTMIN+3 (systemd)")
     assert (host.root / "copy/etc/fstab").read_text() == guests.FSTAB
+
+
+@pytest.mark.parametrize("who", _CARDS)
+def test_a_card_set_up_in_another_way(host: Host, debian_vm_root: Path, who: str) -> None:
+    etc = host.root / "upper/vm/delta/etc"
+    for name, text in _CARDS[who].items():
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == _WANTS_NETWORKD:
+            (etc / name).symlink_to(text)
+        else:
+            (etc / name).write_text(text)
+            (etc / name).chmod(0o600 if who == "NetworkManager" else 0o644)
+    config = over(host, debian_vm_root, "vm") + _SYSTEM + f"lxc.net.0.hwaddr = {guests.HARDWARE}\n"
+    with box(host, config, "vm") as made:
+        _systemd_is_up(made)
+        until(lambda: _ADDRESS in addresses_inside(host, made.info().pid, "eth0"), f"{who} acts")
+        _powers_off(made, 1)
 
 
 def test_an_address_by_dhcp_with_the_machine_s_own_client(host: Host, debian_vm_root: Path) -> None:
