@@ -100,9 +100,7 @@ class GuardHost(Step):
 
     def apply(self, walk: Walk) -> None:  # noqa: ARG002
         """See Step."""
-        code = seccomp.guard(seccomp.machine(), remounts=self.remounts)
-        if code:
-            seccomp.install(code)
+        seccomp.install_guard(remounts=self.remounts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,8 +105,15 @@ def _instruction(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("=HBBI", code, yes, no, value)
 
 
-def install(code: bytes) -> None:
-    """From now on, for ever: seccomp(2). Needs CAP_SYS_ADMIN, or no_new_privs."""
+# For this kernel, by `remounts`. Made once, in the keeper.
+_GUARDS = {remounts: guard(os.uname().machine, remounts=remounts) for remounts in (False, True)}
+
+
+def install_guard(*, remounts: bool) -> None:
+    """Refuse it from now on, for ever: seccomp(2). Needs CAP_SYS_ADMIN, or no_new_privs."""
+    code = _GUARDS[remounts]
+    if not code:
+        return
     program = _Program(len(code) // 8, code)
     result = libc.syscall(
         libc.SYS_SECCOMP,
@@ -115,8 +122,3 @@ def install(code: bytes) -> None:
         ctypes.byref(program),
     )
     libc.check(result, "seccomp")
-
-
-def machine() -> str:
-    """Whose numbers this kernel has."""
-    return os.uname().machine
