@@ -245,6 +245,16 @@ def test_sysvinit_in_a_user_namespace(host: Host, sysv_vm_root: Path) -> None:
     assert (host.root / "copy/etc/fstab").read_text() == guests.FSTAB
 
 
+def test_gettys_of_sysvinit_without_terminals_wait(host: Host, sysv_vm_root: Path) -> None:
+    # LXC's default. Each getty says so in the log and sleeps ten seconds before it gives up.
+    config = _SYSTEM.replace("lxc.tty.max = 6", "lxc.tty.max = 0")
+    with box(host, over(host, sysv_vm_root, "vm") + config, "vm") as made:
+        made.shows("INIT: Entering runlevel: 2")
+        sleeping = "grep -l '^Name:.getty' /proc/[0-9]*/status | xargs grep -h ^State: | grep -c S"
+        until(lambda: made.run("/bin/sh", "-c", sleeping).stdout == b"6\n", "six gettys sleep")
+        _halts(made, "runlevel 0 (sysvinit)")
+
+
 @contextmanager
 def _disk(host: Host, root: Path) -> Iterator[Path]:
     """A file system of the host's with nothing else on it, and a copy of a root in it."""
