@@ -38,6 +38,8 @@ _REHEARSED = (
     devices.MakeDev(origin="", size_bytes=500000, bind=False),
     devices.OpenTerminals(origin="", console=True, ttys=0, directory=""),
     namespaces.Barrier(origin="", barrier="", why=""),
+    # All of them: none is dropped.
+    credentials.LimitCapabilities(origin="", keep=tuple(range(64)), last=63),
 )
 
 
