@@ -26,8 +26,8 @@ def main() -> NoReturn:
     """Run and leave at once: the interpreter's own way out waits for gRPC's threads."""
     # Until everything is imported (channel.py): a tenth of the start-up is looking for garbage.
     gc.disable()
-    _prepare_streams()
-    os._exit(_flush(dispatch(sys.argv[1:])))
+    prepare_streams()
+    os._exit(flush(dispatch(sys.argv[1:])))
 
 
 def dispatch(argv: list[str]) -> int:
@@ -52,7 +52,7 @@ def dispatch(argv: list[str]) -> int:
     return status
 
 
-def _prepare_streams() -> None:
+def prepare_streams() -> None:
     """Make sure that 0, 1 and 2 are open.
 
     Otherwise the first socket would get such a number, and the output would go to the daemon.
@@ -191,7 +191,8 @@ def _tell(error: ClientError) -> int:
     return error.status
 
 
-def _flush(status: int) -> int:
+def flush(status: int) -> int:
+    """Write what is left; the exit status, which is another one where that fails."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

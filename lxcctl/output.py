@@ -62,10 +62,37 @@ def line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+class _Voice:
+    """Who speaks to the person at the terminal, and where else that is written down."""
+
+    program = "lxcctl"
+    silent = False
+    log = -1
+
+
+def speak_as(program: str) -> None:
+    """Have notes begin with another name."""
+    _Voice.program = program
+
+
+def keep_silent() -> None:
+    """Have no notes at the terminal."""
+    _Voice.silent = True
+
+
+def write_notes_to(path: str) -> None:
+    """Append notes to a file, too. Raises OSError."""
+    _Voice.log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
 def note(text: str) -> None:
     """One line for the person at the terminal; one that begins with a blank continues the last."""
-    prefix = "" if text.startswith(" ") else "lxcctl: "
+    prefix = "" if text.startswith(" ") else f"{_Voice.program}: "
     shown = f"{prefix}{harmless(text, keep_newlines=True)}\n"
+    if _Voice.log >= 0:
+        write_bytes(_Voice.log, shown.encode(errors="replace"))
+    if _Voice.silent:
+        return
     # In one piece, whoever else writes there.
     sys.stderr.write(shown.replace("\n", _line_end()))
 

@@ -63,7 +63,7 @@ def _describe(host: GetHostResponse) -> Iterator[tuple[str, str]]:
 def _checkconfig(session: Session, _args: Namespace) -> int:
     host = _get_host(session)
     if session.form == "table":
-        _report(host)
+        report(host)
     else:
         header = output.csv_header(_feature_kind())
         output.records(session.form, header, [output.plain(item) for item in host.features])
@@ -77,7 +77,7 @@ def _feature_kind() -> Descriptor:
     return KernelFeature.DESCRIPTOR
 
 
-def _report(host: GetHostResponse) -> None:
+def report(host: GetHostResponse) -> None:
     """In lxc-checkconfig's form, and below it what a missing thing means."""
     groups: dict[str, list[KernelFeature]] = {}
     for item in host.features:

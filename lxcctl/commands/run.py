@@ -61,9 +61,9 @@ def _run(session: Session, args: Namespace) -> int:
         return _request(session, args, name, text, origin)
 
     if foreground.wants_terminal(args.tty):
-        end = _on_terminal(session, define, keys)
+        end = on_terminal(session, define, keys)
     else:
-        end = _with_streams(session, define, streamed=args.streamed)
+        end = with_streams(session, define, streamed=args.streamed)
     return exit_status(end)
 
 
@@ -95,8 +95,8 @@ def _request(
     return start
 
 
-def _start(session: Session, start: StartContainerRequest) -> int:
-    """Its generation."""
+def start_noting(session: Session, start: StartContainerRequest) -> int:
+    """Start it, telling of everything that is wrong; its generation."""
     from lxcctl.commands import several
     from lxcd.v1.container_pb2 import StartContainerResponse
 
@@ -111,9 +111,15 @@ def _start(session: Session, start: StartContainerRequest) -> int:
     return reply.generation
 
 
-def _on_terminal(
-    session: Session, define: Callable[[], StartContainerRequest], keys: bytes
+def on_terminal(
+    session: Session,
+    define: Callable[[], StartContainerRequest],
+    keys: bytes,
+    starts: Callable[[Session, StartContainerRequest], int] = start_noting,
 ) -> Exit:
+    """Start what `define` makes, with the caller's terminal as its own; how it ends. `starts` does
+    that and returns the generation. SystemExit if somebody leaves by `keys`.
+    """
     from lxcctl import foreground
     from lxcctl.commands.console import Viewer
 
@@ -123,7 +129,7 @@ def _on_terminal(
         if term:
             start.define.add(key="lxc.environment", value=f"TERM={term}")
         leave = foreground.leaving(lambda: _send(session, start.name, 9))
-        generation = foreground.begin(signals, lambda: _start(session, start), lambda _: leave)
+        generation = foreground.begin(signals, lambda: starts(session, start), lambda _: leave)
         viewer = Viewer(session, start.name, "console", at_end=b"\x04")
         end = viewer.watch(keys, signals, generation=generation)
     if end is None:
@@ -132,9 +138,14 @@ def _on_terminal(
     return end
 
 
-def _with_streams(
-    session: Session, define: Callable[[], StartContainerRequest], *, streamed: bool
+def with_streams(
+    session: Session,
+    define: Callable[[], StartContainerRequest],
+    *,
+    streamed: bool = False,
+    starts: Callable[[Session, StartContainerRequest], int] = start_noting,
 ) -> Exit:
+    """The same with the caller's standard streams."""
     from lxcctl import foreground
     from lxcctl.attach import Attachment
     from lxcctl.streams import OwnStreams
@@ -149,7 +160,7 @@ def _with_streams(
         own = bool(start.descriptors_token)
         start.stdin = not own
         relay = foreground.Relay(lambda number: _send(session, start.name, number))
-        generation = foreground.begin(signals, lambda: _start(session, start), lambda _: relay)
+        generation = foreground.begin(signals, lambda: starts(session, start), lambda _: relay)
 
         def fill(message: Any) -> None:  # noqa: ANN401
             message.name, message.lxcpath = start.name, session.lxcpath

@@ -187,9 +187,13 @@ def _cgroups() -> list[Feature]:
         open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as file,
     ):
         controllers |= set(file.read().split())
+    if "cgroup2" in versions:
+        controllers.add("cpuacct")
     wanted = (
         ("memory", "Cgroup memory controller", "memory limits, out-of-memory exits told as such"),
         ("cpu", "Cgroup sched", "cpu limits"),
+        # Version 2 counts it without a controller.
+        ("cpuacct", "Cgroup cpu account", "cpu time of containers"),
         ("cpuset", "Cgroup cpuset", "cpu pinning"),
         ("pids", "Cgroup pids", "limits on processes"),
         ("devices", "Cgroup device", "lxc.cgroup.devices on version 1"),

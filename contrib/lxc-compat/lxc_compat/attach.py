@@ -1,0 +1,87 @@
+"""lxc-attach: a command in a running container."""
+
+from __future__ import annotations
+
+from lxc_compat import command
+from lxc_compat.command import Call, Command
+from lxc_compat.options import Option
+from lxcctl.arguments import Parser
+from lxcctl.commands import exec as execs
+from lxcctl.errors import ClientError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHELL = "/bin/sh"
+# LXC's words, and lxcd's.
+_NAMESPACES = {
+    "MOUNT": "mnt", "PID": "pid", "UTSNAME": "uts", "IPC": "ipc", "USER": "user", "NETWORK": "net",
+    "CGROUP": "cgroup", "TIME": "time",
+}  # fmt: skip
+_PRIVILEGES = {"CGROUP": "cgroup", "CAP": "capabilities", "LSM": "security"}
+
+
+def _attach(call: Call) -> int:
+    found = command.find(call)
+    if found is None or not found.pid:
+        raise ClientError(f"{call.name} is not running")
+    options, run = execs.VERBS["exec"]
+    parser = Parser("exec", "", "")
+    options(parser)
+    return run(call.session, parser.read([*_arguments(call), "--", *(call.words or (_SHELL,))]))
+
+
+def _arguments(call: Call) -> Iterator[str]:
+    """The same in lxcctl's words."""
+    given = call.given
+    yield call.name
+    if given.has("elevated-privileges"):
+        text = given.last("elevated-privileges")
+        yield f"--elevate={_translate(text, _PRIVILEGES) if text else 'all'}"
+    if given.has("namespaces"):
+        yield f"--namespace={_translate(given.last('namespaces'), _NAMESPACES)}"
+    if not given.has("clear-env"):
+        yield "--keep-env"
+    for option in ("set-var", "keep-var"):
+        for text in given.all(option):
+            yield f"--env={text}"
+    user, group = given.last("uid"), given.last("gid")
+    if user or group:
+        yield f"--user={user or '0'}{f':{group}' if group else ''}"
+
+
+def _translate(text: str, known: dict[str, str]) -> str:
+    found = []
+    for word in text.upper().split("|"):
+        if word not in known:
+            raise UsageError(f"no such word: {word!r} (of {'|'.join(known)})")
+        found.append(known[word])
+    return ",".join(found)
+
+
+COMMANDS = {
+    "attach": Command(
+        "--name=NAME [-- COMMAND]",
+        "runs COMMAND, or a shell, in the running container NAME",
+        (
+            Option("elevated-privileges", "e", "PRIVILEGES", "CAP|CGROUP|LSM", optional=True),
+            Option("namespaces", "s", "LIST", "MOUNT|PID|UTSNAME|IPC|USER|NETWORK alone"),
+            Option("clear-env", "", "", "Without the environment here"),
+            Option("keep-env", "", "", "With it (default)"),
+            Option("set-var", "v", "KEY=VAL", "Set a variable"),
+            Option("keep-var", "", "KEY", "Keep a variable, with --clear-env"),
+            Option("uid", "u", "UID", "As this user"),
+            Option("gid", "g", "GID", "As this group"),
+        ),
+        _attach,
+        words=True,
+        refused=(
+            (Option("arch", "a", "ARCH"), "lxcd takes the container's own"),
+            (Option("remount-sys-proc", "R"), "lxcd joins a mount namespace, or leaves it alone"),
+            (Option("pty-log", "L", "FILE"), "lxcd writes no log of it"),
+            (Option("rcfile", "f", "FILE"), "the container runs with its own"),
+            (Option("context", "c", "CONTEXT"), "lxcd does not set one yet"),
+        ),
+    )
+}

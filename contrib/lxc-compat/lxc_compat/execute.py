@@ -1,0 +1,67 @@
+"""lxc-execute: a command as an application container, defined or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from lxc_compat import starting
+from lxc_compat.command import Call, Command
+from lxc_compat.options import Option
+from lxcctl import foreground
+from lxcctl.commands import run
+from lxcctl.errors import UsageError
+from lxcctl.wire import exit_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lxcd.v1.container_pb2 import StartContainerRequest
+
+
+def _execute(call: Call) -> int:
+    if not call.words:
+        raise UsageError("No command to execute")
+    request = _request(call)
+    if call.given.has("daemon"):
+        starting.start(call.session, request)
+        return 0
+
+    def define() -> StartContainerRequest:
+        return request
+
+    if foreground.wants_terminal(None):
+        end = run.on_terminal(call.session, define, b"", starting.start)
+    else:
+        end = run.with_streams(call.session, define, starts=starting.start)
+    if end.WhichOneof("how") == "signal" and not call.old:
+        # So that our parent sees what it would see of the command itself.
+        signal.signal(end.signal, signal.SIG_DFL)
+        os.kill(os.getpid(), end.signal)
+    return exit_status(end)
+
+
+def _request(call: Call) -> StartContainerRequest:
+    request = starting.request(call, call.words)
+    if not starting.is_defined(call):
+        # Where nothing says what its root file system is, it is not the host's, but one beside it.
+        request.ephemeral, request.image = True, "host"
+    for option, key in (("uid", "lxc.init.uid"), ("gid", "lxc.init.gid")):
+        if call.given.has(option):
+            request.define.add(key=key, value=call.given.last(option))
+    return request
+
+
+COMMANDS = {
+    "execute": Command(
+        "--name=NAME -- COMMAND",
+        "runs COMMAND as an application in the container NAME, which need not be defined",
+        (
+            Option("daemon", "d", "", "Leave it running"),
+            *starting.OPTIONS,
+            Option("uid", "u", "UID", "Execute COMMAND with UID inside the container"),
+            Option("gid", "g", "GID", "Execute COMMAND with GID inside the container"),
+        ),
+        _execute,
+        words=True,
+    )
+}

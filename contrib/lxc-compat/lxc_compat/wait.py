@@ -1,0 +1,48 @@
+"""lxc-wait: for one of several states."""
+
+from __future__ import annotations
+
+import argparse
+
+from lxc_compat.command import Call, Command
+from lxc_compat.options import Option
+from lxcctl import arguments
+from lxcctl.commands import wait
+from lxcctl.errors import UsageError
+
+
+def _wait(call: Call) -> int:
+    from lxcd.v1.container_pb2 import WaitContainerRequest
+
+    if not call.given.has("state"):
+        raise UsageError("--state: which?")
+    try:
+        states = arguments.states(call.given.last("state"))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from error
+    request = WaitContainerRequest(name=call.name, lxcpath=call.session.lxcpath)
+    request.states.extend(states)  # type: ignore[arg-type]  # the stubs want the enum
+    reply = wait.until(call.session, request, _span(call.given.last("timeout", "-1")))
+    return 0 if reply.reached else call.failed
+
+
+def _span(text: str) -> float | None:
+    if text == "-1":
+        return None
+    try:
+        return arguments.seconds(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--timeout: {error}") from error
+
+
+COMMANDS = {
+    "wait": Command(
+        "--name=NAME --state=STATE",
+        "waits until NAME is in one of the states",
+        (
+            Option("state", "s", "STATE", "One or several, with | between them"),
+            Option("timeout", "t", "TMO", "Give up after TMO seconds; -1 never (default)"),
+        ),
+        _wait,
+    )
+}
