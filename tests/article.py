@@ -1,4 +1,4 @@
-"""The configuration texts of the article, word for word."""
+"""Texts of the article, word for word: configurations, and what a command shows."""
 
 from __future__ import annotations
 
@@ -36,4 +36,67 @@ lxc.cgroup.devices.allow = c 136:* rwm
         # pts/*
 lxc.cgroup.devices.allow = c 254:0 rwm
         # rtc0
+"""
+
+# /lxc/conf/001.conf, of the application container.
+CONF_001 = """\
+# network configuration
+lxc.utsname = 001
+lxc.network.type = veth
+lxc.network.name = eth0
+lxc.network.flags = up
+lxc.network.link = br0
+lxc.network.ipv4 = 192.168.122.101/24
+
+# file system configuration
+lxc.rootfs = /lxc/rootfs/001
+lxc.mount.entry=/dev /lxc/rootfs/001/dev/ none bind 0 0
+lxc.mount.entry=/dev/pts /lxc/rootfs/001/dev/pts none bind 0 0
+"""
+
+# /lxc/conf/002.conf, of the system container.
+CONF_002 = """\
+# network configuration
+lxc.utsname = 002
+lxc.network.type = veth
+lxc.network.name = eth0
+lxc.network.flags = up
+lxc.network.link = br0
+lxc.network.ipv4 = 192.168.122.102/24
+
+# file system configuration
+# file system configuration
+lxc.rootfs = /lxc/rootfs/002
+lxc.mount.entry=/dev /lxc/rootfs/002/dev/ none bind 0 0
+lxc.mount.entry=devpts /lxc/rootfs/002/dev/pts devpts gid=5,mode=620,newinstance,ptmxmode=0666 0 0
+lxc.mount.entry=proc /lxc/rootfs/002/proc proc nodev,noexec,nosuid 0 0
+lxc.mount.entry=sysfs /lxc/rootfs/002/sys sysfs defaults  0 0
+lxc.mount.entry=none /lxc/rootfs/002/proc/sys/fs/binfmt_misc binfmt_misc defaults  0 0
+"""
+
+# What lxc-checkconfig shows, behind the two lines about the kernel's configuration.
+CHECKCONFIG = """\
+--- Namespaces ---
+Namespaces: enabled
+Utsname namespace: enabled
+Ipc namespace: enabled
+Pid namespace: enabled
+User namespace: enabled
+Network namespace: enabled
+Multiple /dev/pts instances: enabled
+
+--- Control groups ---
+Cgroup: enabled
+Cgroup namespace: enabled
+Cgroup device: enabled
+Cgroup sched: enabled
+Cgroup cpu account: enabled
+Cgroup memory controller: enabled
+Cgroup cpuset: enabled
+
+--- Misc ---
+Veth pair device: enabled
+Macvlan: enabled
+Vlan: enabled
+File capabilities: enabled
 """

@@ -11,6 +11,7 @@ from lxcctl.wire import exit_words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import Any
 
     from lxcctl.arguments import Parser
@@ -77,6 +78,8 @@ class Viewer:
         self._controls = True  # until somebody takes that away, for all lives that follow
         self._generation = 0  # the present one
         self._live = False
+        # A signal ends us, and we typed.
+        self.on_leaving: Callable[[], None] = lambda: None
 
     def watch(
         self, keys: bytes, signals: SignalThread, *, generation: int, live: bool = False
@@ -122,7 +125,13 @@ class Viewer:
         if self._read_only:
             attachment.on_started = self._has_started
             return attachment.run()
-        with foreground.typing(attachment, signals, types, on_started=self._has_started):
+        with foreground.typing(
+            attachment,
+            signals,
+            types,
+            on_leaving=self.on_leaving,
+            on_started=self._has_started,
+        ):
             return attachment.run()
 
     def _has_started(self, frame: Any) -> None:  # noqa: ANN401 - AttachConsoleStarted

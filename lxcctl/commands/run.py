@@ -115,10 +115,13 @@ def on_terminal(
     session: Session,
     define: Callable[[], StartContainerRequest],
     keys: bytes,
+    *,
     starts: Callable[[Session, StartContainerRequest], int] = start_noting,
+    outlives: bool = True,
 ) -> Exit:
     """Start what `define` makes, with the caller's terminal as its own; how it ends. `starts` does
-    that and returns the generation. SystemExit if somebody leaves by `keys`.
+    that and returns the generation. SystemExit if somebody leaves by `keys`. `outlives`: it goes on
+    when a signal ends us.
     """
     from lxcctl import foreground
     from lxcctl.commands.console import Viewer
@@ -128,9 +131,15 @@ def on_terminal(
         term = os.environ.get("TERM", "")
         if term:
             start.define.add(key="lxc.environment", value=f"TERM={term}")
-        leave = foreground.leaving(lambda: _send(session, start.name, 9))
+
+        def end_it() -> None:
+            _send(session, start.name, 9)
+
+        leave = foreground.leaving(end_it)
         generation = foreground.begin(signals, lambda: starts(session, start), lambda _: leave)
         viewer = Viewer(session, start.name, "console", at_end=b"\x04")
+        if not outlives:
+            viewer.on_leaving = end_it
         end = viewer.watch(keys, signals, generation=generation)
     if end is None:
         output.note(f"left {start.name} running; back with: lxcctl console {start.name}")

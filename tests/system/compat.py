@@ -8,20 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.system import roots
+from tests.system.boxes import KERNEL_MOUNTS
 from tests.system.host import CHECKOUT, Host
 from tests.system.machine import DEADLINE
 
 BIN = CHECKOUT / "contrib/lxc-compat/bin"
 OLD = "0.7"
 NEW = "7.0"
-
-# The article's file system part, word for word but for the place of the root file system.
-_APPLICATION = """\
-# file system configuration
-lxc.rootfs = {root}
-lxc.mount.entry=/dev {root}/dev/ none bind 0 0
-lxc.mount.entry=/dev/pts {root}/dev/pts none bind 0 0
-"""
 
 
 def environment(host: Host, era: str) -> dict[str, str]:
@@ -30,12 +23,17 @@ def environment(host: Host, era: str) -> dict[str, str]:
     return {**host.environment, "PATH": path, "LXCD_COMPAT": era}
 
 
+def argv(command: str, *arguments: str) -> list[str]:
+    """The command line of `lxc-COMMAND`."""
+    return [str(BIN / f"lxc-{command}"), *arguments]
+
+
 def lxc(
     host: Host, command: str, *arguments: str, era: str = OLD, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run `lxc-COMMAND`, off any terminal; it must end with `status`."""
     done = subprocess.run(
-        [str(BIN / f"lxc-{command}"), *arguments],
+        argv(command, *arguments),
         env=environment(host, era),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -48,13 +46,20 @@ def lxc(
     return done
 
 
+def shown(host: Host, command: str, *arguments: str, era: str = OLD) -> str:
+    """What `lxc-COMMAND` prints, which succeeds and complains of nothing."""
+    done = lxc(host, command, *arguments, era=era)
+    assert done.stderr == ""
+    return done.stdout
+
+
 @contextmanager
 def running(
     host: Host, command: str, *arguments: str, era: str = OLD
 ) -> Iterator[subprocess.Popen[str]]:
     """An `lxc-COMMAND` that goes on meanwhile; killed at the end if it still does."""
     client = subprocess.Popen(
-        [str(BIN / f"lxc-{command}"), *arguments],
+        argv(command, *arguments),
         env=environment(host, era),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -68,9 +73,12 @@ def running(
             client.kill()
 
 
-def configuration(host: Host, root: Path, name: str) -> Path:
-    """A file with the article's lines for an application container over `root`."""
+def configuration(host: Host, root: Path, name: str, *lines: str) -> str:
+    """A file with a configuration over `root`, as a command is given one."""
     file = host.root / f"{name}.conf"
     overlay = roots.overlay(root, host.root / "upper" / name / "delta")
-    file.write_text(f"# a comment\nlxc.utsname = {name}\nlxc.rootfs = {overlay}\n")
-    return file
+    more = "".join(f"{line}\n" for line in lines)
+    file.write_text(
+        f"# of {name}\nlxc.utsname = {name}\nlxc.rootfs = {overlay}\n{KERNEL_MOUNTS}{more}"
+    )
+    return str(file)

@@ -123,10 +123,10 @@ class Seat:
         """Somebody has made it so."""
         return not self.modes()[3] & termios.ICANON
 
-    def client(self) -> int:
-        """The pid of the lxcctl that runs."""
+    def client(self, program: str = "lxcctl") -> int:
+        """The pid of the lxcctl that runs, or of another program."""
         found = [
-            each.pid for each in ledger.descendants(self._shell.pid) if "lxcctl" in each.command
+            each.pid for each in ledger.descendants(self._shell.pid) if program in each.command
         ]
         return found[0]
 

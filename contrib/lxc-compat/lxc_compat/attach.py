@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from lxc_compat import command
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl.arguments import Parser
 from lxcctl.commands import exec as execs
-from lxcctl.errors import ClientError, UsageError
+from lxcctl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ _PRIVILEGES = {"CGROUP": "cgroup", "CAP": "capabilities", "LSM": "security"}
 
 
 def _attach(call: Call) -> int:
-    found = command.find(call)
-    if found is None or not found.pid:
-        raise ClientError(f"{call.name} is not running")
     options, run = execs.VERBS["exec"]
     parser = Parser("exec", "", "")
     options(parser)

@@ -12,6 +12,10 @@ from lxcctl.commands.console import Viewer
 from lxcctl.errors import CallError, ClientError, UsageError
 from lxcctl.keys import describe
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lxcctl.signals import SignalThread
+
 _LEAVES = b"q"
 _CONTROL = 0x1F
 
@@ -21,22 +25,24 @@ def _console(call: Call) -> int:
     text = call.given.last("tty", "-1")
     if not re.fullmatch(r"-1|[0-9]{1,4}", text):
         raise UsageError(f"--tty: not a number: {text!r}")
-    found = command.find(call)
-    if found is None or not found.pid:
-        raise ClientError(f"{call.name} is not running")
-    if text != "-1":
-        _sit(call, int(text), keys)
-        return 0
-    number = 1
-    while not _is_free(call, number, keys):
-        number += 1
+    # Before the first call, whose threads must not have them.
+    with foreground.signals() as signals:
+        found = command.find(call)
+        if found is None or not found.pid:
+            raise ClientError(f"{call.name} is not running")
+        if text != "-1":
+            _sit(call, int(text), keys, signals)
+            return 0
+        number = 1
+        while not _is_free(call, number, keys, signals):
+            number += 1
     return 0
 
 
-def _is_free(call: Call, number: int, keys: bytes) -> bool:
+def _is_free(call: Call, number: int, keys: bytes, signals: SignalThread) -> bool:
     """Whether nobody had this tty, and we did, until now."""
     try:
-        _sit(call, number, keys)
+        _sit(call, number, keys, signals)
     except CallError as error:
         if error.reason == "CONTROL_TAKEN":
             return False
@@ -46,7 +52,7 @@ def _is_free(call: Call, number: int, keys: bytes) -> bool:
     return True
 
 
-def _sit(call: Call, number: int, keys: bytes) -> None:
+def _sit(call: Call, number: int, keys: bytes, signals: SignalThread) -> None:
     terminal = f"tty{number}" if number else "console"
     words = describe(keys[:1])
     greeting = (
@@ -54,8 +60,7 @@ def _sit(call: Call, number: int, keys: bytes) -> None:
         f"  Type <{words} q> to exit the console, <{words} {words}> to enter {words} itself"
     )
     viewer = Viewer(call.session, call.name, terminal, greeting)
-    with foreground.signals() as signals:
-        viewer.watch(keys, signals, generation=0, live=True)
+    viewer.watch(keys, signals, generation=0, live=True)
 
 
 def _prefix(text: str) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 from lxc_compat import starting
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
@@ -21,22 +18,21 @@ if TYPE_CHECKING:
 def _execute(call: Call) -> int:
     if not call.words:
         raise UsageError("No command to execute")
-    request = _request(call)
     if call.given.has("daemon"):
-        starting.start(call.session, request)
+        starting.start(call.session, _request(call))
         return 0
 
     def define() -> StartContainerRequest:
-        return request
+        # Signals are taken by now: the threads of the first call must not have them.
+        return _request(call)
 
     if foreground.wants_terminal(None):
-        end = run.on_terminal(call.session, define, b"", starting.start)
+        end = run.on_terminal(call.session, define, b"", starts=starting.start, outlives=False)
     else:
         end = run.with_streams(call.session, define, starts=starting.start)
     if end.WhichOneof("how") == "signal" and not call.old:
-        # So that our parent sees what it would see of the command itself.
-        signal.signal(end.signal, signal.SIG_DFL)
-        os.kill(os.getpid(), end.signal)
+        # Somebody has stopped it. 0.7 said by what.
+        return call.failed
     return exit_status(end)
 
 

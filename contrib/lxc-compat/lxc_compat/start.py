@@ -22,12 +22,11 @@ _REQUESTED = 2  # CAUSE_REQUESTED
 def _start(call: Call) -> int:
     if call.given.has("daemon") and call.given.has("foreground"):
         raise UsageError("one of --daemon and --foreground")
-    request = _request(call)
     in_foreground = call.given.has("foreground") or (call.old and not call.given.has("daemon"))
     try:
         if in_foreground:
-            return _watch(call, request)
-        starting.start(call.session, request)
+            return _watch(call)
+        starting.start(call.session, _request(call))
     except CallError as error:
         if error.reason != "CONTAINER_RUNNING" or call.old:
             raise
@@ -49,17 +48,21 @@ def _request(call: Call) -> StartContainerRequest:
     return request
 
 
-def _watch(call: Call, request: StartContainerRequest) -> int:
+def _watch(call: Call) -> int:
     """At its console, from its first byte to its end."""
     session = call.session
+    # Before the first call, whose threads must not have them.
     with foreground.signals() as signals:
+        request = _request(call)
         # Nobody who leaves now has seen anything of it; it goes on.
         generation = foreground.begin(
             signals,
             lambda: starting.start(session, request),
             lambda _: foreground.leaving(lambda: None),
         )
-        end = Viewer(session, call.name, "console").watch(b"", signals, generation=generation)
+        viewer = Viewer(session, call.name, "console")
+        viewer.on_leaving = lambda: output.note(f"left {call.name} running")
+        end = viewer.watch(b"", signals, generation=generation)
     return _status(end) if end is not None and call.old else 0
 
 
