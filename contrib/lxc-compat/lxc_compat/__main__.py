@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lxc_compat.options import Given
 
 # command -> its module
-_MODULES = {
+MODULES = {
     "attach": "attach",
     "checkconfig": "checkconfig",
     "console": "console",
@@ -60,7 +60,7 @@ def dispatch(program: str, argv: list[str]) -> int:
     try:
         old = commands.is_old()
         failed = commands.FAILED_OLD if old else failed
-        module = importlib.import_module(f"lxc_compat.{_MODULES[word]}")
+        module = importlib.import_module(f"lxc_compat.{MODULES[word]}")
         return _perform(program, module.COMMANDS[word], argv, old=old)
     except UsageError as error:
         output.note(error.text)

@@ -60,7 +60,8 @@ def _sit(call: Call, number: int, keys: bytes, signals: SignalThread) -> None:
         f"  Type <{words} q> to exit the console, <{words} {words}> to enter {words} itself"
     )
     viewer = Viewer(call.session, call.name, terminal, greeting)
-    viewer.watch(keys, signals, generation=0, live=True)
+    # A prompt that nobody has seen waits at a tty; the console has told its story.
+    viewer.watch(keys, signals, generation=0, live=number == 0)
 
 
 def _prefix(text: str) -> int:

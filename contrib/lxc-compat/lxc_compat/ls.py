@@ -59,7 +59,8 @@ def addresses(container: Container, family: int) -> list[str]:
 
 
 def _ls(call: Call) -> int:
-    found = [one for one in look.containers(call.session, []) if _is_wanted(call, one)]
+    pattern = _pattern(call)
+    found = [one for one in look.containers(call.session, []) if _is_wanted(call, one, pattern)]
     # What somebody runs without having defined it is seen, but is not there to be started.
     running, defined = [one for one in found if one.pid], [one for one in found if one.defined]
     if call.given.has("fancy"):
@@ -76,15 +77,18 @@ def _ls(call: Call) -> int:
     return 0
 
 
-def _is_wanted(call: Call, one: Container) -> bool:
-    given = call.given
-    pattern = given.last("filter") or (call.words[0] if call.words else "")
+def _pattern(call: Call) -> re.Pattern[str]:
     if len(call.words) > 1:
         raise UsageError(f"too many arguments: {' '.join(call.words)}")
+    text = call.given.last("filter") or "".join(call.words)
     try:
-        named = re.search(pattern, one.name) is not None
+        return re.compile(text)
     except re.error as error:
-        raise UsageError(f"--filter: {pattern!r}: {error}") from error
+        raise UsageError(f"--filter: {text!r}: {error}") from error
+
+
+def _is_wanted(call: Call, one: Container, pattern: re.Pattern[str]) -> bool:
+    given = call.given
     groups = {group for text in given.all("groups") for group in text.split(",") if group}
     state = state_name(one.state)
     asked = [
@@ -98,7 +102,7 @@ def _is_wanted(call: Call, one: Container) -> bool:
         if given.has(option)
     ]
     return (
-        named
+        pattern.search(one.name) is not None
         and groups <= set(one.groups)
         and (not asked or any(asked))
         and (one.defined or not given.has("defined"))

@@ -1,0 +1,190 @@
+"""How LXC's commands fail: in one line, with the exit status of their era."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.system.compat import BIN, NEW, OLD, configuration, lxc
+from tests.system.host import Host
+
+COMMANDS = sorted(path.name.removeprefix("lxc-") for path in BIN.iterdir())
+_UNNAMED = {"ls", "ps", "version", "checkconfig"}
+_FAILED = {OLD: 255, NEW: 1}
+ERAS = pytest.mark.parametrize("era", [OLD, NEW])
+
+
+def _fails(host: Host, command: str, *arguments: str, era: str, status: int | None = None) -> str:
+    """The one line that it complains with."""
+    expected = _FAILED[era] if status is None else status
+    done = lxc(host, command, *arguments, era=era, status=expected)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"lxc-{command}: ")
+    return lines[0]
+
+
+@ERAS
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in _UNNAMED])
+def test_no_name(shared_host: Host, command: str, era: str) -> None:
+    assert "No container name specified" in _fails(shared_host, command, era=era)
+
+
+@ERAS
+@pytest.mark.parametrize("command", [n for n in COMMANDS if n not in {"ps", "netstat"}])
+def test_an_unknown_option(shared_host: Host, command: str, era: str) -> None:
+    done = lxc(shared_host, command, "--nonsense", era=era, status=_FAILED[era])
+    first, second, *_ = done.stderr.splitlines()
+    assert first == f"lxc-{command}: unrecognized option '--nonsense'"
+    assert second.startswith(f"Usage: lxc-{command}")
+
+
+@ERAS
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("attach", ("--", "/bin/true")),
+        ("console", ()),
+        ("destroy", ()),
+        ("freeze", ()),
+        ("info", ()),
+        ("kill", ()),
+        ("netstat", ("-a",)),
+        ("start", ()),
+        ("stop", ()),
+        ("unfreeze", ()),
+        ("wait", ("-s", "RUNNING")),
+    ],
+)
+def test_an_unknown_container(
+    shared_host: Host, command: str, arguments: tuple[str, ...], era: str
+) -> None:
+    status = 2 if (command, era) == ("stop", NEW) else None
+    text = _fails(shared_host, command, "-n", "nobody", *arguments, era=era, status=status)
+    assert "nobody" in text
+
+
+@ERAS
+def test_processes_of_an_unknown_container(shared_host: Host, era: str) -> None:
+    assert "nobody" in _fails(shared_host, "ps", "--name", "nobody", "-ef", era=era)
+
+
+@ERAS
+@pytest.mark.parametrize("command", ["create", "execute", "start"])
+def test_a_missing_file(shared_host: Host, command: str, era: str) -> None:
+    more = ("-t", "none") if command == "create" else ()
+    more = ("/bin/true",) if command == "execute" else more
+    text = _fails(shared_host, command, "-n", "x", "-f", "/no/such.conf", *more, era=era)
+    assert "/no/such.conf" in text
+    assert not (shared_host.lxcpath / "x").exists()
+
+
+@ERAS
+def test_a_broken_file(shared_host: Host, era: str) -> None:
+    file = shared_host.root / "broken.conf"
+    file.write_text("lxc.rootfs.path = /x\nnonsense\nlxc.cap.drop = no_such\n")
+    text = _fails(shared_host, "create", "-t", "none", "-n", "x", "-f", str(file), era=era)
+    assert f"{file}:" in text
+    file.write_bytes(b"# \xa4\xb3\n")
+    text = _fails(shared_host, "execute", "-n", "x", "-f", str(file), "/bin/true", era=era)
+    assert text.endswith(f"{file}:1: not UTF-8")
+
+
+@ERAS
+def test_one_that_runs_already(shared_host: Host, busybox_root: Path, era: str) -> None:
+    host = shared_host
+    file = configuration(host, busybox_root, f"box{era}")
+    name = f"box{era}"
+    lxc(host, "execute", "-d", "-n", name, "-f", file, "/bin/sleep", "100000", era=era)
+    try:
+        for command in ("execute", "start"):
+            more = ("/bin/true",) if command == "execute" else ()
+            assert name in _fails(host, command, "-n", name, "-f", file, *more, era=era)
+        assert name in _fails(host, "create", "-n", name, "-f", file, "-t", "none", era=era)
+    finally:
+        lxc(host, "stop", "-k", "-n", name, era=era)
+
+
+@ERAS
+def test_one_that_has_a_configuration_of_its_own(
+    shared_host: Host, busybox_root: Path, era: str
+) -> None:
+    host = shared_host
+    file = configuration(host, busybox_root, "own")
+    lxc(host, "create", "-n", "own", "-f", file, "-t", "none", era=era)
+    try:
+        assert "own" in _fails(host, "create", "-n", "own", "-f", file, "-t", "none", era=era)
+        for command in ("execute", "start"):
+            more = ("/bin/true",) if command == "execute" else ()
+            text = _fails(host, command, "-n", "own", "-f", file, *more, era=era)
+            assert "--rcfile" in text
+    finally:
+        lxc(host, "destroy", "-n", "own", era=era)
+
+
+@ERAS
+@pytest.mark.parametrize("command", [n for n in COMMANDS if n != "version"])
+def test_no_daemon(shared_host: Host, command: str, era: str) -> None:
+    arguments = {
+        "create": ("-n", "x", "-t", "none"),
+        "execute": ("-n", "x", "/bin/true"),
+        "wait": ("-n", "x", "-s", "RUNNING", "-t", "0"),
+        "ls": (),
+        "ps": (),
+        "checkconfig": (),
+    }.get(command, ("-n", "x"))
+    address = shared_host.environment["LXCD_ADDRESS"]
+    shared_host.environment["LXCD_ADDRESS"] = "unix:/no/lxcd.sock"
+    try:
+        text = _fails(shared_host, command, *arguments, era=era)
+    finally:
+        shared_host.environment["LXCD_ADDRESS"] = address
+    assert "no daemon at unix:/no/lxcd.sock" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "text"),
+    [
+        ("start", ("-p", "file", "x"), "--pidfile"),
+        ("start", ("-d", "-F", "x"), "--daemon"),
+        ("start", ("-s", "nonsense", "-f", os.devnull, "x"), "nonsense"),
+        ("execute", ("x",), "No command"),
+        ("create", ("x",), "template"),
+        ("create", ("x", "-t", "busybox"), "busybox"),
+        ("create", ("x", "-t", "none", "-B", "btrfs"), "btrfs"),
+        ("create", ("x", "-t", "none", "--lvname", "v"), "--lvname"),
+        ("create", ("x", "-t", "none", "--", "more"), "no arguments"),
+        ("destroy", ("-s", "x"), "--snapshots"),
+        ("stop", ("-k", "-t", "3", "x"), "--timeout"),
+        ("stop", ("-k", "-r", "x"), "--reboot"),
+        ("stop", ("--nolock", "x"), "--nolock"),
+        ("wait", ("x",), "--state"),
+        ("wait", ("x", "-s", "BLA"), "BLA"),
+        ("wait", ("x", "-s", "RUNNING", "-t", "soon"), "soon"),
+        ("kill", ("x", "KILL"), "KILL"),
+        ("kill", ("x", "65"), "65"),
+        ("ls", ("--nesting",), "--nesting"),
+        ("ls", ("--filter", "("), "("),
+        ("ls", ("-f", "-F", "name,shoe"), "SHOE"),
+        ("attach", ("-R", "x"), "--remount-sys-proc"),
+        ("attach", ("-s", "MOUNT|SHOE", "x"), "SHOE"),
+        ("console", ("-e", "shoe", "x"), "shoe"),
+        ("console", ("-t", "first", "x"), "first"),
+        ("info", ("x", "y"), "y"),
+        ("info", ("-l", "LOUD", "x"), "LOUD"),
+        ("info", ("-P", "/a", "-P", "/b", "x"), "-P"),
+        ("freeze", ("../x",), "../x"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    shared_host: Host, command: str, arguments: tuple[str, ...], text: str
+) -> None:
+    assert text in _fails(shared_host, command, *arguments, era=NEW)
+
+
+def test_an_era_that_there_never_was(shared_host: Host) -> None:
+    done = lxc(shared_host, "ls", era="1.0", status=1)
+    assert done.stderr == "lxc-ls: LXCD_COMPAT is '1.0': neither 0.7 nor 7.0\n"

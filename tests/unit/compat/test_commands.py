@@ -1,0 +1,92 @@
+"""The table of commands: what each knows, what it refuses, what needs no daemon."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from lxc_compat import command as commands
+from lxc_compat.__main__ import MODULES, dispatch
+from lxc_compat.command import Command
+
+BIN = Path(__file__).resolve().parents[3] / "contrib/lxc-compat/bin"
+NAMES = pytest.mark.parametrize("name", sorted(MODULES))
+
+
+def _command(name: str) -> Command:
+    found: Command = importlib.import_module(f"lxc_compat.{MODULES[name]}").COMMANDS[name]
+    return found
+
+
+def test_the_directory_has_each_command_and_nothing_else() -> None:
+    assert {path.name for path in BIN.iterdir()} == {f"lxc-{name}" for name in MODULES}
+    assert {path.resolve() for path in BIN.iterdir()} == {BIN.parent / "run"}
+    assert (BIN.parent / "run").stat().st_mode & 0o111 == 0o111
+
+
+@NAMES
+def test_no_option_stands_for_two_things(name: str) -> None:
+    known = _command(name).known
+    for words in ([one.long for one in known], [one.short for one in known if one.short]):
+        assert [word for word, count in Counter(words).items() if count > 1] == []
+
+
+@NAMES
+def test_help_usage_and_version_need_no_daemon(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LXCD_COMPAT", raising=False)
+    assert dispatch(f"lxc-{name}", ["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"Usage: lxc-{name}")
+    assert all(f"--{option.long}" in err for option in _command(name).options)
+    assert dispatch(f"lxc-{name}", ["--usage"]) == 0
+    out, err = capsys.readouterr()
+    assert all(f"--{option.long}" in err for option in _command(name).known)
+    assert max(map(len, err.splitlines())) < 80
+    assert dispatch(f"lxc-{name}", ["--version"]) == 0
+    assert capsys.readouterr().out == "7.0.0\n"
+
+
+@pytest.mark.parametrize(
+    ("era", "status", "version"),
+    [("", 1, "7.0.0"), ("7.0", 1, "7.0.0"), ("0.7", 255, "0.7.4.2")],
+)
+def test_the_eras(
+    era: str,
+    status: int,
+    version: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LXCD_COMPAT", era)
+    assert dispatch("lxc-start", []) == status
+    assert "No container name specified" in capsys.readouterr().err
+    assert dispatch("lxc-version", []) == 0
+    assert capsys.readouterr().out == f"lxc version: {version}\n"
+
+
+def test_a_question_mark_is_help_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch("lxc-start", ["-?"]) == 1
+    assert capsys.readouterr().err.startswith("Usage: lxc-start")
+
+
+@NAMES
+def test_what_cannot_be_served_is_refused_by_name(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, reason in _command(name).refused:
+        value = [] if option.optional or not option.value else ["x"]
+        assert dispatch(f"lxc-{name}", ["x", f"--{option.long}", *value]) == 1
+        err = capsys.readouterr().err
+        assert f"--{option.long}: {reason}" in err
+        assert len(err.splitlines()) == 1
+
+
+def test_priorities_of_a_log() -> None:
+    assert commands.tells_errors("trace")
+    assert commands.tells_errors("ERROR")
+    assert not commands.tells_errors("CRIT")
