@@ -62,11 +62,12 @@ def dispatch(program: str, argv: list[str]) -> int:
         failed = commands.FAILED_OLD if old else failed
         module = importlib.import_module(f"lxc_compat.{MODULES[word]}")
         return _perform(program, module.COMMANDS[word], argv, old=old)
-    except UsageError as error:
-        output.note(error.text)
     except ClientError as error:
-        for text in errors.explain(error):
+        # The usage of a verb of lxcctl's is none here.
+        for text in (error.text,) if isinstance(error, UsageError) else errors.explain(error):
             output.note(text)
+    except ImportError as error:
+        output.note(f"{error} (contrib/prepare run gets what is missing)")
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     except BrokenPipeError:
@@ -104,10 +105,10 @@ def _perform(program: str, command: Command, argv: list[str], *, old: bool) -> i
     if given.has("version"):
         sys.stdout.write(f"{commands.version(old=old)}\n")
         return 0
-    return _run(program, command, given, old=old)
+    return _run(command, given, old=old)
 
 
-def _run(program: str, command: Command, given: Given, *, old: bool) -> int:
+def _run(command: Command, given: Given, *, old: bool) -> int:
     for option, reason in command.refused:
         if given.has(option.long):
             raise UsageError(f"--{option.long}: {reason}")
@@ -119,7 +120,7 @@ def _run(program: str, command: Command, given: Given, *, old: bool) -> int:
     path = os.path.abspath(given.last("lxcpath")) if given.last("lxcpath") else ""
     session = Session(os.environ.get("LXCD_ADDRESS") or DEFAULT_ADDRESS, path, "table")
     try:
-        return command.run(Call(program, session, name, words, given, old))
+        return command.run(Call(session, name, words, given, old))
     except CallError as error:
         if name and name not in error.text and not error.is_lost_connection:
             error.text = f"{name}: {error.text}"

@@ -48,7 +48,7 @@ def _arguments(call: Call) -> Iterator[str]:
 
 
 def _translate(text: str, known: dict[str, str]) -> str:
-    found = []
+    found: list[str] = []
     for word in text.upper().split("|"):
         if word not in known:
             raise UsageError(f"no such word: {word!r} (of {'|'.join(known)})")

@@ -40,7 +40,6 @@ COMMON = (
 class Call:
     """One run of a command: of which container, with which words behind that; `old`: as 0.7."""
 
-    program: str
     session: Session
     name: str
     words: tuple[str, ...]

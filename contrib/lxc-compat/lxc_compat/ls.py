@@ -59,12 +59,12 @@ def addresses(container: Container, family: int) -> list[str]:
 
 
 def _ls(call: Call) -> int:
-    pattern = _pattern(call)
+    pattern, titles = _pattern(call), _titles(call)
     found = [one for one in look.containers(call.session, []) if _is_wanted(call, one, pattern)]
     # What somebody runs without having defined it is seen, but is not there to be started.
     running, defined = [one for one in found if one.pid], [one for one in found if one.defined]
     if call.given.has("fancy"):
-        for text in _table(call, found):
+        for text in _table(call, titles, found):
             output.line(text)
     elif not call.old:
         _print_names([one.name for one in found], line=call.given.has("line"))
@@ -117,13 +117,18 @@ def _print_names(names: list[str], *, line: bool) -> None:
         output.line(text.rstrip() if line else text)
 
 
-def _table(call: Call, found: list[Container]) -> list[str]:
+def _titles(call: Call) -> list[str]:
+    if not call.given.has("fancy-format"):
+        return list(_SHOWN)
     titles = [title.strip().upper() for title in call.given.last("fancy-format").split(",")]
-    titles = titles if call.given.has("fancy-format") else list(_SHOWN)
     for title in titles:
         if title not in _COLUMNS:
             raise UsageError(f"--fancy-format: no column {title!r} (of {', '.join(_COLUMNS)})")
-    stats = _stats(call) if _COUNTED & set(titles) else {}
+    return titles
+
+
+def _table(call: Call, titles: list[str], found: list[Container]) -> list[str]:
+    stats: Stats = _stats(call) if _COUNTED & set(titles) else {}
     rows = [[_COLUMNS[title](one, stats) for title in titles] for one in found]
     return list(words.fancy(titles, rows))
 

@@ -41,7 +41,8 @@ def _request(call: Call) -> StartContainerRequest:
     if not starting.is_defined(call):
         if not call.given.has("rcfile"):
             raise ClientError(f"{call.name}: No container config specified")
-        request.ephemeral = True
+        # Where the text names no root file system, it is not the host's, but one beside it.
+        request.ephemeral, request.image = True, "host"
     for option, key in _KEYS:
         if call.given.has(option):
             request.define.add(key=key, value=call.given.last(option))

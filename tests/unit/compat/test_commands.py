@@ -90,3 +90,111 @@ def test_priorities_of_a_log() -> None:
     assert commands.tells_errors("trace")
     assert commands.tells_errors("ERROR")
     assert not commands.tells_errors("CRIT")
+
+
+_UNNAMED = {"ls", "ps", "version", "checkconfig"}
+_ERAS = pytest.mark.parametrize(("era", "status"), [("7.0", 1), ("0.7", 255)])
+
+
+@NAMES
+@_ERAS
+def test_no_name(
+    name: str,
+    era: str,
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name in _UNNAMED:
+        return
+    monkeypatch.setenv("LXCD_COMPAT", era)
+    assert dispatch(f"lxc-{name}", []) == status
+    assert capsys.readouterr().err == "lxcctl: No container name specified\n"
+
+
+@NAMES
+@_ERAS
+def test_an_unknown_option(
+    name: str,
+    era: str,
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if _command(name).foreign:
+        return
+    monkeypatch.setenv("LXCD_COMPAT", era)
+    assert dispatch(f"lxc-{name}", ["--nonsense"]) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "lxcctl: unrecognized option '--nonsense'"
+    assert lines[1].startswith(f"Usage: lxc-{name}")
+
+
+@NAMES
+@_ERAS
+def test_no_daemon(
+    name: str,
+    era: str,
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if name == "version":
+        return
+    arguments = {
+        "create": ["-n", "x", "-t", "none"],
+        "execute": ["-n", "x", "/bin/true"],
+        "wait": ["-n", "x", "-s", "RUNNING", "-t", "0"],
+        "ls": [],
+        "ps": [],
+        "checkconfig": [],
+    }.get(name, ["-n", "x"])
+    monkeypatch.setenv("LXCD_COMPAT", era)
+    monkeypatch.setenv("LXCD_ADDRESS", f"unix:{tmp_path}/no.sock")
+    assert dispatch(f"lxc-{name}", arguments) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"lxcctl: no daemon at unix:{tmp_path}/no.sock")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "text"),
+    [
+        ("start", ("-p", "file", "x"), "--pidfile"),
+        ("start", ("-d", "-F", "x"), "--daemon"),
+        ("execute", ("x",), "No command"),
+        ("create", ("x",), "template"),
+        ("create", ("x", "-t", "none", "-B", "btrfs"), "btrfs"),
+        ("create", ("x", "-t", "none", "--lvname", "v"), "--lvname"),
+        ("create", ("x", "-t", "none", "--", "more"), "no arguments"),
+        ("destroy", ("-s", "x"), "--snapshots"),
+        ("stop", ("-k", "-t", "3", "x"), "--timeout"),
+        ("stop", ("-k", "-r", "x"), "--reboot"),
+        ("stop", ("--nolock", "x"), "--nolock"),
+        ("wait", ("x",), "--state"),
+        ("wait", ("x", "-s", "BLA"), "BLA"),
+        ("wait", ("x", "-s", "RUNNING", "-t", "soon"), "soon"),
+        ("kill", ("x", "KILL"), "KILL"),
+        ("kill", ("x", "65"), "65"),
+        ("ls", ("--nesting",), "--nesting"),
+        ("ls", ("--filter", "("), "("),
+        ("ls", ("-f", "-F", "name,shoe"), "SHOE"),
+        ("attach", ("-R", "x"), "--remount-sys-proc"),
+        ("attach", ("-s", "MOUNT|SHOE", "x"), "SHOE"),
+        ("console", ("-e", "shoe", "x"), "shoe"),
+        ("console", ("-t", "first", "x"), "first"),
+        ("info", ("x", "y"), "y"),
+        ("info", ("-l", "LOUD", "x"), "LOUD"),
+        ("info", ("-P", "/a", "-P", "/b", "x"), "-P"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    command: str, arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(f"lxc-{command}", list(arguments)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert len(err.splitlines()) == 1
