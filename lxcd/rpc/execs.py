@@ -17,6 +17,7 @@ from lxcd.v1 import exec_pb2_grpc, stream_pb2
 if TYPE_CHECKING:
     from lxcd.rpc.replay import Replays
     from lxcd.rpc.side import Side
+    from lxcd.supervisor.container import Container
     from lxcd.supervisor.exec import Exec
     from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
@@ -59,6 +60,24 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
         return await self._replays.once(request, lambda: self._create(request))
 
     async def _create(self, request: pb.CreateExecRequest) -> pb.Exec:
+        if request.validate_only:
+            actor, command, _ = self._asked(request)
+            await entering.trial(self._house, actor, command)
+            return pb.Exec(container=actor.name, lxcpath=actor.lxcpath, command=request.command)
+        # Before anything is refused: whoever reads from what was handed over would wait for its end
+        # until that is too old.
+        with self._side.redeem(request.descriptors_token) as given:
+            actor, command, wanted = self._asked(request)
+            if request.tty and given:
+                raise errors.InvalidArgument(
+                    "a terminal and descriptors of the caller's", "DESCRIPTORS_WITH_TTY"
+                )
+            made = await self._known.create(actor, command, wanted, given)
+        return _message(made)
+
+    def _asked(
+        self, request: pb.CreateExecRequest
+    ) -> tuple[Container, entering.Command, execs.Wanted]:
         actor = self._registry.get(request.lxcpath, request.container)
         command = _command(request, stdin=request.stdin, tty=request.tty)
         if request.on_disconnect not in _POLICIES:
@@ -70,16 +89,7 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
             delete_on_exit=request.delete_on_exit,
             lossless=request.lossless,
         )
-        if request.validate_only:
-            await entering.trial(self._house, actor, command)
-            return pb.Exec(container=actor.name, lxcpath=actor.lxcpath, command=request.command)
-        with self._side.redeem(request.descriptors_token) as given:
-            if request.tty and given:
-                raise errors.InvalidArgument(
-                    "a terminal and descriptors of the caller's", "DESCRIPTORS_WITH_TTY"
-                )
-            made = await self._known.create(actor, command, wanted, given)
-        return _message(made)
+        return actor, command, wanted
 
     @unary
     async def RunExec(self, request: pb.RunExecRequest, context: Context) -> pb.RunExecResponse:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -280,3 +281,28 @@ def test_a_token_is_good_for_half_a_minute(app: Box) -> None:
         assert os.read(back, 1) == b""
         error = refused(lambda: sessions.create(app, "/bin/true", descriptors_token=token))
         assert (error.code, error.reason) == ("NOT_FOUND", "NO_DESCRIPTORS")
+
+
+def test_what_is_refused_lets_go_of_what_was_handed_over(shared_host: Host) -> None:
+    """Or `$(lxcctl exec nobody true)` would wait for the end of its pipe until lxcd forgets it."""
+    read_end, write_end = os.pipe()
+    try:
+        done = subprocess.run(
+            shared_host.ctl_argv("exec", "nobody", "--", "true"),
+            env=shared_host.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == 3
+        handed = f"pipe:[{os.fstat(write_end).st_ino}]"
+        held: set[str] = set()
+        for link in Path(f"/proc/{shared_host.daemon}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                held.add(os.readlink(link))
+        assert handed not in held
+    finally:
+        os.close(read_end)
+        os.close(write_end)
