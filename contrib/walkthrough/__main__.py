@@ -98,6 +98,7 @@ class _Run:
         self._status: int | None = None
         self._work = Path(tempfile.mkdtemp(prefix="lxcd-article-"))
         self._work.chmod(0o755)
+        lifeline, self._lifeline = os.pipe()
         output, theirs = os.pipe()
         argv = [
             *("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"),
@@ -105,16 +106,16 @@ class _Run:
             *("sh", str(Path(__file__).with_name("setup.sh")), str(self._work), str(_CHECKOUT)),
             *(sys.executable, "-P", "-m", "contrib.walkthrough.inside", str(patience), last),
         ]
-        null = (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
         self._pid = os.posix_spawnp(
             argv[0],
             argv,
             os.environ,
-            file_actions=[null, (os.POSIX_SPAWN_DUP2, theirs, 1)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, lifeline, 0), (os.POSIX_SPAWN_DUP2, theirs, 1)],
             # Ctrl-C is for us alone.
             setsid=True,
             setsigdef=_SIGNALS,
         )
+        os.close(lifeline)
         os.close(theirs)
         self._output = os.fdopen(output, encoding="utf-8")
 
@@ -143,6 +144,7 @@ class _Run:
             self.wait()
             trees.remove(cgroups)
         self._output.close()
+        os.close(self._lifeline)
         if self._loop and os.path.exists(f"/sys/block/{Path(self._loop).name}/loop"):
             for words in (("partx", "--delete", self._loop), ("losetup", "-d", self._loop)):
                 os.spawnlp(os.P_WAIT, words[0], *words)

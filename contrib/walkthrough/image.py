@@ -24,8 +24,8 @@ _LINUX, _SWAP = 0x83, 0x82
 _UUID = "6a1b5c3e-60a1-4b7e-8d7e-00000000000{}"
 _DIRECTORIES = (
     *("bin", "boot", "dev/pts", "dev/shm", "lib64", "mnt", "proc", "root/.ssh", "sys", "tmp"),
-    *("etc/rc.d/rc0.d", "etc/rc.d/rc3.d", "run/sshd", "usr/bin", "usr/sbin", "var/empty/sshd"),
-    *("var/lock", "var/log", "var/spool/cron/crontabs"),
+    *("etc/rc.d/rc0.d", "etc/rc.d/rc3.d", "usr/bin", "usr/sbin", "var/empty/sshd"),
+    *("var/lock", "var/log", "var/run/sshd", "var/spool/cron/crontabs"),
 )
 # In which order services start and end.
 _SERVICES = {
@@ -43,7 +43,7 @@ _SERVICES = {
         "S01halt": "halt",
     },
 }
-_LINKS = {"etc/init.d": "rc.d/init.d", "var/run": "../run", "bin/bash": "../usr/bin/bash"}
+_LINKS = {"etc/init.d": "rc.d/init.d", "run": "var/run", "bin/bash": "../usr/bin/bash"}
 # sshd(8) of later versions consists of several programs.
 _PROGRAMS = (
     *("bash", "sshd"),

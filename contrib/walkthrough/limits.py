@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CONF = "/lxc/conf/001-limits.conf"
 # A block of so much memory at once, and gone. Its shell lives on to tell.
-_TAKE = "dd if=/dev/zero of=/dev/null bs={}M count=1 2>/dev/null; echo $?"
+_TAKE = "exec 2>/dev/null; dd if=/dev/zero of=/dev/null bs={}M count=1; echo $?"
 _KILLED = "137"
 # Version 1's names and what version 2 makes of them: shares of 1024 are a weight of 100, memory
 # and swap are counted apart there.

@@ -89,9 +89,15 @@ def bridge(stage: Stage) -> Shown:
 
 def bind_root(stage: Stage) -> Shown:
     """All of the host, manly."""
-    stage.sh(f"mkdir -p {ROOT_001} && mount -o bind / {ROOT_001}")
+    lines = (f"mkdir -p {ROOT_001}", f"mount -o bind / {ROOT_001}", f"mkdir {ROOT_001}/run/sshd")
+    stage.sh(" && ".join(lines))
     shown = stage.sh(f"ls {ROOT_001}")
-    return Shown(shown, wrong=lacks(shown, "etc", "usr", "lxc"))
+    return Shown(
+        shown,
+        typed="\n".join(f"# {line}" for line in lines),
+        because="Debian's sshd wants a directory of /run, which is mounted, and not bound along",
+        wrong=lacks(shown, "etc", "usr", "lxc"),
+    )
 
 
 def mount_image(stage: Stage) -> Shown:
@@ -99,6 +105,9 @@ def mount_image(stage: Stage) -> Shown:
     device = stage.sh(f"losetup --show --find {IMAGE}")
     stage.claim(device)
     stage.sh(f"partx --add {device}")
+    # As udev does it where the kernel's own /dev is not used.
+    number = Path(f"/sys/class/block/{Path(device).name}p2/dev").read_text().strip()
+    stage.sh(f"[ -e {device}p2 ] || mknod {device}p2 b {number.replace(':', ' ')}")
     stage.sh(f"mkdir -p {ROOT_002} && mount {device}p2 {ROOT_002}")
     shown = stage.sh(f"ls {ROOT_002}/sbin/init {ROOT_002}/etc/inittab")
     return Shown(

@@ -86,7 +86,7 @@ def halt(stage: Stage) -> Shown:
 def left(stage: Stage) -> Shown:
     """The image is a file like any other again."""
     shown = stage.sh("losetup --list --noheadings --output NAME,BACK-FILE")
-    stage.sh("lxcctl delete vm")
+    stage.sh("lxcctl delete --force vm")
     wrong = ["a loop device is left"] if PRISTINE.name in shown else []
     wrong += [] if PRISTINE.exists() else ["the image is gone"]
     return Shown(shown, wrong=tuple(wrong))
