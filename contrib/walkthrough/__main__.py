@@ -1,4 +1,4 @@
-"""The command: a machine of its own for the run, what comes of it on standard output, and the end of it all."""
+"""The command: makes a machine of its own for the run, shows what comes of it, ends it all."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="contrib/article",
-        description="Run the whole article on a machine of its own (namespaces), beside what it shows.",
+        description="Run the whole article on a machine of its own, beside what it shows.",
     )
     parser.add_argument("--json", dest="json_file", metavar="FILE", help="write all results there")
     parser.add_argument(

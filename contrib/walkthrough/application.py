@@ -65,7 +65,9 @@ def uname(stage: Stage) -> Shown:
     """The node's name is the container's."""
     shown = says(stage.terminals["001"], "uname -a")
     here = stage.sh("uname -a").split(" ", 2)
-    return Shown(shown, wrong=() if shown == f"Linux 001 {here[2]}" else ("not this host's kernel",))
+    return Shown(
+        shown, wrong=() if shown == f"Linux 001 {here[2]}" else ("not this host's kernel",)
+    )
 
 
 def ifconfig(stage: Stage) -> Shown:
@@ -86,7 +88,8 @@ def route(stage: Stage) -> Shown:
     """One route."""
     shown = says(stage.terminals["001"], "route -n")
     rows = [line.split() for line in shown.splitlines()[2:]]
-    wanted = "192.168.122.0 0.0.0.0 255.255.255.0 U 0 0 0 eth0".split()
+    zero = "0.0.0.0"  # noqa: S104  a route without a gateway
+    wanted = ["192.168.122.0", zero, "255.255.255.0", "U", "0", "0", "0", "eth0"]
     return Shown(shown, wrong=() if rows == [wanted] else ("not exactly that route",))
 
 
@@ -100,7 +103,7 @@ def ps(stage: Stage) -> Shown:
 
 
 def onto_the_host(stage: Stage, inside: str) -> tuple[str, str]:
-    """Write HOGE from a session inside to the number of a terminal of the host; the line, what came."""
+    """Write HOGE inside to the path of a terminal of the host; the line, and what came."""
     victim = stage.sit("victim", _HOST_SHELL)
     victim.expect("ready")
     line = f"echo HOGE > {victim.device}"
@@ -141,7 +144,9 @@ def gateway(stage: Stage) -> Shown:
         shown,
         typed=f"{_GATEWAY}[root@001 ~]# route -n\n[root@001 ~]# ping -c 1 10.20.30.40",
         because="the article has it set by hand in each session",
-        wrong=lacks(shown, "0.0.0.0         192.168.122.1   0.0.0.0         UG", " 1 packets received"),
+        wrong=lacks(
+            shown, "0.0.0.0         192.168.122.1   0.0.0.0         UG", " 1 packets received"
+        ),
     )
 
 

@@ -1,7 +1,7 @@
-"""The disk image of a virtual machine, as the article has one: partitions, the second of them the root file system.
+"""The disk image of a virtual machine, as the article has one: the second partition is the root.
 
-The guest behaves as one of Red Hat's does at boot and at halt, in a few scripts (`guest/`), on busybox,
-with this machine's bash and sshd. Nothing in it knows of containers.
+The guest behaves as one of Red Hat's does at boot and at halt, in a few scripts (`guest/`), on
+busybox, with this machine's bash and sshd. Nothing in it knows of containers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,13 @@ class _Partition:
 _BOOT = _Partition(_LINUX, 1, 8)
 _ROOT = _Partition(_LINUX, 9, 96)
 _SWAPPED = _Partition(_SWAP, 105, 8)
-_PARTITIONS = (_BOOT, _ROOT, _SWAPPED)
+ROOT_OFFSET_BYTES = _ROOT.first_mib * _MIB
+
+
+def partition_table() -> bytes:
+    """The end of the first sector: four entries and the signature."""
+    entries = b"".join(one.entry() for one in (_BOOT, _ROOT, _SWAPPED))
+    return entries.ljust(64, b"\0") + b"\x55\xaa"
 
 
 def make(commands: Commands, image: Path, scratch: Path, password: str, key: str) -> None:
@@ -78,7 +84,7 @@ def make(commands: Commands, image: Path, scratch: Path, password: str, key: str
     with image.open("wb") as file:
         file.truncate(_MIB * (_SWAPPED.first_mib + _SWAPPED.size_mib))
         file.seek(446)
-        file.write(b"".join(one.entry() for one in _PARTITIONS).ljust(64, b"\0") + b"\x55\xaa")
+        file.write(partition_table())
     boot = scratch / "boot"
     boot.mkdir()
     for number, (partition, source) in enumerate(((_BOOT, boot), (_ROOT, root)), 1):
@@ -132,9 +138,7 @@ def _programs(commands: Commands, root: Path) -> None:
         program = commands.find(name)
         if program:
             _install(program, root)
-            for library in _LIBRARY.findall(
-                commands.run(commands.find("ldd"), program).output
-            ):
+            for library in _LIBRARY.findall(commands.run(commands.find("ldd"), program).output):
                 _install(library, root)
     shutil.copy(busybox, root / "bin/busybox")
     for applet in commands.run(busybox, "--list-full").output.split():

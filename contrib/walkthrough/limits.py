@@ -18,7 +18,7 @@ CONF = "/lxc/conf/001-limits.conf"
 # A block of so much memory at once, and gone. Its shell lives on to tell.
 _TAKE = "exec 2>/dev/null; dd if=/dev/zero of=/dev/null bs={}M count=1; echo $?"
 _KILLED = "137"
-# Version 1's names and what version 2 makes of them: shares of 1024 are a weight of 100, memory
+# Names of version 1, and what version 2 makes of them: shares of 1024 are a weight of 100, memory
 # and swap are counted apart there.
 _VALUES = (
     ("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),
@@ -52,7 +52,6 @@ _REFUSED = {
     "vda": ("b", 254, 0),
 }
 # Opening need not succeed, where there is no such hardware; being refused reads differently.
-# In the background of the shell that asks: a terminal of the host must not become that of a session.
 _TRY = """\
 mkdir -p /var/tmp/devices && cd /var/tmp/devices && rm -f node
 said=$(mknod node {kind} {major} {minor} 2>&1) && made=made || made="$said"
@@ -60,10 +59,12 @@ rm -f node
 opened=none
 for path in {path}; do
   [ -e "$path" ] || continue
-  opened=$(perl -MFcntl -e 'print sysopen(F, $ARGV[0], O_RDWR|O_NOCTTY|O_NONBLOCK) ? "opened" : "$!"' "$path")
+  opened=$(perl -MFcntl -e '{perl}' "$path")
 done
 echo "{name}: mknod: $made; open: $opened"
 """
+# A terminal of the host must not become that of a session.
+_PERL = 'print sysopen(F, $ARGV[0], O_RDWR|O_NOCTTY|O_NONBLOCK) ? "opened" : "$!"'
 _NO = "Operation not permitted"
 
 
@@ -113,7 +114,7 @@ def _memory(stage: Stage) -> Shown:
 def _try(stage: Stage, name: str, kind: str, major: int, minor: int) -> str:
     path = f"/dev/{name}"
     return stage.ask(
-        ADDRESS, _TRY.format(name=name, kind=kind, major=major, minor=minor, path=path)
+        ADDRESS, _TRY.format(name=name, kind=kind, major=major, minor=minor, path=path, perl=_PERL)
     )
 
 
@@ -127,7 +128,7 @@ def _devices_allowed(stage: Stage) -> Shown:
 
 def _devices_refused(stage: Stage) -> Shown:
     rows = [_try(stage, name, *numbers) for name, numbers in _REFUSED.items()]
-    wrong = [row for row in rows if f": {_NO}; open" not in row.replace("‘node’", "node")]
+    wrong = [row for row in rows if f": {_NO}; open" not in row]
     present = [
         row for name, row in zip(_REFUSED, rows, strict=True) if os.path.exists(f"/dev/{name}")
     ]
@@ -155,7 +156,8 @@ def _by_hand(stage: Stage) -> Shown:
     wrong = [*lacks(before, "0"), *lacks(after, _KILLED)]
     wrong += [f"they are {kept}"] if kept != ("256", "134217728") else []
     return Shown(
-        f"before: 200 MB: {before}\nafter: 600 MB: {after}\n{share.name}: {kept[0]}\n{limit.name}: {kept[1]}",
+        f"before: 200 MB: {before}\nafter: 600 MB: {after}\n"
+        f"{share.name}: {kept[0]}\n{limit.name}: {kept[1]}",
         typed="\n".join(f"# {line}" for line in lines),
         wrong=tuple(wrong),
     )

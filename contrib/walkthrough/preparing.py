@@ -82,7 +82,7 @@ def bridge(stage: Stage) -> Shown:
     return Shown(
         shown,
         typed="\n".join(f"# {line}" for line in lines.splitlines()),
-        because="the files are Red Hat's; eth0 is a cable to a network namespace with 192.168.122.1",
+        because="the files are Red Hat's; eth0 is a cable to a namespace with 192.168.122.1",
         wrong=lacks(shown, "192.168.122.199/24", "eth0"),
     )
 
@@ -91,12 +91,12 @@ def bind_root(stage: Stage) -> Shown:
     """All of the host, manly."""
     lines = (f"mkdir -p {ROOT_001}", f"mount -o bind / {ROOT_001}", f"mkdir {ROOT_001}/run/sshd")
     stage.sh(" && ".join(lines))
-    shown = stage.sh(f"ls {ROOT_001}")
+    shown = stage.sh(f"ls -d {ROOT_001}/etc {ROOT_001}/usr {ROOT_001}/lxc")
     return Shown(
         shown,
         typed="\n".join(f"# {line}" for line in lines),
         because="Debian's sshd wants a directory of /run, which is mounted, and not bound along",
-        wrong=lacks(shown, "etc", "usr", "lxc"),
+        wrong=lacks(shown, "/etc", "/usr", "/lxc"),
     )
 
 
@@ -126,9 +126,12 @@ def guest_changes(stage: Stage) -> Shown:
     stage.sh(_WITHOUT_SWAP.format(root=ROOT_002))
     stage.sh(_ON_CONSOLE.format(root=ROOT_002))
     stage.sh(f"rm {ROOT_002}/etc/sysconfig/network-scripts/ifcfg-eth*")
-    shown = stage.sh(f"cat {ROOT_002}/etc/init/start-ttys.conf {ROOT_002}/etc/rc.d/init.d/halt")
-    wrong = lacks(shown, "initctl start serial DEV=console", "#\tfor tty")
-    return Shown(shown, wrong=(*wrong, *(("swapoff is still there",) if "swapoff" in shown else ())))
+    shown = stage.sh(f"grep -v '^#' {ROOT_002}/etc/init/start-ttys.conf; cat {ROOT_002}/etc/fstab")
+    halt = Path(ROOT_002, "etc/rc.d/init.d/halt").read_text()
+    wrong = [*lacks(shown, "initctl start serial DEV=console")]
+    wrong += ["tty1 to tty6 are still started"] if "initctl start tty " in shown else []
+    wrong += ["halt still has swapoff"] if "swapoff" in halt else []
+    return Shown(shown, wrong=tuple(wrong))
 
 
 ACTS = {

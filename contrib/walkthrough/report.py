@@ -47,7 +47,10 @@ def _indented(text: str) -> list[str]:
 def preparations() -> str:
     """The table."""
     lines = ["", "What the article prepares, and whether lxcd needs it", "=" * 52, ""]
-    rows = [("preparation", "needed", "because"), *((p.what, p.needed, p.reason) for p in PREPARATIONS)]
+    rows = [
+        ("preparation", "needed", "because"),
+        *((p.what, p.needed, p.reason) for p in PREPARATIONS),
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines += [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows]
     return "\n".join((*lines, ""))
@@ -57,7 +60,10 @@ def summary(wanted: Sequence[str], results: dict[str, Result]) -> str:
     """The last lines."""
     missing = [name for name in wanted if name not in results]
     differing = [name for name in wanted if name in results and not results[name].good]
-    lines = ["", f"{len(wanted) - len(missing) - len(differing)} of {len(wanted)} steps as in the article."]
+    lines = [
+        "",
+        f"{len(wanted) - len(missing) - len(differing)} of {len(wanted)} steps as in the article.",
+    ]
     lines += [f"differs: {name}: {'; '.join(results[name].shown.wrong)}" for name in differing]
     lines += [f"not reached: {name}" for name in missing]
     return "\n".join((*lines, ""))
@@ -66,4 +72,9 @@ def summary(wanted: Sequence[str], results: dict[str, Result]) -> str:
 def as_json(result: Result) -> dict[str, Any]:
     """One step for programs."""
     told = _STEPS[result.step]
-    return {"good": result.good, "article": told.article, "holds": told.holds, **asdict(result.shown)}
+    return {
+        "good": result.good,
+        "article": told.article,
+        "holds": told.holds,
+        **asdict(result.shown),
+    }

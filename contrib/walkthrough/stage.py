@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from contrib.benchmark.commands import Commands, await_end
 from contrib.walkthrough import image
@@ -86,7 +86,7 @@ class Stage:
         Path(path).write_text(text)
 
     def claim(self, device: str) -> None:
-        """Say which loop device is ours: it would outlive a run that breaks off. None, when empty."""
+        """Say which loop device is ours, if any: it would outlive a run that breaks off."""
         self.claimed = device
         sys.stdout.write(json.dumps({"loop": device}) + "\n")
         sys.stdout.flush()
@@ -114,7 +114,7 @@ class Stage:
         return terminal
 
     def ask(self, address: str, line: str) -> str:
-        """What one line says by ssh, with the key, from the other machine; empty if nobody lets us in."""
+        """What one line says by ssh, with the key, from the other machine."""
         options = shlex.join((*_SSH, "-o", "BatchMode=yes"))
         return self.there(f"ssh {options} root@{address} {shlex.quote(line)} || true")
 
@@ -128,7 +128,7 @@ class Stage:
 
     # Its ways
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         self._accounts()
         for directory in (_CONF, IMAGE.parent, _LOG.parent, Path("/var/lib/lxcd")):
             directory.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,8 @@ class Stage:
         )
         own = os.readlink("/proc/self/ns/net")
         self.until(
-            lambda: os.readlink(f"/proc/{self.elsewhere}/ns/net") != own, "there is a second network"
+            lambda: os.readlink(f"/proc/{self.elsewhere}/ns/net") != own,
+            "there is a second network",
         )
         self._daemon = self.commands.spawn((self.commands.find("lxcd"),), log)
         self.until(self._accepts, "lxcd accepts")
@@ -153,11 +154,14 @@ class Stage:
             self.leave(name)
         if self.claimed:
             self.sh(
-                f"umount {self.claimed}p2; partx --delete {self.claimed}; losetup -d {self.claimed}",
+                f"umount {self.claimed}p2; partx --delete {self.claimed};"
+                f" losetup -d {self.claimed}",
                 check=False,
             )
         # A step that broke off leaves one that nobody asks to end.
-        self.sh("for name in 001 $(ls /var/lib/lxc); do lxcctl stop --kill $name; done", check=False)
+        self.sh(
+            "for name in 001 $(ls /var/lib/lxc); do lxcctl stop --kill $name; done", check=False
+        )
         self.sh("lxcd shutdown")
         await_end(self._daemon, "lxcd")
         os.kill(self.elsewhere, signal.SIGKILL)
@@ -167,7 +171,7 @@ class Stage:
         return _LOG.read_text(errors="replace")
 
     def _accounts(self) -> None:
-        """Root has a password and a key here, and sshd lets him in: as on the article's machine."""
+        """Root has a password and a key, and sshd lets him in: as on the article's machine."""
         self.sh(f"echo root:{PASSWORD} | chpasswd")
         self.sh("rm -rf /root/.ssh /root/.bashrc /root/.profile && mkdir -m 700 -p /root/.ssh")
         self.sh("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")

@@ -32,7 +32,9 @@ def enter(terminal: Terminal) -> None:
 
 def answers(stage: Stage) -> None:
     """Wait until somebody can log in over the network."""
-    stage.until(lambda: stage.ask(ADDRESS, "hostname") == "rhel60vm01", f"sshd answers at {ADDRESS}")
+    stage.until(
+        lambda: stage.ask(ADDRESS, "hostname") == "rhel60vm01", f"sshd answers at {ADDRESS}"
+    )
 
 
 def create(stage: Stage) -> Shown:
@@ -103,9 +105,7 @@ def two_servers(stage: Stage) -> Shown:
         f"{address}: {stage.ask(address, 'hostname')}" for address in (application.ADDRESS, ADDRESS)
     )
     application.finish(stage, "execute")
-    return Shown(
-        shown, wrong=lacks(shown, f"{application.ADDRESS}: 001", f"{ADDRESS}: rhel60vm01")
-    )
+    return Shown(shown, wrong=lacks(shown, f"{application.ADDRESS}: 001", f"{ADDRESS}: rhel60vm01"))
 
 
 def pts(stage: Stage) -> Shown:
@@ -162,12 +162,14 @@ def destroy(stage: Stage) -> Shown:
 
 
 def unmount_image(stage: Stage) -> Shown:
-    """While 001 runs, which was started when it was mounted. Roots of 003 to 006 are copied first."""
+    """While 001 runs, which was started when it was mounted; after roots for 003 to 006."""
     for name in _LISTED:
         stage.sh(f"cp -a {ROOT_002} /lxc/rootfs/{name}")
     application.start(stage, "execute", application.CONF)
     device = stage.claimed
-    shown = stage.sh(f"umount {ROOT_002} && partx --delete {device} && losetup -d {device} && losetup --list")
+    shown = stage.sh(
+        f"umount {ROOT_002} && partx --delete {device} && losetup -d {device} && losetup --list"
+    )
     stage.claim("")
     application.finish(stage, "execute")
     return Shown(

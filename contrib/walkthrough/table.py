@@ -58,7 +58,8 @@ _APPLICATION = (
     Step(
         "execute-uname",
         "[root@001 ~]# uname -a",
-        "Linux 001 2.6.32-71.el6.x86_64 #1 SMP Wed Sep 1 01:33:01 EDT 2010 x86_64 x86_64 x86_64 GNU/Linux",
+        "Linux 001 2.6.32-71.el6.x86_64 #1 SMP Wed Sep 1 01:33:01 EDT 2010"
+        " x86_64 x86_64 x86_64 GNU/Linux",
         "the node is 001, the rest is this host's",
     ),
     Step(
@@ -84,7 +85,7 @@ _APPLICATION = (
     Step(
         "execute-pts",
         "# echo HOGE > /dev/pts/0",
-        "",
+        "(that it comes to the terminal of somebody on the host)",
         "from 001, whose /dev/pts is the host's, HOGE comes to a terminal of the host",
     ),
     Step(
@@ -96,7 +97,7 @@ _APPLICATION = (
     Step(
         "execute-gateway",
         "[root@001 ~]# route -n",
-        "",
+        "(no default route: it is to be set by hand after each login)",
         "with lxc.network.ipv4.gateway in the file nobody sets a default route by hand",
     ),
 )
@@ -129,25 +130,25 @@ _SYSTEM = (
     Step(
         "system-route",
         "[root@rhel60vm01 ~]# route -n",
-        "",
+        "(that rc.sysinit sets it from /etc/sysconfig/network)",
         "the default route of the guest's own GATEWAY line",
     ),
     Step(
         "two-servers",
         "# ssh root@192.168.122.101\n# ssh root@192.168.122.102",
-        "",
+        "(that two servers on one port are what chroot cannot have, and containers can)",
         "from another machine each answers on its own port 22, by its own name",
     ),
     Step(
         "system-pts",
         "# echo HOGE > /dev/pts/0",
-        "",
+        "(that this cannot be done any more)",
         "from 002, whose /dev/pts is its own, HOGE does not come to a terminal of the host",
     ),
     Step(
         "poweroff",
         "[root@rhel60vm01 ~]# poweroff",
-        "",
+        "(that the container then stops by itself)",
         "the guest's services end, its halt runs, lxc-start comes back",
     ),
     Step("start-daemon", "# lxc-start -n 002 -d", "", "it comes back at once, 002 comes up behind"),
@@ -183,10 +184,13 @@ _LIMITS = (
         "limits-values",
         "lxc.cgroup.cpuset.cpus = 0 …",
         "",
-        "the block, appended to 001.conf, is in force: each value stands in the container's cgroups",
+        "the block, appended to 001.conf, is in force: each value is in the container's cgroups",
     ),
     Step(
-        "limits-cpus", "lxc.cgroup.cpuset.cpus = 0", "", "one processor is to be had in the container"
+        "limits-cpus",
+        "lxc.cgroup.cpuset.cpus = 0",
+        "",
+        "one processor is to be had in the container",
     ),
     Step(
         "limits-memory",
@@ -218,23 +222,28 @@ _LIMITS = (
 _UNPREPARED = (
     Step(
         "untouched-boot",
-        "# lxc-start -n vm",
-        "",
-        "the same image, with nothing prepared in it or on the host, boots to a login prompt",
+        "# lxc-start -n 002",
+        "(that an rc.sysinit which was not rewritten has terrible effects)",
+        "the same image, with nothing prepared in it or on the host, comes up with its services",
     ),
     Step(
         "untouched-ttys",
-        "vm login: root",
-        "",
+        "rhel60vm01 login: root",
+        "(nobody: logins are moved to the console)",
         "its login prompts wait on tty1 to tty6; root logs in on one",
     ),
     Step(
         "untouched-halt",
         "[root@rhel60vm01 ~]# poweroff",
-        "",
+        "(that a halt which was not rewritten may turn off the host's swap)",
         "its halt script runs to its end; swap and clock of the host are what they were",
     ),
-    Step("untouched-image", "# losetup -a", "", "no loop device is left, the image is as it was"),
+    Step(
+        "untouched-image",
+        "# losetup -a",
+        "(that loop devices are made first)",
+        "no loop device is left, the image is as it was",
+    ),
 )
 
 CHAPTERS = (

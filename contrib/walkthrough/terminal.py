@@ -10,7 +10,7 @@ import struct
 import termios
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from contrib.walkthrough.figures import Broken
 
@@ -114,7 +114,7 @@ class Terminal:
             os.waitpid(self.pid, 0)
             self._status = -9
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -82,9 +82,8 @@ proc                    /proc                   proc    defaults        0 0
 none                    /proc/sys/fs/binfmt_misc binfmt_misc defaults    0 0\x20
 """
 
+# What lxc-checkconfig shows, behind two lines about where the kernel's configuration is.
 CHECKCONFIG = """\
-Kernel config /proc/config.gz not found, looking in other places...
-Found kernel config file /boot/config-2.6.32-71.el6.x86_64
 --- Namespaces ---
 Namespaces: enabled
 Utsname namespace: enabled

@@ -1,4 +1,4 @@
-"""The same image once more, as it came from the virtual machine, and nothing made ready on the host."""
+"""The same image once more, as it came, and nothing made ready in it or on the host."""
 
 from __future__ import annotations
 

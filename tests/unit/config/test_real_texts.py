@@ -10,43 +10,9 @@ from lxcd.config.check import check, not_in_force
 from lxcd.config.loader import load
 from lxcd.config.model import Nic, Setting
 from lxcd.config.reader import FileAccess
-from tests.article import RESOURCES
+from tests.article import CONF_001, CONF_002, RESOURCES
 
 MakeFiles = Callable[[Mapping[str, bytes | list[str] | str]], FileAccess]
-
-ARTICLE_001 = """\
-# network configuration
-lxc.utsname = 001
-lxc.network.type = veth
-lxc.network.name = eth0
-lxc.network.flags = up
-lxc.network.link = br0
-lxc.network.ipv4 = 192.168.122.101/24
-
-# file system configuration
-lxc.rootfs = /lxc/rootfs/001
-lxc.mount.entry=/dev /lxc/rootfs/001/dev/ none bind 0 0
-lxc.mount.entry=/dev/pts /lxc/rootfs/001/dev/pts none bind 0 0
-"""
-
-ARTICLE_002 = """\
-# network configuration
-lxc.utsname = 002
-lxc.network.type = veth
-lxc.network.name = eth0
-lxc.network.flags = up
-lxc.network.link = br0
-lxc.network.ipv4 = 192.168.122.102/24
-
-# file system configuration
-# file system configuration
-lxc.rootfs = /lxc/rootfs/002
-lxc.mount.entry=/dev /lxc/rootfs/002/dev/ none bind 0 0
-lxc.mount.entry=devpts /lxc/rootfs/002/dev/pts devpts gid=5,mode=620,newinstance,ptmxmode=0666 0 0
-lxc.mount.entry=proc /lxc/rootfs/002/proc proc nodev,noexec,nosuid 0 0
-lxc.mount.entry=sysfs /lxc/rootfs/002/sys sysfs defaults  0 0
-lxc.mount.entry=none /lxc/rootfs/002/proc/sys/fs/binfmt_misc binfmt_misc defaults  0 0
-"""
 
 DEBIAN_COMMON = """\
 # Default configuration shared by all containers
@@ -188,7 +154,7 @@ def nic(config: str, line: int, address: str) -> Nic:
 
 
 def test_article_001() -> None:
-    config, files = load(ARTICLE_001.encode(), "001.conf")
+    config, files = load(CONF_001.encode(), "001.conf")
     assert config.problems == ()
     assert files == ()
     assert config.legacy
@@ -204,7 +170,7 @@ def test_article_001() -> None:
 
 
 def test_article_002() -> None:
-    config, _ = load(ARTICLE_002.encode(), "002.conf")
+    config, _ = load(CONF_002.encode(), "002.conf")
     assert config.problems == ()
     assert config.uts_name == "002"
     assert config.nics == (nic("002.conf", 3, "192.168.122.102/24"),)
@@ -224,7 +190,7 @@ def test_article_002() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_article_with_cgroups(end: str) -> None:
-    config, _ = load((ARTICLE_002 + RESOURCES).replace("\n", end).encode(), "002.conf")
+    config, _ = load((CONF_002 + RESOURCES).replace("\n", end).encode(), "002.conf")
     assert config.problems == ()
     found = [(one.version, one.name, one.value) for one in config.cgroups]
     assert found[:5] == [
