@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+# Of whoever interrupts: a system container may be on its way up.
+_PATIENCE_SECONDS = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -136,15 +139,18 @@ class _Run:
         """End whatever runs, and remove what outlives it: cgroups, a loop device, the directory."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        os.close(self._lifeline)  # which asks it to end
         if self._status is None:
-            below = processes.descendants(self._pid)
-            cgroups = set().union(*(trees.of(pid) for pid in below)) - trees.of("self")
+            pidfd = os.pidfd_open(self._pid)
+            ended, _, _ = select.select([pidfd], [], [], _PATIENCE_SECONDS)
+            os.close(pidfd)
+            below = [] if ended else processes.descendants(self._pid)
+            cgroups = set[str]().union(*(trees.of(pid) for pid in below)) - trees.of("self")
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             self.wait()
             trees.remove(cgroups)
         self._output.close()
-        os.close(self._lifeline)
         if self._loop and os.path.exists(f"/sys/block/{Path(self._loop).name}/loop"):
             for words in (("partx", "--delete", self._loop), ("losetup", "-d", self._loop)):
                 os.spawnlp(os.P_WAIT, words[0], *words)

@@ -9,9 +9,11 @@ named.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from contrib.benchmark.commands import BenchError
 from contrib.walkthrough import application, limits, preparing, system, unprepared
@@ -31,10 +33,23 @@ _WORK = Path("/tmp/article")  # noqa: S108  in a /tmp that nobody else has
 _TAIL_CHARACTERS = 4000
 
 
+class _Interrupted(Exception):  # noqa: N818  nothing went wrong
+    """Nobody waits for the rest."""
+
+
 def main(arguments: list[str]) -> int:
     """0 if lxcd came and went; how the steps went is in their lines."""
     patience, last = float(arguments[0]), arguments[1]
+    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_watch_lifeline, daemon=True).start()
+    try:
+        _run(patience, last)
+    except _Interrupted:
+        return 128 + signal.SIGTERM
+    return 0
+
+
+def _run(patience: float, last: str) -> None:
     with Stage(_WORK, sys.executable, patience) as stage:
         for step in STEPS:
             result = Result(step.name, _act(stage, step.name))
@@ -44,14 +59,18 @@ def main(arguments: list[str]) -> int:
                 sys.stderr.write(f"{step.name}: lxcd wrote:\n{stage.log()[-_TAIL_CHARACTERS:]}\n")
             if step.name == last:
                 break
-    return 0
 
 
 def _watch_lifeline() -> None:
-    """End with the command: with this, everything here ends."""
+    """End with the command, in order."""
     while os.read(0, 1):
         pass
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Interrupted
 
 
 def _act(stage: Stage, name: str) -> Shown:
