@@ -85,7 +85,9 @@ def _values(stage: Stage) -> Shown:
 def _cgroup(stage: Stage, controller: str) -> Path:
     """The directory of 001 for a controller, of whichever version has it."""
     found = json.loads(stage.sh("lxcctl --format json info 001"))["cgroups"]
-    return Path(found.get(controller) or found["unified"])
+    # Several may be in one tree, and their names in its own.
+    paths = {name: path for key, path in found.items() for name in key.split(",")}
+    return Path(paths.get(controller) or paths["unified"])
 
 
 def _cpus(stage: Stage) -> Shown:

@@ -49,8 +49,9 @@ ALLOWED = ["1:3", "1:5", "1:8", "1:9", "4:*", "5:0", "5:1", "5:2", "136:*", "254
 
 def text(made: Box, controller: str, file: str) -> str:
     """What a file of its cgroup says."""
-    cgroups = made.info().cgroups
-    return Path(cgroups.get(controller, cgroups["unified"]), file).read_text().strip()
+    # Several controllers may be in one tree, and their names in its own.
+    cgroups = {name: path for key, path in made.info().cgroups.items() for name in key.split(",")}
+    return Path(cgroups.get(controller) or cgroups["unified"], file).read_text().strip()
 
 
 def payloads(name: str) -> list[str]:
