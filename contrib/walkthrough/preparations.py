@@ -23,7 +23,7 @@ PREPARATIONS = (
     Preparation(
         "SELinux off",
         "no",
-        "nothing here needs it off; a label is set where lxc.selinux.context says so",
+        "nothing here needs it off: lxcd sets no label, a policy for it applies as to any daemon",
     ),
     Preparation(
         "NetworkManager off",
