@@ -10,14 +10,16 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from lxcd.config.model import Problem
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
 from lxcd.network.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
+    from lxcd.network.device import Address, Device
     from lxcd.network.picture import Counters, Picture
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
@@ -35,11 +37,36 @@ class Addresses:
         self._begin = begin
         self._host = Fd(namespace.open_own())
         self._watches: dict[Container, Watch] = {}
+        # By link: an address means something else on another.
+        self._given: dict[tuple[str, Address], Container] = {}
         self.on_change: list[Callable[[Container, Picture | None], None]] = []
 
-    def begin(self, container: Container, child: Held) -> None:
-        """Its life has begun, or was found: `child` is its init."""
+    def twice(self, devices: Iterable[Device]) -> tuple[Problem, ...]:
+        """Addresses that containers have which run: on one network neither would work well. No
+        kernel refuses that, and two who share an address may mean it.
+        """
+        return tuple(
+            Problem(
+                "warning",
+                assigned.origin,
+                f"lxc.net.{device.number}.ipv{assigned.interface.version}.address",
+                f"{assigned.interface.ip} is also {other.name}'s, on {device.link}",
+            )
+            for device in devices
+            for assigned in device.assigned
+            if device.link
+            and (other := self._given.get((device.link, assigned.interface.ip))) is not None
+        )
+
+    def begin(self, container: Container, child: Held, devices: Iterable[Device]) -> None:
+        """Its life has begun, or was found: `child` is its init, `devices` those that its
+        configuration gives it.
+        """
         self.end(container)
+        for device in devices:
+            for assigned in device.assigned:
+                if device.link:
+                    self._given.setdefault((device.link, assigned.interface.ip), container)
         if "net" not in container.record.namespaces or child.pidfd.closed:
             return
         try:
@@ -54,6 +81,8 @@ class Addresses:
 
     def end(self, container: Container) -> None:
         """Its init is gone, or is let go of."""
+        for place in [place for place, other in self._given.items() if other is container]:
+            del self._given[place]
         watch = self._watches.pop(container, None)
         if watch is not None:
             watch.close()

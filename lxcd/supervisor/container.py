@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lxcd import errors, log
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lxcd.config.model import Share
+    from lxcd.network.device import Device
     from lxcd.network.picture import Picture
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
@@ -264,6 +266,7 @@ class Container(Changes):
         log.container.set(self.name)
         compiled = self.compile(definition, request, given)
         devices = nics.wanted(definition.config, self.lxcpath, self.name)
+        twice = self._house.addresses.twice(devices)
         self.forget_output()
         text = running = None
         if self.defined:
@@ -302,7 +305,7 @@ class Container(Changes):
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
-        self._house.addresses.begin(self, started.child)
+        self._house.addresses.begin(self, started.child, devices)
         self._house.alarms.begin(self)
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:
@@ -310,7 +313,7 @@ class Container(Changes):
             loop.call_later(_HOLD_SECONDS, ports.release_unread, self._house.keeper, started.child)
         if started.child.exited is not None:
             self._on_exit(started.child)
-        return started
+        return replace(started, problems=(*started.problems, *twice))
 
     def _not_started(self, before: Record, error: BaseException) -> None:
         self.running = None
@@ -363,12 +366,14 @@ class Container(Changes):
         with contextlib.suppress(OSError, errors.LxcdError):
             if freezer.is_frozen(self.payload):
                 self.state = State.FROZEN
+        devices: tuple[Device, ...] = ()
         with contextlib.suppress(errors.LxcdError):
             texts = record.running
             self.running = from_texts(texts, self.file.path) if texts else self.definition()
             consolelog.keep(self._house, self, child, self.running.config)
+            devices = nics.wanted(self.running.config, self.lxcpath, self.name)
         child.on_exit = self._on_exit
-        self._house.addresses.begin(self, child)
+        self._house.addresses.begin(self, child, devices)
         self._house.alarms.begin(self, found=True)
         if child.exited is not None:
             self._on_exit(child)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.system.boxes import Box
-from tests.system.calls import application
+from lxcd.v1 import types_pb2
+from tests.system.boxes import Box, defined
+from tests.system.calls import IDLE, application
 from tests.system.elsewhere import Elsewhere, elsewhere
 from tests.system.host import Host
 from tests.system.machine import until
@@ -57,6 +59,61 @@ def _server(host: Host, sysv_root: Path, name: str, number: int) -> tuple[Box, s
     (ssh / "authorized_keys").write_bytes(key.with_suffix(".pub").read_bytes())
     text = application(host, sysv_root, name) + NETWORK.format(name=name, number=number)
     return Box(host, name, text), str(key)
+
+
+def _reaches(where: Any, address: str) -> bool:
+    done: subprocess.CompletedProcess[str] = where.run(
+        "busybox", "ping", "-c", "1", "-W", "1", address, check=False
+    )
+    return done.returncode == 0
+
+
+def test_a_bridge_without_the_physical_device(
+    host: Host, segment: Elsewhere, busybox_root: Path
+) -> None:
+    """Nothing is wrong with it, but that it leads nowhere; once the card is in it, it does."""
+    ip(host, "link", "set", "eth0", "nomaster")
+    config = application(host, busybox_root, "001") + NETWORK.format(name="001", number=101)
+    with defined(host, config, "001") as made:
+        assert not made.start(*IDLE).problems
+        until(lambda: _reaches(host.machine, "192.168.122.101"), "the host reaches it")
+        assert not _reaches(segment, "192.168.122.101")
+        ip(host, "link", "set", "eth0", "master", "br0")
+        until(lambda: _reaches(segment, "192.168.122.101"), "the other machine reaches it")
+
+
+def test_the_same_address_twice(host: Host, segment: Elsewhere, busybox_root: Path) -> None:
+    """Both run, as with LXC; but whoever starts the second is told, with its line."""
+    del segment
+    config = {
+        name: application(host, busybox_root, name) + NETWORK.format(name=name, number=101)
+        for name in ("001", "002", "003")
+    }
+    config["003"] = config["003"].replace("link = br0", "link = br1")
+    with (
+        device(host, "br1", "type", "bridge"),
+        defined(host, config["001"], "001") as first,
+        defined(host, config["002"], "002") as second,
+        defined(host, config["003"], "003") as elsewhere_,
+    ):
+        assert not first.start(*IDLE).problems
+        line = 1 + config["002"].split("\n").index("lxc.network.ipv4 = 192.168.122.101/24")
+        for restarted in (False, True):
+            if restarted:
+                host.kill_daemon()
+                host.start_daemon()
+            (problem,) = second.start(*IDLE).problems
+            assert problem.severity == types_pb2.Problem.SEVERITY_WARNING
+            assert problem.message == "192.168.122.101 is also 001's, on br0"
+            assert problem.origin.endswith(f"/002/config:{line}")
+            second.stop(kill=True)
+        # On another network it is another address.
+        assert not elsewhere_.start(*IDLE).problems
+        told = host.ctl("start", "002").stderr
+        assert "192.168.122.101 is also 001's, on br0" in told
+        second.stop(kill=True)
+        first.stop(kill=True)
+        assert not second.start(*IDLE).problems
 
 
 @pytest.mark.slow
