@@ -95,23 +95,23 @@ def limit(payload: Payload, name: str) -> int | None:
 
 
 def _rejected(path: str) -> int | None:
-    """Forks, here and below; None if that cannot be read here."""
+    """Forks, here and below. None if that cannot be read, or not all of it: something has gone
+    meanwhile.
+    """
     found: list[int] = []
 
     def visit(here: int) -> list[str]:
-        with contextlib.suppress(OSError):
-            events = os.open("pids.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
-            with open(events, encoding="ascii") as file:
-                found.append(int(file.read().rpartition(" ")[2]))
+        events = os.open("pids.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
+        with open(events, encoding="ascii") as file:
+            found.append(int(file.read().rpartition(" ")[2]))
         return directory.subdirectories(here)
 
-    # What goes away meanwhile has had its count.
-    with (
-        contextlib.suppress(OSError, ValueError),
-        Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as top,
-    ):
-        directory.walk(top.fileno(), visit)
-    return sum(found) if found else None
+    try:
+        with Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
+            directory.walk(top.fileno(), visit)
+    except (OSError, ValueError):
+        return None
+    return sum(found)
 
 
 def _words(path: str) -> dict[str, int]:

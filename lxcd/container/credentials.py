@@ -88,15 +88,16 @@ class LimitCapabilities(Step):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardHost(Step):
     """Refuse what is done to the host itself by whoever has CAP_SYS_ADMIN, without which no init
-    can mount: swapon(2) of any file, swapoff(2); with `remounts` also what the halt scripts of a
-    machine do last, to remount / read-only, where the file system below it is the host's.
+    can mount: swapon(2) of any file, swapoff(2); with `remounts` also what mount(8) does last in
+    the halt scripts of a machine, to remount / read-only, where the file system below it is the
+    host's. Against mistakes: see `seccomp.guard`.
     """
 
     remounts: bool
 
     def describe(self) -> str:
         """See Step."""
-        return "refuse swapon, swapoff" + (", remounting read-only" if self.remounts else "")
+        return "refuse swapon, swapoff" + (", mount -o remount,ro" if self.remounts else "")
 
     def apply(self, walk: Walk) -> None:  # noqa: ARG002
         """See Step."""

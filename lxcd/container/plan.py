@@ -22,7 +22,7 @@ from lxcd.container import credentials, devices, namespaces, resources, rootfs
 from lxcd.container.draft import Draft, Host, Life, fail
 from lxcd.container.mount_plan import MountPlanner
 from lxcd.container.spec import Spec
-from lxcd.kernel import identity, process
+from lxcd.kernel import identity, process, seccomp
 
 __all__ = ["Host", "Life", "Plan", "compile_plan"]
 
@@ -144,15 +144,25 @@ def kept_capabilities(config: ContainerConfig, last: int) -> tuple[int, ...] | N
 
 def is_guarded(namespaces: tuple[str, ...], capabilities: tuple[int, ...] | None) -> bool:
     """Whether a container has CAP_SYS_ADMIN of the host, and not by `lxc.cap.drop =`: who gives it
-    every capability has said that it may change the host.
+    every capability has said that it may change the host. Not on a machine whose system calls have
+    numbers that are not known here.
     """
     admin = identity.capability_number("sys_admin")
+    if not seccomp.is_known():
+        return False
     return "user" not in namespaces and capabilities is not None and admin in capabilities
 
 
 def is_shared(config: ContainerConfig) -> bool:
-    """Whether its root lies on a file system which is not its own."""
-    return config.rootfs is None or config.rootfs.kind == "dir"
+    """Whether it sees a file system which is not its own: its root's, or one that is bound in. A
+    plain path may turn out to be an image; it counts as a directory.
+    """
+    root = config.rootfs
+    bound = any(
+        entry.source.startswith("/") and "relative" not in entry.options
+        for entry in config.mount_entries
+    )
+    return root is None or root.kind == "dir" or bound
 
 
 def persona_of(arch: str, machine: str) -> int | None:

@@ -49,7 +49,10 @@ _ARM = _Architecture(0x40000028, 87, 115, 21)
 _ARCHITECTURES = {
     "x86_64": (_Architecture(0xC000003E, 167, 168, 165), _I386),
     "aarch64": (_Architecture(0xC00000B7, 224, 225, 40), _ARM),
-    "riscv64": (_Architecture(0xC00000F3, 224, 225, 40),),
+    "riscv64": (
+        _Architecture(0xC00000F3, 224, 225, 40),
+        _Architecture(0x400000F3, 224, 225, 40),  # with CONFIG_COMPAT
+    ),
 }
 
 
@@ -63,8 +66,13 @@ class _Program(ctypes.Structure):
 
 
 def guard(machine: str, *, remounts: bool) -> bytes:
-    """The program that answers swapon(2) and swapoff(2) with EPERM, and with `remounts` the ways
-    to make a whole file system read-only. Empty for a machine whose numbers are not known here.
+    """The program that answers swapon(2) and swapoff(2) with EPERM, and with `remounts` the way in
+    which mount(8) makes a whole file system read-only. Empty for a machine whose numbers are not
+    known here.
+
+    Against mistakes, not against ill will: umount(2) of the root does the same, and so does
+    mount(2) with "ro" among its data, of which a filter sees nothing. Who has CAP_SYS_ADMIN of the
+    host and wants to harm it finds a way.
     """
     code: list[bytes] = []
     for one in _ARCHITECTURES.get(machine, ()):
@@ -107,6 +115,11 @@ def _instruction(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
 
 # For this kernel, by `remounts`. Made once, in the keeper.
 _GUARDS = {remounts: guard(os.uname().machine, remounts=remounts) for remounts in (False, True)}
+
+
+def is_known() -> bool:
+    """Whether there is a program for this machine."""
+    return bool(_GUARDS[False])
 
 
 def install_guard(*, remounts: bool) -> None:

@@ -38,12 +38,12 @@ class Addresses:
         self._host = Fd(namespace.open_own())
         self._watches: dict[Container, Watch] = {}
         # By link: an address means something else on another.
-        self._given: dict[tuple[str, Address], Container] = {}
+        self._given: dict[tuple[str, Address], dict[Container, None]] = {}
         self.on_change: list[Callable[[Container, Picture | None], None]] = []
 
     def twice(self, devices: Iterable[Device]) -> tuple[Problem, ...]:
-        """Addresses that containers have which run: on one network neither would work well. No
-        kernel refuses that, and two who share an address may mean it.
+        """Addresses that others have which run: on one network neither would work well. No kernel
+        refuses that, and two who share an address may mean it.
         """
         return tuple(
             Problem(
@@ -55,7 +55,7 @@ class Addresses:
             for device in devices
             for assigned in device.assigned
             if device.link
-            and (other := self._given.get((device.link, assigned.interface.ip))) is not None
+            for other in list(self._given.get((device.link, assigned.interface.ip), ()))[:1]
         )
 
     def begin(self, container: Container, child: Held, devices: Iterable[Device]) -> None:
@@ -66,7 +66,8 @@ class Addresses:
         for device in devices:
             for assigned in device.assigned:
                 if device.link:
-                    self._given.setdefault((device.link, assigned.interface.ip), container)
+                    holders = self._given.setdefault((device.link, assigned.interface.ip), {})
+                    holders[container] = None
         if "net" not in container.record.namespaces or child.pidfd.closed:
             return
         try:
@@ -81,8 +82,10 @@ class Addresses:
 
     def end(self, container: Container) -> None:
         """Its init is gone, or is let go of."""
-        for place in [place for place, other in self._given.items() if other is container]:
-            del self._given[place]
+        for place in [place for place, holders in self._given.items() if container in holders]:
+            del self._given[place][container]
+            if not self._given[place]:
+                del self._given[place]
         watch = self._watches.pop(container, None)
         if watch is not None:
             watch.close()

@@ -378,6 +378,9 @@ class Alarms:
         grown = False
         for name, count in counts.hits.items():
             before = life.hits.get(name, 0)
+            if count < before:
+                # A cgroup inside has gone, and its count with it (`counters`).
+                life.hits[name] = count
             if count <= before:
                 continue
             grown = True

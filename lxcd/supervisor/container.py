@@ -266,7 +266,6 @@ class Container(Changes):
         log.container.set(self.name)
         compiled = self.compile(definition, request, given)
         devices = nics.wanted(definition.config, self.lxcpath, self.name)
-        twice = self._house.addresses.twice(devices)
         self.forget_output()
         text = running = None
         if self.defined:
@@ -305,6 +304,8 @@ class Container(Changes):
         self.set_state(State.RUNNING)
         self.tell("container.started", message=" ".join(started.record.command))
         started.child.on_exit = self._on_exit
+        # Of two that start at the same moment the second sees the first.
+        twice = self._house.addresses.twice(devices)
         self._house.addresses.begin(self, started.child, devices)
         self._house.alarms.begin(self)
         consolelog.keep(self._house, self, started.child, definition.config)

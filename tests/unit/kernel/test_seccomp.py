@@ -42,6 +42,7 @@ _SWAP = [
     ("aarch64", _AARCH64, {224, 225}),
     ("aarch64", _ARM, {87, 115}),
     ("riscv64", 0xC00000F3, {224, 225}),
+    ("riscv64", 0x400000F3, {224, 225}),
     # One that this kernel does not have.
     ("x86_64", _AARCH64, set[int]()),
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_interface
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from lxcd.network.device import Assigned, Device
 from lxcd.network.picture import Address, Interface, Picture, Route
 from lxcd.supervisor.addresses import Addresses, summary
 
@@ -91,6 +93,38 @@ def test_one_that_is_found_with_a_network_is_news(addresses: Addresses) -> None:
 async def test_without_a_network_of_its_own_nobody_looks(addresses: Addresses) -> None:
     made = Container()
     made.record.namespaces = ("mnt", "pid")
-    addresses.begin(cast("Any", made), cast("Any", None))
+    addresses.begin(cast("Any", made), cast("Any", None), ())
     assert addresses._watches == {}
     assert await addresses.counters(cast("Any", made)) == {}
+
+
+def test_an_address_that_another_has_on_the_same_link(addresses: Addresses) -> None:
+    def devices(link: str, *given: str) -> tuple[Device, ...]:
+        origin = "config:3"
+        assigned = tuple(Assigned(ip_interface(text), None, origin) for text in given)
+        return (Device(0, "veth", "eth0", 2, origin, link=link, assigned=assigned),)
+
+    def told(link: str, *given: str) -> list[str]:
+        return [problem.message for problem in addresses.twice(devices(link, *given))]
+
+    made = [Container() for _ in range(3)]
+    for number, one in enumerate(made):
+        one.name = f"box-{number}"
+        # Whatever is watched: this is about what is given.
+        one.record.namespaces = ()
+    first, second, third = (cast("Any", one) for one in made)
+    assert told("br0", "10.0.0.2/24") == []
+    addresses.begin(first, cast("Any", None), devices("br0", "10.0.0.2/24", "fd00::2/64"))
+    addresses.begin(third, cast("Any", None), devices("", "10.0.0.9/24"))
+    assert told("br0", "10.0.0.2/16", "fd00::2/64", "10.0.0.3/24") == [
+        "10.0.0.2 is also box-0's, on br0",
+        "fd00::2 is also box-0's, on br0",
+    ]
+    assert told("br1", "10.0.0.2/24") == told("", "10.0.0.9/24") == []
+    # Who has it too stays when the first goes.
+    addresses.begin(second, cast("Any", None), devices("br0", "10.0.0.2/24"))
+    addresses.end(first)
+    assert told("br0", "10.0.0.2/24", "fd00::2/64") == ["10.0.0.2 is also box-1's, on br0"]
+    addresses.end(second)
+    addresses.end(third)
+    assert addresses._given == {}
