@@ -247,7 +247,10 @@ def lock_range(number: int, first: int, length: int, *, exclusive: bool) -> bool
 
 def is_locked(number: int, first: int, length: int) -> bool:
     """F_OFD_GETLK: somebody else has any lock on one of these bytes."""
-    found = fcntl.fcntl(number, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, first, length))
+    try:
+        found = fcntl.fcntl(number, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, first, length))
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "fcntl F_OFD_GETLK") from None
     return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
 
 

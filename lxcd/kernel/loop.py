@@ -12,7 +12,8 @@ import stat
 import struct
 from dataclasses import dataclass
 
-from lxcd.kernel import libc, mount
+from lxcd.kernel import libc
+from lxcd.kernel.device import open_node
 
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_GET_STATUS64 = 0x4C05
@@ -44,7 +45,7 @@ class Status:
 
 def open_control() -> int:
     """/dev/loop-control; the caller owns the descriptor."""
-    return _node("loop-control", stat.S_IFCHR, _CONTROL, os.O_RDWR)
+    return open_node("loop-control", stat.S_IFCHR, _CONTROL, os.O_RDWR)
 
 
 def free_number(control: int) -> int:
@@ -58,18 +59,7 @@ def free_number(control: int) -> int:
 def open_device(number: int, *, writable: bool) -> int:
     """/dev/loopN; the caller owns the descriptor. ENXIO: it is on its way out."""
     flags = os.O_RDWR if writable else os.O_RDONLY
-    return _node(f"loop{number}", stat.S_IFBLK, os.makedev(MAJOR, number), flags)
-
-
-def path_of(number: int, device: int) -> str:
-    """A path by which the kernel finds the device: mount(2) and fsconfig(2) take no descriptor."""
-    path = f"/dev/loop{number}"
-    try:
-        if os.stat(path).st_rdev == os.fstat(device).st_rdev:
-            return path
-    except FileNotFoundError:
-        pass
-    return f"/proc/self/fd/{device}"
+    return open_node(f"loop{number}", stat.S_IFBLK, os.makedev(MAJOR, number), flags)
 
 
 def configure(
@@ -103,27 +93,3 @@ def status(device: int) -> Status:
         autoclear=bool(flags & _AUTOCLEAR),
         reference=os.fsdecode(name.partition(b"\0")[0]),
     )
-
-
-def _node(name: str, kind: int, number: int, flags: int) -> int:
-    """/dev's; or, where that is no devtmpfs and has none, one of its own that nobody sees."""
-    flags |= os.O_CLOEXEC
-    try:
-        fd = os.open(f"/dev/{name}", flags)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "open", f"/dev/{name}") from None
-    else:
-        found = os.fstat(fd)
-        if stat.S_IFMT(found.st_mode) == kind and found.st_rdev == number:
-            return fd
-        os.close(fd)
-    hidden = mount.fsmount("tmpfs", (("mode", "700"), ("size", "4k")))
-    try:
-        os.mknod(name, kind | 0o600, number, dir_fd=hidden)
-        return os.open(name, flags, dir_fd=hidden)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "open", f"{name} in a /dev of its own") from None
-    finally:
-        os.close(hidden)

@@ -27,11 +27,18 @@ _NOTHING = (
 )
 _HARMLESS = (filesystems.SWAP, filesystems.FAT)
 _KIB = 1024
+# How long what has ended may take to let go of its device: the kernel writes back what is dirty.
+TEARDOWN_S = 10.0
+LOOK_S = 0.02
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 class ImageError(Exception):
     """This cannot be a root file system, for a reason that the text says."""
+
+
+class ImageBusyError(ImageError):
+    """Not at this moment: who has it may be letting go. Look again, for TEARDOWN_S."""
 
 
 @dataclass(frozen=True, slots=True)

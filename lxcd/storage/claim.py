@@ -11,21 +11,17 @@ import contextlib
 import errno
 import os
 import re
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import loop
 from lxcd.kernel.fd import Fd
-from lxcd.storage.choice import ImageError, Part
+from lxcd.storage.choice import ImageBusyError, ImageError, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How long what has ended may take to let go of its device: the kernel writes back what is dirty.
-_TEARDOWN_S = 10.0
-_LOOK_S = 0.01
 _LOOP = re.compile(r"loop([0-9]+)")
 # How a virtual machine says what it does with an image: block/file-posix.c of QEMU locks byte 100
 # on for what it does, 200 on for what others must not. Of these, 101 is for writing.
@@ -34,6 +30,8 @@ _QEMU_WRITES = (101, 1)
 # Ours begin behind these; no file system has anything of its own before.
 _FIRST_BYTE = 512
 _REFERENCE = "container "
+# Of a file system without locks: the list of devices has to do.
+_NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +49,26 @@ def claim(file: int, path: str, part: Part, *, read_only: bool) -> None:
     """Have `part` of the image to write to, or to share with others that read.
 
     Raises:
+        ImageBusyError: if somebody else has it who may be about to let go.
         ImageError: if somebody else has it.
     """
-    end = time.monotonic() + _TEARDOWN_S
-    while True:
-        free = _lock(file, part, read_only=read_only)
-        other = _other(file, part, read_only=read_only)
-        if other is None:
-            if free:
-                break
-        elif not other.status.autoclear or _is_mounted(other.number):
-            raise _taken(path, other)
-        if time.monotonic() > end:
-            if other is not None:
-                raise _taken(path, other)
-            raise ImageError(f"{path} is in use: another program has locked it")
-        # Nobody uses it any more, or not yet: it is going, or another start is about to be seen.
-        time.sleep(_LOOK_S)
-    if kernel_fd.is_locked(file, *(_QEMU_WRITES if read_only else _QEMU_ANY)):
+    free = _lock(file, part, read_only=read_only)
+    refuse_taken(file, path, part, read_only=read_only)
+    if not free:
+        raise ImageBusyError(f"{path} is in use: another program has locked it")
+    if _qemu_has(file, read_only=read_only):
         raise ImageError(f"{path} is in use by a virtual machine: it has QEMU's lock")
+
+
+def refuse_taken(file: int, path: str, part: Part, *, read_only: bool) -> None:
+    """Raise as `claim` if a loop device has some of the part."""
+    other = _other(file, part, read_only=read_only)
+    if other is None:
+        return
+    if other.status.autoclear and not _is_mounted(other.number):
+        # Nobody uses it any more, or not yet: it is going, or another start is about to be seen.
+        raise ImageBusyError(_taken(path, other))
+    raise ImageError(_taken(path, other))
 
 
 def _lock(file: int, part: Part, *, read_only: bool) -> bool:
@@ -77,9 +76,17 @@ def _lock(file: int, part: Part, *, read_only: bool) -> bool:
     try:
         return kernel_fd.lock_range(file, first, part.size_bytes, exclusive=not read_only)
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
-            # A file system without locks: the list of devices has to do.
+        if error.errno in _NO_LOCKS:
             return True
+        raise
+
+
+def _qemu_has(file: int, *, read_only: bool) -> bool:
+    try:
+        return kernel_fd.is_locked(file, *(_QEMU_WRITES if read_only else _QEMU_ANY))
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
         raise
 
 
@@ -133,9 +140,9 @@ def _is_mounted(number: int) -> bool:
     return False
 
 
-def _taken(path: str, other: _Device) -> ImageError:
+def _taken(path: str, other: _Device) -> str:
     word = other.status.reference
     whose = f" of {word}" if word.startswith(_REFERENCE) else ""
     how = "read-only" if other.status.read_only else "read-write"
     text = f"{path} is in use: /dev/loop{other.number}{whose} has it {how}"
-    return ImageError(f"{text}, and two mounts of one file system destroy it")
+    return f"{text}, and two mounts of one file system destroy it"

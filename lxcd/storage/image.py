@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lxcd.kernel import device as kernel_device
 from lxcd.kernel import libc, loop, mount
 from lxcd.kernel.fd import Fd
-from lxcd.storage import choice, claim, filesystems, partitions
-from lxcd.storage.choice import ImageError, Part
+from lxcd.storage import blocks, choice, claim, filesystems, partitions
+from lxcd.storage.choice import ImageBusyError, ImageError, Part
 
 if TYPE_CHECKING:
     from lxcd.container.resources import MountImage
@@ -47,11 +48,13 @@ class _Image:
     fd: int
     path: str
     size_bytes: int
-    block: bool  # a block device
     protected: str  # why it cannot be written to; empty: it can
 
     def read(self, offset: int, length: int) -> bytes:
         """As much as there is."""
+        if offset >= self.size_bytes:
+            # What a table says may be more than pread(2) can be asked for.
+            return b""
         found = bytearray()
         while len(found) < length:
             try:
@@ -68,7 +71,8 @@ def mount_root(wanted: MountImage) -> int:
     """Mount it; the caller owns the descriptor. Where a directory is as good, one is taken.
 
     Raises:
-        ImageError: if what is in it is no root file system.
+        ImageBusyError: if somebody has it who may be about to let go.
+        ImageError: if what is in it is no root file system, or somebody has it.
         OSError: of the system call that failed.
     """
     if wanted.directory is not None:
@@ -81,15 +85,14 @@ def mount_root(wanted: MountImage) -> int:
     with _place(wanted.path) as place:
         file, protected = _opened(place.fileno(), wanted.path, read_only=asked)
         with file:
-            is_block = stat.S_ISBLK(os.fstat(file.fileno()).st_mode)
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
-            image = _Image(file.fileno(), wanted.path, size, is_block, protected)
+            image = _Image(file.fileno(), wanted.path, size, protected)
             part = _chosen(image, wanted.partition)
             read_only = asked or part.content.name in filesystems.READ_ONLY
             if protected and not read_only:
                 raise ImageError(f"{wanted.path} {protected}: say ro in lxc.rootfs.options")
-            if is_block and part.number == 0:
-                return _mounted(wanted, part, wanted.path, read_only=read_only)
+            if stat.S_ISBLK(os.fstat(file.fileno()).st_mode):
+                return _of_device(wanted, image, part, read_only=read_only)
             return _looped(wanted, image, part, read_only=read_only)
 
 
@@ -101,14 +104,19 @@ def _place(path: str) -> Fd:
 
 
 def _opened(place: int, path: str, *, read_only: bool) -> tuple[Fd, str]:
-    """To write to if that is possible; else also why it is not."""
+    """A file to write to if that is possible; else also why it is not. A device only to read: where
+    file systems want to be the only writers (bdev_allow_write_mounted=0), it could not be mounted.
+    """
     mode = os.fstat(place).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         what = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise ImageError(f"{path} is {what}, not a disk image")
     protected = ""
     if not read_only:
-        if mode & 0o222:
+        if stat.S_ISBLK(mode) and mode & 0o222:
+            if blocks.is_read_only(os.fstat(place).st_rdev):
+                protected = "cannot be written to (a device that is read-only)"
+        elif mode & 0o222:
             try:
                 return _again(place, path, os.O_RDWR), ""
             except OSError as error:
@@ -156,18 +164,45 @@ def _content(image: _Image, one: partitions.Partition) -> filesystems.Content:
     return filesystems.probe(image.read(one.offset_bytes, length))
 
 
+def _of_device(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
+    """Of the whole, or of a partition that the kernel knows: its own mounts of that are the same
+    one, and no other program's writing comes between. Else nobody else may have any of the disk.
+    """
+    if part.number == 0:
+        source = kernel_device.path_of(wanted.path, image.fd)
+        return _mounted(wanted, part, source, read_only=read_only)
+    known = blocks.partition(os.fstat(image.fd).st_rdev, part)
+    if known is not None:
+        opened = kernel_device.open_node(known.name, stat.S_IFBLK, known.number, os.O_RDONLY)
+        with Fd(opened) as node:
+            source = kernel_device.path_of(f"/dev/{known.name}", node.fileno())
+            return _mounted(wanted, part, source, read_only=read_only)
+    flags = os.O_EXCL | (os.O_RDONLY if read_only else os.O_RDWR)
+    try:
+        disk = _again(image.fd, wanted.path, flags)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        claim.refuse_taken(image.fd, wanted.path, part, read_only=read_only)
+        text = "the kernel does not know the partition, and somebody has the disk, or a part of it"
+        raise ImageBusyError(f"{wanted.path} is in use on this host: {text}") from None
+    with disk:
+        return _looped(wanted, replace(image, fd=disk.fileno()), part, read_only=read_only)
+
+
 def _looped(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
     claim.claim(image.fd, image.path, part, read_only=read_only)
     with Fd(loop.open_control()) as control:
         number, device = _attached(control.fileno(), wanted, image, part, read_only=read_only)
     with device:
-        path = loop.path_of(number, device.fileno())
+        path = kernel_device.path_of(f"/dev/loop{number}", device.fileno())
         return _mounted(wanted, part, path, read_only=read_only)
 
 
 def _attached(
     control: int, wanted: MountImage, image: _Image, part: Part, *, read_only: bool
 ) -> tuple[int, Fd]:
+    """A device with the part behind it, opened only to read: see `_opened`."""
     for _ in range(_TRIES):
         number = loop.free_number(control)
         try:
@@ -176,21 +211,22 @@ def _attached(
             if error.errno in (errno.ENXIO, errno.ENOENT):
                 continue
             raise
-        try:
-            loop.configure(
-                device.fileno(),
-                image.fd,
-                part.offset_bytes,
-                part.size_bytes,
-                claim.reference(wanted.container),
-                read_only=read_only,
-            )
-        except OSError as error:
-            device.close()
-            if error.errno != errno.EBUSY:
-                raise
-        else:
-            return number, device
+        with device:
+            try:
+                loop.configure(
+                    device.fileno(),
+                    image.fd,
+                    part.offset_bytes,
+                    part.size_bytes,
+                    claim.reference(wanted.container),
+                    read_only=read_only,
+                )
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                # Before the other is closed: without a user it would be gone.
+                return number, _again(device.fileno(), f"/dev/loop{number}", os.O_RDONLY)
     raise libc.oserror(errno.EBUSY, "ioctl LOOP_CONFIGURE", "others take every loop device first")
 
 

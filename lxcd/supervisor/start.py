@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -23,7 +24,7 @@ from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
 from lxcd.storage import image
-from lxcd.storage.choice import ImageError
+from lxcd.storage.choice import LOOK_S, TEARDOWN_S, ImageBusyError, ImageError
 from lxcd.supervisor import limiting, nics, walking
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
@@ -112,6 +113,7 @@ class _Start:
         self._given = given
         self._undo = undo
         self._fds: list[int] = []  # for the child
+        self._patience = 0.0  # with an image that is busy: until then
         self._payloads: list[tree.Payload] = []  # the last one is the container's
         self.phase = ""  # what is being done, of `faults.PHASES`
 
@@ -137,10 +139,9 @@ class _Start:
             # It reads the steps while what they name is being opened.
             _send_spec(house, prepared.channel, self._plan, progress.fileno())
             self._enter("claim", prepared.child)
-            # One trip to a thread: each costs a tenth of a millisecond, more on a busy machine.
             walk = walking.Walk(house, self._config, self._plan, prepared, progress.fileno())
             try:
-                await asyncio.to_thread(self._furnish, prepared, None if alone else own)
+                await self._furnished(prepared, None if alone else own)
             except ProcessLookupError:
                 await walk.has_ended()
             house.pool.used(prepared)
@@ -217,6 +218,17 @@ class _Start:
         write(self._house.records, self._record)
         return prepared
 
+    async def _furnished(self, prepared: Prepared, own: str | None) -> None:
+        """One trip to a thread: each costs a tenth of a millisecond, more on a busy machine."""
+        work = partial(self._furnish, prepared, own)
+        while True:
+            try:
+                return await asyncio.to_thread(work)
+            except ImageBusyError:
+                # Without a thread meanwhile: there are few of them, and others have work for them.
+                await asyncio.sleep(LOOK_S)
+            work = partial(self._supply, prepared)
+
     # ---- in a thread
 
     def _furnish(self, prepared: Prepared, own: str | None) -> None:
@@ -233,6 +245,11 @@ class _Start:
             prepared=own is not None and prepared.limited,
         )
         self._enter("resources", prepared.child)
+        self._patience = time.monotonic() + TEARDOWN_S
+        self._supply(prepared)
+
+    def _supply(self, prepared: Prepared) -> None:
+        """Raises ImageBusyError if it is to be called again, and goes on then where it was."""
         self._open_resources()
         if not self._plan.identity_later:
             if self._config.idmap:
@@ -328,10 +345,12 @@ class _Start:
 
     def _open_resources(self) -> None:
         """What the steps name, in their order; the cgroup of version 2 comes last."""
-        for wanted in self._plan.resources:
+        for wanted in self._plan.resources[len(self._fds) :]:
             try:
                 self._fds.append(self._opened(wanted))
             except ImageError as error:
+                if isinstance(error, ImageBusyError) and time.monotonic() < self._patience:
+                    raise
                 raise fail(wanted.step, wanted.origin, str(error)) from None
             except OSError as error:
                 if not wanted.optional:

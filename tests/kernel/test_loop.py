@@ -62,7 +62,6 @@ def test_what_was_attached_is_shown_and_read(file: Fd, read_only: bool) -> None:
         assert (found.offset_bytes, found.size_bytes) == (SIZE // 2, 4096)
         assert (found.read_only, found.autoclear) == (read_only, True)
         assert found.reference == ("container c" + "x" * 100)[:63]
-        assert loop.path_of(number, device.fileno()) == f"/dev/loop{number}"
         assert os.pread(device.fileno(), 8192, 0) == b"x" * 4096
         with Fd(loop.open_device(number, writable=False)) as other:
             assert loop.status(other.fileno()) == found
