@@ -1,0 +1,275 @@
+"""Block devices with a root file system: nobody has a second superblock of one, and nothing but it writes there."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from lxcd.container.resources import MountImage
+from lxcd.kernel import mount
+from lxcd.kernel.fd import Fd
+from lxcd.storage import blocks, image
+from lxcd.storage.choice import ImageBusyError, ImageError, Part
+from lxcd.storage.filesystems import Content
+from tests.kernel.inits import until
+
+SECTORS = 48 << 11  # of 512 bytes, of a disk
+FIRST, COUNT = 2048, 32 << 11  # of its partition
+
+
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def ext4(path: Path, label: str, size_bytes: int = COUNT * 512) -> Path:
+    """With a file of that name in it."""
+    root = path.with_suffix(".root")
+    root.mkdir()
+    (root / label).touch()
+    with open(path, "xb") as file:
+        file.truncate(size_bytes)
+    run("mkfs.ext4", "-q", "-F", "-d", root, path)
+    return path
+
+
+@contextmanager
+def attached(path: Path, *options: str) -> Iterator[str]:
+    """Behind a loop device that the host has: as a disk."""
+    device = run("losetup", "--partscan", "--find", "--show", *options, path).strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+        until(lambda: is_free(device, path), "the disk is gone")
+
+
+def is_free(device: str, path: Path) -> bool:
+    """Its file is not behind it any more; by now another may be."""
+    with suppress(OSError):
+        backing = Path(f"/sys/block/{device.removeprefix('/dev/')}/loop/backing_file")
+        return backing.read_text().strip() != str(path)
+    return True
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[str]:
+    """With an MBR of one partition, of which the kernel does not know: it reads no tables here."""
+    path = tmp_path / "disk.img"
+    data = ext4(tmp_path / "part.img", "inside").read_bytes()
+    with open(path, "xb") as file:
+        file.truncate(SECTORS * 512)
+        file.seek(446)
+        file.write(
+            b"\0\0\0\0\x83\0\0\0" + FIRST.to_bytes(4, "little") + COUNT.to_bytes(4, "little")
+        )
+        file.seek(510)
+        file.write(b"\x55\xaa")
+        file.seek(FIRST * 512)
+        file.write(data)
+    with attached(path) as device:
+        # A kernel that does read them.
+        subprocess.run(("partx", "--delete", device), capture_output=True, check=False)
+        yield device
+
+
+def told(disk: str, count: int = COUNT) -> blocks.Node:
+    """The kernel knows a partition where the disk's is."""
+    run("addpart", disk, "1", str(FIRST), str(count))
+    part = Part(1, FIRST * 512, count * 512, Content("ext4"))
+    node = blocks.partition(os.stat(disk).st_rdev, part)
+    assert node is not None
+    assert node.name == f"{disk.removeprefix('/dev/')}p1"
+    return node
+
+
+def root_of(path: Path | str, *, read_only: bool = False, partition: int | None = None) -> Fd:
+    """What a container would have there."""
+    return Fd(
+        image.mount_root(
+            MountImage(
+                origin="test:1",
+                step="rootfs",
+                path=str(path),
+                container="c",
+                partition=partition,
+                set_=mount.MOUNT_ATTR_RDONLY if read_only else 0,
+            )
+        )
+    )
+
+
+def host_mount(node: blocks.Node, place: Path) -> Fd:
+    """As mount(8) would, only that it hangs nowhere."""
+    os.mknod(place, stat.S_IFBLK | 0o600, node.number)
+    return Fd(mount.fsmount("ext4", (("source", str(place)),)))
+
+
+def listed(root: Fd) -> set[str]:
+    return set(os.listdir(f"/proc/self/fd/{root.fileno()}")) - {"lost+found"}
+
+
+def create(root: Fd, name: str) -> None:
+    os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=root.fileno()))
+
+
+def loops_on(disk: str) -> list[Path]:
+    """Loop devices with the disk behind them."""
+    found: list[Path] = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if backing.read_text().strip() == disk:
+                found.append(backing)
+    return found
+
+
+@pytest.mark.parametrize("partition", [None, 1])
+def test_a_partition_that_the_host_has_mounted_is_one_file_system(
+    disk: str, tmp_path: Path, partition: int | None
+) -> None:
+    with (
+        host_mount(told(disk), tmp_path / "node") as host,
+        root_of(disk, partition=partition) as root,
+    ):
+        create(host, "host")
+        create(root, "box")
+        assert listed(host) == listed(root) == {"inside", "host", "box"}
+        assert os.fstat(host.fileno()).st_dev == os.fstat(root.fileno()).st_dev
+        assert not loops_on(disk)
+
+
+def test_a_partition_that_the_kernel_knows_is_claimed(disk: str) -> None:
+    node = told(disk)
+    with root_of(disk) as root:
+        assert os.fstat(root.fileno()).st_dev == node.number
+        with pytest.raises(OSError, match="busy"):
+            os.open(disk, os.O_RDWR | os.O_EXCL)
+
+
+def test_the_disk_of_an_unknown_partition_is_claimed(disk: str) -> None:
+    with root_of(disk) as root:
+        assert listed(root) == {"inside"}
+        assert len(loops_on(disk)) == 1
+        # What a mount of the host's would do.
+        with pytest.raises(OSError, match="busy"):
+            os.open(disk, os.O_RDWR | os.O_EXCL)
+    until(lambda: not loops_on(disk), "the loop device is gone")
+    until(lambda: not claimed(disk), "the disk is free")
+
+
+def claimed(disk: str) -> bool:
+    try:
+        os.close(os.open(disk, os.O_RDONLY | os.O_EXCL))
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_disk_of_which_the_host_uses_a_part_is_refused(
+    disk: str,
+    tmp_path: Path,
+    read_only: bool,  # noqa: FBT001
+) -> None:
+    # The same file system, and not quite the same partition.
+    with (
+        host_mount(told(disk, COUNT + 8), tmp_path / "node"),
+        pytest.raises(ImageBusyError, match=f"{disk} is in use on this host"),
+    ):
+        root_of(disk, read_only=read_only)
+    assert not loops_on(disk)
+    root_of(disk, read_only=read_only).close()
+    until(lambda: not loops_on(disk), "the loop device is gone")
+
+
+def test_the_next_one_learns_who_has_the_disk(disk: str) -> None:
+    with root_of(disk), pytest.raises(ImageError, match="of container c has it read-write"):
+        root_of(disk, partition=1)
+    until(lambda: not loops_on(disk), "the loop device is gone")
+
+
+@pytest.mark.parametrize("kind", ["file", "device", "known", "unknown"])
+def test_nobody_has_a_device_to_write_to_when_it_is_mounted(
+    disk: str, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is EBUSY where the kernel runs with bdev_allow_write_mounted=0."""
+    create = mount.FsContext.create
+    sources: list[int] = []
+
+    def source(context: mount.FsContext, key: str, value: str) -> None:
+        if key == "source":
+            sources.append(os.stat(value).st_rdev)
+        string(context, key, value)
+
+    def creating(context: mount.FsContext) -> None:
+        if context.fstype == "ext4":
+            assert not written()[sources[-1]]
+        create(context)
+
+    def written() -> dict[int, list[str]]:
+        """This process's openings, by the device that is opened, to write to it."""
+        found: dict[int, list[str]] = {number: [] for number in sources}
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                state = os.stat(f"/proc/self/fd/{name}")
+                flags = Path(f"/proc/self/fdinfo/{name}").read_text()
+                octal = re.search(r"^flags:\s*(\d+)$", flags, re.MULTILINE)
+                assert octal is not None
+                if stat.S_ISBLK(state.st_mode) and int(octal[1], 8) & os.O_ACCMODE:
+                    found.setdefault(state.st_rdev, []).append(name)
+        return found
+
+    string = mount.FsContext.string
+    monkeypatch.setattr(mount.FsContext, "string", source)
+    monkeypatch.setattr(mount.FsContext, "create", creating)
+    if kind == "known":
+        told(disk)
+    path = ext4(tmp_path / "fs.img", "inside")
+    if kind == "file":
+        root_of(path).close()
+    elif kind == "device":
+        with attached(path) as device:
+            root_of(device).close()
+    else:
+        root_of(disk).close()
+    assert len(sources) == 1
+    until(lambda: not loops_on(disk) and not loops_on(str(path)), "no loop device is left")
+
+
+def test_what_was_looked_at_is_what_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ext4(tmp_path / "1.img", "first"), ext4(tmp_path / "2.img", "second")
+    link = tmp_path / "link"
+    chosen: Callable[..., Part] = image._chosen
+
+    def swapping(*given: object) -> Part:
+        part = chosen(*given)
+        link.unlink()
+        link.symlink_to(other)
+        return part
+
+    monkeypatch.setattr(image, "_chosen", swapping)
+    with attached(first) as one, attached(second) as other:
+        link.symlink_to(one)
+        with root_of(link) as root:
+            assert listed(root) == {"first"}
+
+
+def test_a_device_that_cannot_be_written_to_wants_ro(tmp_path: Path) -> None:
+    path = ext4(tmp_path / "fs.img", "inside")
+    with attached(path, "--read-only") as device:
+        with pytest.raises(ImageError, match=r"read-only.*: say ro in lxc\.rootfs\.options"):
+            root_of(device)
+        with root_of(device, read_only=True) as root:
+            assert listed(root) == {"inside"}
