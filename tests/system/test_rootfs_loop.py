@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,30 @@ def test_a_block_device_and_its_partition(host: Host, image: Path, busybox_root:
                     made.sh("touch /root/note")
         finally:
             images.run("losetup", "--detach", device)
+    images.none_attached(host)
+
+
+def test_a_partition_that_the_host_has_mounted_as_well(host: Host, image: Path) -> None:
+    device = images.run("losetup", "--partscan", "--find", "--show", image).strip()
+    name = f"{device.removeprefix('/dev/')}p2"
+    place, node = host.root / "place", host.root / "node"
+    place.mkdir()
+    try:
+        # This kernel reads no tables.
+        images.run("partx", "--update", device)
+        major, minor = Path(f"/sys/class/block/{name}/dev").read_text().split(":")
+        os.mknod(node, 0o060600, os.makedev(int(major), int(minor)))
+        host.machine.run("mount", str(node), str(place))
+        with box(host, config(device, kind="lvm:"), "box", *IDLE) as made:
+            made.sh("echo in > /root/note")
+            assert host.machine.run("cat", f"{place}/root/note").stdout.strip() == "in"
+            host.machine.run("touch", f"{place}/root/host")
+            assert made.sh("ls /root") == "host\nnote"
+            images.not_busy(host, place)
+            made.sh("touch /root/more")
+    finally:
+        host.machine.run("umount", "--lazy", str(place), check=False)
+        images.run("losetup", "--detach", device)
     images.none_attached(host)
 
 
@@ -257,6 +284,17 @@ def test_a_restart_waits_for_the_device_of_the_life_before(host: Host, image: Pa
             made.sh("dd if=/dev/urandom of=/root/much bs=1M count=4 2>/dev/null")
             made.stop(kill=True)
     images.none_attached(host)
+
+
+def test_a_start_waits_for_who_lets_go(host: Host, image: Path) -> None:
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with defined(host, config(image)) as made, ThreadPoolExecutor(1) as pool:
+        with open(image, "r+b") as file:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+            started = pool.submit(made.start, *IDLE)
+            made.wait(types_pb2.STATE_STARTING, types_pb2.STATE_RUNNING)
+        started.result()
+        assert made.sh("echo in") == "in"
 
 
 def test_a_guest_that_reboots_gets_its_image_again(host: Host, image: Path) -> None:

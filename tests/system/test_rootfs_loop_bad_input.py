@@ -301,6 +301,16 @@ def test_a_virtual_machine_has_it(host: Host, busybox_root: Path) -> None:
         pass
 
 
+def test_another_program_keeps_it(host: Host, busybox_root: Path) -> None:
+    path = disk(host, host.root / "vm.img", "dos", (LINUX, SWAP), busybox_root)
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, MIB, 1, 0)
+    with open(path, "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        refuses(host, config(path), "is in use: another program has locked it")
+    with box(host, config(path), "box", *IDLE):
+        pass
+
+
 def test_no_refused_start_leaves_a_device(host: Host, busybox_root: Path) -> None:
     before = ledger.descriptors(host.daemon or 0)
     path = disk(host, host.root / "vm.img", "dos", (LINUX, LINUX), busybox_root)

@@ -21,13 +21,13 @@ class _Waiting(_Start):
         self.done: list[str] = []
 
     def _furnish(self, prepared: Prepared, own: str | None) -> None:
-        self.done.append("furnish")
+        self.done.append(f"furnish {own}")
         self._supply(prepared)
 
     def _supply(self, prepared: Prepared) -> None:
         if not self.freed:
             raise ImageBusyError("in use")
-        self.done.append("supply")
+        self.done.append(f"supply {prepared}")
 
 
 async def test_starts_that_wait_leave_the_only_thread_to_others() -> None:
@@ -37,13 +37,13 @@ async def test_starts_that_wait_leave_the_only_thread_to_others() -> None:
         nothing = cast("Prepared", None)
         async with asyncio.TaskGroup() as group:
             for one in waiting:
-                group.create_task(one._furnished(nothing, None))
-            while not all(one.done for one in waiting):
-                await asyncio.sleep(0)
+                group.create_task(one._furnished(nothing, "own"))
+            # Each has asked for the thread then, and comes before what follows.
+            await asyncio.sleep(0)
 
             def free() -> None:
                 for one in waiting:
                     one.freed = True
 
             await asyncio.to_thread(free)
-    assert all(one.done == ["furnish", "supply"] for one in waiting)
+    assert all(one.done == ["furnish own", "supply None"] for one in waiting)
