@@ -28,8 +28,10 @@ def limit_memory(made: Box, size: int = LIMIT_BYTES) -> None:
     cgroups = made.info().cgroups
     if "memory" in cgroups:
         Path(cgroups["memory"], "memory.limit_in_bytes").write_text(str(size))
-    else:
-        Path(cgroups["unified"], "memory.max").write_text(str(size))
+        return
+    Path(cgroups["unified"], "memory.max").write_text(str(size))
+    # Where there is swap that would have to be full before anybody is killed.
+    Path(cgroups["unified"], "memory.swap.max").write_text("0")
 
 
 def limit_processes(made: Box, count: int) -> None:
