@@ -12,6 +12,8 @@ from lxcd.v1 import container_pb2 as pb
 
 if TYPE_CHECKING:
     from lxcd.rpc.side import Side
+    from lxcd.supervisor.container import Container
+    from lxcd.supervisor.definition import Definition
     from lxcd.supervisor.registry import Registry
 
 
@@ -43,12 +45,14 @@ class Starting:
             ephemeral=request.ephemeral,
             defines=defines,
         )
-        if request.config_text or request.image:
+        if self._makes(request):
             return await self._undefined(request, wanted, given)
         actor = self._registry.get(request.lxcpath, request.name)
         async with actor.lock:
             definition = actor.definition()
-            if defines:
+            if request.config_text:
+                definition = await _in_place_of(definition, request, defines, actor)
+            elif defines:
                 definition = read_text(
                     definition.text, definition.origin, defines, definition.settings
                 )
@@ -58,6 +62,16 @@ class Starting:
                 return pb.StartContainerResponse()
             started = await actor.start(definition, wanted, given=given)
         return convert.started(definition, started)
+
+    def _makes(self, request: pb.StartContainerRequest) -> bool:
+        """Whether it is of a container that only this request defines. A text alone may also be for
+        one that has a configuration; one that is to go when it stops never is.
+        """
+        if request.image or (request.config_text and request.ephemeral):
+            return True
+        return bool(request.config_text) and not self._registry.is_defined(
+            request.lxcpath, request.name
+        )
 
     async def _undefined(
         self, request: pb.StartContainerRequest, wanted: Request, given: dict[str, int]
@@ -84,3 +98,28 @@ class Starting:
             await self._registry.discard(actor, transient)
             raise
         return convert.started(definition, started)
+
+
+async def _in_place_of(
+    own: Definition,
+    request: pb.StartContainerRequest,
+    defines: tuple[tuple[str, str], ...],
+    actor: Container,
+) -> Definition:
+    """The request's text in place of the container's own. Raises an LxcdError; the first thing to
+    say of one that runs is that.
+    """
+    await actor.settled()
+    actor.require_stopped()
+    origin = request.config_origin or "request"
+    found = read_text(requests.text(request.config_text), origin, defines, own.settings)
+    found.require_sound()
+    if found.config.rootfs is None:
+        # It has one, and would run on the host's own.
+        raise errors.InvalidArgument(
+            f"{origin}: names no root file system (lxc.rootfs.path)",
+            "INVALID_CONFIG",
+            origin=origin,
+            key="lxc.rootfs.path",
+        )
+    return found

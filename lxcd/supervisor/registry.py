@@ -75,6 +75,13 @@ class Registry:
             raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
         return actor
 
+    def is_defined(self, lxcpath: str, name: str) -> bool:
+        """Whether it has a configuration on disk. Raises InvalidArgument for its name."""
+        try:
+            return self.get(lxcpath, name).defined
+        except errors.NotFound:
+            return False
+
     async def containers(self, lxcpath: str) -> list[Container]:
         """Everything that is defined in an lxcpath, or runs, by name."""
         lxcpath = self.lxcpath(lxcpath)

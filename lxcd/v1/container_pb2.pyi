@@ -669,10 +669,12 @@ class StartContainerRequest(_message.Message):
     system: _builtins.bool
     """`command` replaces init itself (as `lxc-start -- CMD` does)."""
     config_text: _builtins.str
-    """For a container that is not defined: its configuration …"""
+    """For a container that is not defined: its configuration. Of one that is, and not `ephemeral`: what stands in place
+    of its own for this start; a restart takes its own again.
+    """
     config_origin: _builtins.str
     image: _builtins.str
-    """… or its image."""
+    """For a container that is not defined: its image."""
     stdio: Global___Stdio.ValueType
     ephemeral: _builtins.bool
     """Delete it when it stops."""
