@@ -197,7 +197,7 @@ class Channel:
             if error.errno == errno.EACCES:
                 return f"{path}: permission denied (are you root, or in its group?)", REFUSED
             why = error.strerror or str(error)
-            hint = "is lxcd running? Another socket: --address or LXCD_ADDRESS"
+            hint = "is lxcd running? LXCD_ADDRESS names another socket"
             return f"no daemon at {self.address}: {why} ({hint})", NO_DAEMON
         return f"lost the daemon at {self.address}: {text}", NO_DAEMON
 

@@ -108,14 +108,14 @@ def begin(
     return made
 
 
-def leaving(end: Callable[[], None]) -> Callable[[int], None]:
+def leaving(end: Callable[[int], None]) -> Callable[[int], None]:
     """Acts on signals between the beginning of a command on a terminal and `typing`: nobody has
-    seen anything of it yet, so it has its `end` and we leave.
+    seen anything of it yet, so it has its `end`, by this signal, and we leave.
     """
 
     def leave(number: int) -> None:
         if number not in (signal.SIGWINCH, signal.SIGTSTP):
-            end()
+            end(number)
         _act_as_anybody(number)
 
     return leave
@@ -137,7 +137,7 @@ def typing(
     taken: SignalThread,
     types: Typist,
     *,
-    on_leaving: Callable[[], None] = lambda: None,
+    on_leaving: Callable[[int], None] = lambda _: None,
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Generator[None]:
     """Have `types` type into the session, from the moment it has begun on; raw if standard input is
@@ -172,7 +172,7 @@ class _Seat:
         self,
         attachment: Attachment,
         terminal: RawTerminal | None,
-        on_leaving: Callable[[], None],
+        on_leaving: Callable[[int], None],
     ) -> None:
         self._attachment = attachment
         self._terminal = terminal
@@ -184,7 +184,7 @@ class _Seat:
         if number not in (signal.SIGWINCH, signal.SIGTSTP):
             self._restore()
             if self._attachment.controls:
-                self._on_leaving()
+                self._on_leaving(number)
             os._exit(128 + number)
         elif terminal is None:
             _act_as_anybody(number)

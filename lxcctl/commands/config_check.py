@@ -57,13 +57,17 @@ def _counts(problem: Problem, *, strict: bool) -> bool:
 
 
 def check_file(session: Session, path: str) -> list[Problem]:
+    """The problems of a file's text."""
+    return check_text(session, *arguments.read_text(path))
+
+
+def check_text(session: Session, text: str, origin: str) -> list[Problem]:
     """Ask the daemon about a text, as if a container were to be made of it."""
     from lxcctl.commands.create import define
     from lxcctl.commands.run import random_name
     from lxcd.v1.container_pb2 import CreateContainerRequest
     from lxcd.v1.types_pb2 import Problem
 
-    text, origin = arguments.read_text(path)
     request = CreateContainerRequest(
         name="check",
         lxcpath=session.lxcpath,

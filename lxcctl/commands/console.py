@@ -78,8 +78,8 @@ class Viewer:
         self._controls = True  # until somebody takes that away, for all lives that follow
         self._generation = 0  # the present one
         self._live = False
-        # A signal ends us, and we typed.
-        self.on_leaving: Callable[[], None] = lambda: None
+        # This signal ends us, and we typed.
+        self.on_leaving: Callable[[int], None] = lambda _: None
 
     def watch(
         self, keys: bytes, signals: SignalThread, *, generation: int, live: bool = False

@@ -192,13 +192,13 @@ def _on_terminal(
     from lxcctl import foreground
 
     def acts(made: Exec) -> Callable[[int], None]:
-        return foreground.leaving(lambda: _signal(session, made.id, 9))
+        return foreground.leaving(lambda _: _signal(session, made.id, 9))
 
     with foreground.signals() as signals:
         made = foreground.begin(signals, lambda: _create(session, request), acts)
         attachment = _attachment(session, made.id, known=True)
 
-        def hang_up() -> None:
+        def hang_up(_: int) -> None:
             _signal(session, made.id, 1)
 
         types = foreground.typist(keys, at_end=_CTRL_D)

@@ -132,7 +132,7 @@ def on_terminal(
         if term:
             start.define.add(key="lxc.environment", value=f"TERM={term}")
 
-        def end_it() -> None:
+        def end_it(_: int) -> None:
             _send(session, start.name, 9)
 
         leave = foreground.leaving(end_it)

@@ -7,7 +7,7 @@ from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import output
 from lxcctl.channel import GRACE_SECONDS
-from lxcctl.errors import CallError, UsageError
+from lxcctl.errors import CallError, ClientError, UsageError
 from lxcctl.wire import set_duration
 
 _NOT_RUNNING = 2
@@ -39,7 +39,7 @@ def _stop(call: Call) -> int:
     if given.has("reboot"):
         _restart(call, seconds)
     elif given.has("nowait") and not kill:
-        _ask(call)
+        _is_over(call, _AT_ONCE)
     else:
         _end(call, seconds, kill=kill)
     return 0
@@ -53,33 +53,47 @@ def _seconds(text: str) -> float:
 
 
 def _end(call: Call, seconds: float, *, kill: bool) -> None:
-    from lxcd.v1.container_pb2 import StopContainerRequest, StopContainerResponse
-
-    request = StopContainerRequest(
-        name=call.name,
-        lxcpath=call.session.lxcpath,
-        kill=kill,
-        no_kill=not kill and call.given.has("nokill"),
-    )
-    if not kill:
-        set_duration(request.timeout, seconds)
-    call.session.channel.call(
-        "ContainerService/StopContainer", request, StopContainerResponse, seconds + GRACE_SECONDS
-    )
+    if not kill and (seconds or call.given.has("nokill")):
+        # In two calls: the daemon goes on with one that nobody waits for any more, and nobody is to
+        # be killed then.
+        if _is_over(call, seconds):
+            return
+        if call.given.has("nokill"):
+            raise ClientError(f"{call.name} did not stop in {seconds:g} s")
+    _kill(call)
 
 
-def _ask(call: Call) -> None:
-    """Ask it to shut down, and do not wait."""
+def _is_over(call: Call, seconds: float) -> bool:
+    """Ask it to shut down; whether it does, in this time."""
     from lxcd.v1.container_pb2 import StopContainerRequest, StopContainerResponse
 
     request = StopContainerRequest(name=call.name, lxcpath=call.session.lxcpath, no_kill=True)
-    set_duration(request.timeout, _AT_ONCE)
+    set_duration(request.timeout, seconds)
     try:
         call.session.channel.call(
-            "ContainerService/StopContainer", request, StopContainerResponse, GRACE_SECONDS
+            "ContainerService/StopContainer",
+            request,
+            StopContainerResponse,
+            seconds + GRACE_SECONDS,
         )
     except CallError as error:
         if error.reason != "STOP_TIMEOUT":
+            raise
+        return False
+    return True
+
+
+def _kill(call: Call) -> None:
+    from lxcd.v1.container_pb2 import StopContainerRequest, StopContainerResponse
+
+    request = StopContainerRequest(name=call.name, lxcpath=call.session.lxcpath, kill=True)
+    try:
+        call.session.channel.call(
+            "ContainerService/StopContainer", request, StopContainerResponse, 2 * GRACE_SECONDS
+        )
+    except CallError as error:
+        # It has ended in this very moment.
+        if error.reason != "CONTAINER_NOT_RUNNING":
             raise
 
 
