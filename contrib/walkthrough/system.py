@@ -188,7 +188,11 @@ def ls(stage: Stage) -> Shown:
         stage.sh(f"lxc-create -n {name} -f /lxc/conf/{name}.conf")
     for name in _RUNNING:
         stage.sh(f"lxc-start -n {name} -d")
-    shown = stage.sh("lxc-ls")
+    # Off a terminal it shows one name in a line.
+    terminal = stage.sit("ls", "lxc-ls")
+    terminal.wait()
+    shown = terminal.text.rstrip("\n")
+    stage.leave("ls")
     found = [tuple(line.split()) for line in shown.splitlines()]
     return Shown(shown, wrong=() if found == [_LISTED, _RUNNING] else ("not these two lines",))
 

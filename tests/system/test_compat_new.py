@@ -43,6 +43,8 @@ def test_the_life_of_a_container(host: Host, busybox_root: Path) -> None:
     assert _new(host, "freeze", "box") == ""
     assert _new(host, "info", "--state", "box") == "State:          FROZEN\n"
     assert _new(host, "unfreeze", "box") == ""
+    # It does go on.
+    assert _new(host, "unfreeze", "box") == ""
     first = _new(host, "info", "-pH", "box")
     assert _new(host, "stop", "--reboot", "box") == ""
     assert _new(host, "info", "-pH", "box") != first
@@ -53,7 +55,10 @@ def test_the_life_of_a_container(host: Host, busybox_root: Path) -> None:
         "REQUESTED"
     )
     lxc(host, "stop", "box", era=NEW, status=2)
+    assert _new(host, "unfreeze", "box") == ""
     lxc(host, "wait", "box", "-s", "RUNNING", "-t", "0", era=NEW, status=1)
+    # What is not there does not run.
+    assert _new(host, "wait", "nobody", "-s", "RUNNING|STOPPED", "-t", "1") == ""
     _new(host, "start", "box")
     assert _new(host, "stop", "-k", "box") == ""
     _new(host, "start", "box")
@@ -100,6 +105,11 @@ def test_what_info_shows(host: Host, busybox_root: Path) -> None:
     assert _new(host, "info", "box", "-pi") == ""
     assert _new(host, "info", "box", "-c", "lxc.group") == "lxc.group = a\nb\n"
     assert _new(host, "info", "box", "-H", "-c", "lxc.group") == "a\nb\n"
+    # One that could be there, and those that could not.
+    assert _new(host, "info", "box", "-c", "lxc.cap.drop") == "lxc.cap.drop = \n"
+    for key in ("lxc.nosuch", "no key"):
+        done = lxc(host, "info", "box", "-c", key, "-c", "lxc.group", era=NEW)
+        assert (done.stdout, done.stderr) == ("lxc.group = a\nb\n", f"lxc-info: {key} invalid\n")
     _new(host, "start", "box")
     labels = [line.partition(":")[0] for line in _new(host, "info", "box").splitlines()]
     assert labels[:4] == ["Name", "State", "PID", "CPU use"]
@@ -190,9 +200,15 @@ def test_the_console(host: Host, busybox_root: Path, seat: Seat) -> None:
     seat.type("lxc-console -n box; echo left $?\r")
     seat.shows("Connected to tty 1").shows("login:")
     # There is one, and somebody sits at it.
-    assert "no free tty" in lxc(host, "console", "box", era=NEW, status=1).stderr
+    second = Seat(host)
+    second.type("lxc-console box; echo left $?\r")
+    second.shows("no free tty").shows("left 1")
+    second.close()
     seat.type("\x01q")
     seat.shows("left 0").prompts()
+    # Nobody could leave it by a key.
+    done = lxc(host, "console", "box", era=NEW, status=1)
+    assert done.stderr == "lxc-console: stdin is no terminal\n"
     seat.type("clear; lxc-console -n box -t 0 -e b; echo gone $?\r")
     seat.shows("Connected to tty 0")
     seat.type("\recho at the con''sole\r")

@@ -184,19 +184,23 @@ def test_a_system_boots_at_the_terminal_and_powers_off(
     lxc(host, "destroy", "-n", "002")
 
 
-def test_what_is_seen_of_systems(host: Host, busybox_root: Path) -> None:
+def test_what_is_seen_of_systems(host: Host, busybox_root: Path, seat: Seat) -> None:
     for name in ("003", "004", "005", "006"):
         lxc(host, "create", "-n", name, "-f", configuration(host, busybox_root, name))
     for name in ("003", "005", "006"):
         assert shown(host, "start", "-n", name, "-d") == ""
-    assert shown(host, "ls") == "003  004  005  006\n003  005  006\n"
+    seat.type("lxc-ls\r")
+    seat.shows("\n003  004  005  006\n003  005  006\n")
+    # To a pipe as ls(1) has it.
+    assert shown(host, "ls").split("\n") == [*("003", "004", "005", "006", "003", "005", "006", "")]
     assert shown(host, "info", "-n", "003") == "'003' is RUNNING\n"
     assert shown(host, "info", "-n", "004") == "'004' is STOPPED\n"
     for name in ("003", "005", "006"):
         assert shown(host, "stop", "-n", name) == ""
     # Of one that is stopped there is nothing to stop.
     lxc(host, "stop", "-n", "004")
-    assert shown(host, "ls") == "003  004  005  006\n"
+    seat.type("clear; lxc-ls\r")
+    seat.shows("003  004  005  006\nseat$")
 
 
 def test_processes_and_sockets_of_a_system(host: Host, busybox_root: Path) -> None:

@@ -24,20 +24,35 @@ if TYPE_CHECKING:
 # command -> its module
 MODULES = {
     "attach": "attach",
+    "autostart": "unserved",
+    "cgroup": "unserved",
     "checkconfig": "checkconfig",
+    "checkpoint": "unserved",
+    "clone": "unserved",
+    "config": "unserved",
     "console": "console",
+    "copy": "unserved",
     "create": "create",
     "destroy": "destroy",
+    "device": "unserved",
     "execute": "execute",
     "freeze": "freeze",
     "info": "info",
     "kill": "kill",
     "ls": "ls",
+    "monitor": "unserved",
     "netstat": "netstat",
     "ps": "ps",
+    "restart": "unserved",
+    "shutdown": "unserved",
+    "snapshot": "unserved",
     "start": "start",
+    "start-ephemeral": "unserved",
     "stop": "stop",
+    "top": "unserved",
     "unfreeze": "freeze",
+    "unshare": "unserved",
+    "usernsexec": "unserved",
     "version": "version",
     "wait": "wait",
 }
@@ -90,10 +105,13 @@ def _perform(program: str, command: Command, argv: list[str], *, old: bool) -> i
         sys.stderr.write(commands.help_text(program, command))
         return commands.FAILED
     try:
-        given = options.read(command.known, argv, foreign=command.foreign)
+        given = options.read(command.known_in(old=old), argv, foreign=command.foreign)
     except UsageError as error:
-        output.note(error.text)
-        sys.stderr.write(commands.help_text(program, command))
+        if old and command.passed_on:
+            output.note(f"{error.text}: {command.passed_on}")
+        else:
+            output.note(error.text)
+            sys.stderr.write(commands.help_text(program, command))
         return commands.FAILED_OLD if old else commands.FAILED
     for name, text in (
         ("help", commands.help_text(program, command)),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl.arguments import Parser
 from lxcctl.commands import exec as execs
-from lxcctl.errors import UsageError
+from lxcctl.errors import CallError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHELL = "/bin/sh"
+_ROOT = "/"
 # LXC's words, and lxcd's.
 _NAMESPACES = {
     "MOUNT": "mnt", "PID": "pid", "UTSNAME": "uts", "IPC": "ipc", "USER": "user", "NETWORK": "net",
@@ -22,16 +25,40 @@ _PRIVILEGES = {"CGROUP": "cgroup", "CAP": "capabilities", "LSM": "security"}
 
 
 def _attach(call: Call) -> int:
+    here = _here()
+    try:
+        return _run(call, here)
+    except CallError as error:
+        if error.reason != "CWD_NOT_FOUND" or here == _ROOT:
+            raise
+    # There is no such directory inside.
+    return _run(call, _ROOT)
+
+
+def _here() -> str:
+    """The directory that this was typed in, if it has a name that others can use."""
+    try:
+        found = os.getcwd()
+        found.encode()
+    except (OSError, UnicodeEncodeError):
+        return _ROOT
+    # getcwd(2): `(unreachable)` is in front of one outside of our root.
+    return found if found.startswith("/") else _ROOT
+
+
+def _run(call: Call, directory: str) -> int:
     options, run = execs.VERBS["exec"]
     parser = Parser("exec", "", "")
     options(parser)
-    return run(call.session, parser.read([*_arguments(call), "--", *(call.words or (_SHELL,))]))
+    arguments = (*_arguments(call, directory), "--", *(call.words or (_SHELL,)))
+    return run(call.session, parser.read(arguments))
 
 
-def _arguments(call: Call) -> Iterator[str]:
+def _arguments(call: Call, directory: str) -> Iterator[str]:
     """The same in lxcctl's words."""
     given = call.given
     yield call.name
+    yield f"--cwd={directory}"
     if given.has("elevated-privileges"):
         text = given.last("elevated-privileges")
         yield f"--elevate={_translate(text, _PRIVILEGES) if text else 'all'}"
@@ -59,7 +86,7 @@ def _translate(text: str, known: dict[str, str]) -> str:
 COMMANDS = {
     "attach": Command(
         "--name=NAME [-- COMMAND]",
-        "runs COMMAND, or a shell, in the running container NAME",
+        "runs COMMAND, or a shell, in the running container NAME: in this directory, else in /",
         (
             Option("elevated-privileges", "e", "PRIVILEGES", "CAP|CGROUP|LSM", optional=True),
             Option("namespaces", "s", "LIST", "MOUNT|PID|UTSNAME|IPC|USER|NETWORK alone"),

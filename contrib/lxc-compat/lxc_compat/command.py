@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lxc_compat.options import Given, Option, usage
+from lxcctl import output
 from lxcctl.channel import LOOK_SECONDS
 from lxcctl.errors import CallError, UsageError
+from lxcctl.wire import problem_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lxcctl.channel import Session
     from lxcd.v1.container_pb2 import Container
+    from lxcd.v1.types_pb2 import Problem
 
 # The tools whose behaviour this is.
 OLD_VERSION = "0.7.4.2"
 VERSION = "7.0.0"
 FAILED = 1
+# How the daemon begins what it says of a key that nobody knows.
+_UNKNOWN_KEY = "not a key of LXC"
 # What a main() of 0.7 returned for its -1.
 FAILED_OLD = 255
 
@@ -57,7 +62,7 @@ class Command:
     """`form` is what follows its name in the help, `line` what it does; `named`: of one container,
     by -n or the first word; `words`: more of them may follow. `refused`: options that LXC has there
     and lxcd cannot serve, with the reason; `foreign`: what it does not know is a word for somebody
-    else.
+    else; `passed_on`: in 0.7 its options were another program's, and why we do not pass them on.
     """
 
     form: str
@@ -68,12 +73,19 @@ class Command:
     words: bool = False
     refused: tuple[tuple[Option, str], ...] = ()
     foreign: bool = False
+    passed_on: str = ""
 
     @property
     def known(self) -> tuple[Option, ...]:
         """Every option that it understands."""
         own = (NAME, *self.options) if self.named else self.options
         return (*own, *COMMON, *(option for option, _ in self.refused))
+
+    def known_in(self, *, old: bool) -> tuple[Option, ...]:
+        """The same in an era: where options are another program's, -l is one of them."""
+        if not (old and self.passed_on):
+            return self.known
+        return tuple(replace(one, short=one.short.strip("l")) for one in self.known)
 
 
 def is_old() -> bool:
@@ -153,6 +165,17 @@ def find(call: Call, *, full: bool = False) -> Container | None:
         if error.reason == "CONTAINER_NOT_FOUND":
             return None
         raise
+
+
+def unknown_keys(problems: Iterable[Problem]) -> list[Problem]:
+    """Of all problems, those of keys that LXC does not have."""
+    return [one for one in problems if one.message.startswith(_UNKNOWN_KEY)]
+
+
+def warn(problems: Iterable[Problem]) -> None:
+    """Tell of keys that LXC does not have. Silent, as LXC is, about others that have no effect."""
+    for problem in unknown_keys(problems):
+        output.note(problem_line(problem))
 
 
 def named(command: Command, given: Given) -> tuple[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from lxc_compat import command
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxcctl.signals import SignalThread
 
+_STDIN = 0
 _LEAVES = b"q"
 _CONTROL = 0x1F
 
@@ -30,6 +32,8 @@ def _console(call: Call) -> int:
         found = command.find(call)
         if found is None or not found.pid:
             raise ClientError(f"{call.name} is not running")
+        if not os.isatty(_STDIN):
+            raise ClientError("stdin is no terminal")
         if text != "-1":
             _sit(call, int(text), keys, signals)
             return 0

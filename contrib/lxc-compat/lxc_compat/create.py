@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from lxc_compat import command
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import arguments
@@ -51,6 +52,7 @@ def _create(call: Call) -> int:
                 f"no template {template}: lxcd has host, the userland of this machine, and none"
             ) from error
         raise
+    command.warn(made.problems)
     _keep(call, made, text)
     return 0
 

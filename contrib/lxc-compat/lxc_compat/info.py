@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lxc_compat import command, ls, words
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lxcd.v1.container_pb2 import Container
     from lxcd.v1.stats_pb2 import ContainerStats
 
+_KEY = re.compile(r"[\w.-]+", re.ASCII)
 _FILTERS = ("ips", "pid", "stats", "state")
 
 
@@ -37,9 +40,21 @@ def _info(call: Call) -> int:
         output.line(output.harmless(value) if bare else words.field(label, value))
     for key in keys:
         values = [item.value for item in found.config if item.key == key]
+        if not values and not _is_key(call, key):
+            output.note(f"{key} invalid")
+            continue
         shown = output.harmless("\n".join(values), keep_newlines=True)
         output.line(shown if bare else f"{key} = {shown}")
     return 0
+
+
+def _is_key(call: Call, key: str) -> bool:
+    """Ask the daemon whether LXC has it."""
+    from lxcctl.commands.config_check import check_text
+
+    return bool(_KEY.fullmatch(key)) and not command.unknown_keys(
+        check_text(call.session, f"{key} =\n", "")
+    )
 
 
 def _fields(

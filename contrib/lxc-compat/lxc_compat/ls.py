@@ -69,8 +69,10 @@ def _ls(call: Call) -> int:
     elif not call.old:
         _print_names([one.name for one in found], line=call.given.has("line"))
     else:
+        # As ls(1) has it: one below the other where nobody sits.
+        line = call.given.has("line") or not sys.stdout.isatty()
         for names in ([one.name for one in defined], [one.name for one in running]):
-            if names and call.given.has("line"):
+            if names and line:
                 _print_names(names, line=True)
             elif names:
                 output.line("  ".join(map(output.harmless, names)))
@@ -158,6 +160,7 @@ COMMANDS = {
         _ls,
         named=False,
         words=True,
+        passed_on="of ls(1) there is -1 alone, as lxcd lists no directory",
         refused=(
             (Option("nesting", "", "NUM", "", optional=True), "lxcd looks into no container"),
         ),

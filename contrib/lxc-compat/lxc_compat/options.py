@@ -83,7 +83,7 @@ class _Reading:
         for word in self._rest:
             if word == "--":
                 words.extend(self._rest)
-            elif word == "-n" and "name" not in self._values:
+            elif word == "-n" and "n" in self._short and "name" not in self._values:
                 self._take_short("n")
             elif word.startswith("--") and word[2:].partition("=")[0] in self._long:
                 self._take_long(word.removeprefix("--"))

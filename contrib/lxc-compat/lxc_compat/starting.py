@@ -5,7 +5,8 @@ from __future__ import annotations
 from lxc_compat import command
 from lxc_compat.options import Option
 from lxcctl import arguments
-from lxcctl.errors import ClientError, UsageError
+from lxcctl.errors import CallError, UsageError
+from lxcctl.wire import state_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def request(call: Call, words: Sequence[str]) -> StartContainerRequest:
     from lxcd.v1.container_pb2 import StartContainerRequest
 
     text, origin = arguments.read_text(call.given.last("rcfile"))
+    if call.given.has("rcfile"):
+        # An empty one is one, too.
+        text = text or "\n"
     made = StartContainerRequest(
         name=call.name,
         lxcpath=call.session.lxcpath,
@@ -55,21 +59,21 @@ def _defines(call: Call) -> Iterator[tuple[str, str]]:
 
 
 def start(session: Session, request: StartContainerRequest) -> int:
-    """Start it; its generation. Silent, as LXC is, about keys that are not in force."""
+    """Start it; its generation."""
     from lxcd.v1.container_pb2 import StartContainerResponse
 
     reply = session.channel.call("ContainerService/StartContainer", request, StartContainerResponse)
+    command.warn(reply.problems)
     return reply.generation
 
 
 def is_defined(call: Call) -> bool:
-    """Whether it has a configuration of its own. Raises ClientError if another is given, too."""
+    """Whether it has a configuration of its own; another one is for this start. Raises CallError if
+    it has none and runs.
+    """
     found = command.find(call)
-    if found is None or not found.defined:
-        return False
-    if call.given.has("rcfile"):
-        raise ClientError(
-            f"{call.name} is defined and has a configuration of its own: --rcfile is for one that"
-            " is not"
-        )
-    return True
+    if found is not None and found.pid and not found.defined:
+        # As the daemon says it of one that is defined.
+        text = f"container {call.name} is {state_name(found.state)}"
+        raise CallError("FAILED_PRECONDITION", text, "CONTAINER_RUNNING")
+    return found is not None and found.defined

@@ -8,11 +8,12 @@ from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import arguments
 from lxcctl.commands import wait
-from lxcctl.errors import UsageError
+from lxcctl.errors import CallError, UsageError
 
 
 def _wait(call: Call) -> int:
     from lxcd.v1.container_pb2 import WaitContainerRequest
+    from lxcd.v1.types_pb2 import STATE_STOPPED
 
     if not call.given.has("state"):
         raise UsageError("--state: which?")
@@ -22,7 +23,14 @@ def _wait(call: Call) -> int:
         raise UsageError(str(error)) from error
     request = WaitContainerRequest(name=call.name, lxcpath=call.session.lxcpath)
     request.states.extend(states)  # type: ignore[arg-type]  # the stubs want the enum
-    reply = wait.until(call.session, request, _span(call.given.last("timeout", "-1")))
+    span = _span(call.given.last("timeout", "-1"))
+    try:
+        reply = wait.until(call.session, request, span)
+    except CallError as error:
+        # What is not there does not run.
+        if error.reason == "CONTAINER_NOT_FOUND" and STATE_STOPPED in states:
+            return 0
+        raise
     return 0 if reply.reached else call.failed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from lxc_compat import command as commands
 from lxc_compat.__main__ import MODULES, dispatch
 from lxc_compat.command import Command
 
+from lxcctl.verbs import VERBS
+from lxcd.v1.types_pb2 import Problem
+
 BIN = Path(__file__).resolve().parents[3] / "contrib/lxc-compat/bin"
 NAMES = pytest.mark.parametrize("name", sorted(MODULES))
+UNSERVED = {name for name, module in MODULES.items() if module == "unserved"}
 
 
 def _command(name: str) -> Command:
@@ -92,7 +97,7 @@ def test_priorities_of_a_log() -> None:
     assert not commands.tells_errors("CRIT")
 
 
-_UNNAMED = {"ls", "ps", "version", "checkconfig"}
+_UNNAMED = {"ls", "ps", "version", "checkconfig", *UNSERVED}
 _ERAS = pytest.mark.parametrize(("era", "status"), [("7.0", 1), ("0.7", 255)])
 
 
@@ -126,7 +131,13 @@ def test_an_unknown_option(
     monkeypatch.setenv("LXCD_COMPAT", era)
     assert dispatch(f"lxc-{name}", ["--nonsense"]) == status
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "lxcctl: unrecognized option '--nonsense'"
+    first = "lxcctl: unrecognized option '--nonsense'"
+    if name == "ls" and era == "0.7":
+        # Those were the options of another program, whose usage is not ours.
+        assert len(lines) == 1
+        assert lines[0].startswith(f"{first}: of ls(1)")
+        return
+    assert lines[0] == first
     assert lines[1].startswith(f"Usage: lxc-{name}")
 
 
@@ -140,7 +151,7 @@ def test_no_daemon(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    if name == "version":
+    if name == "version" or name in UNSERVED:
         return
     arguments = {
         "create": ["-n", "x", "-t", "none"],
@@ -156,6 +167,8 @@ def test_no_daemon(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"lxcctl: no daemon at unix:{tmp_path}/no.sock")
+    # An option of lxcctl's is none of these.
+    assert "--address" not in err
     assert len(err.splitlines()) == 1
 
 
@@ -185,6 +198,8 @@ def test_no_daemon(
         ("attach", ("-s", "MOUNT|SHOE", "x"), "SHOE"),
         ("console", ("-e", "shoe", "x"), "shoe"),
         ("console", ("-t", "first", "x"), "first"),
+        ("start", ("-c", "/dev/tty8", "x"), "-L FILE logs it, lxc-console shows it"),
+        ("start", ("-c", "file", "x"), "--console"),
         ("info", ("x", "y"), "y"),
         ("info", ("-l", "LOUD", "x"), "LOUD"),
         ("info", ("-P", "/a", "-P", "/b", "x"), "-P"),
@@ -198,3 +213,60 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert out == ""
     assert text in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(UNSERVED))
+@_ERAS
+@pytest.mark.parametrize("arguments", [(), ("-n", "x"), ("-a", "--list", "x", "--", "y")])
+def test_what_is_not_served_is_refused_by_name(
+    name: str,
+    era: str,
+    status: int,
+    arguments: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LXCD_COMPAT", era)
+    assert dispatch(f"lxc-{name}", list(arguments)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"lxcctl: lxcd does not serve lxc-{name} yet")
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_named_in_place_of_a_command_is_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in sorted(UNSERVED):
+        dispatch(f"lxc-{name}", [])
+    found = re.findall(r"lxcctl (\w+)", capsys.readouterr().err)
+    assert set(found) == {
+        *("start", "config", "host", "device", "network", "events", "restart", "stop"),
+        *("run", "top"),
+    }
+    assert set(found) <= set(VERBS)
+
+
+@pytest.mark.parametrize("arguments", [("-l",), ("-la",), ("-l", "002"), ("-t",)])
+def test_options_of_ls_are_refused_in_one_sentence(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LXCD_COMPAT", "0.7")
+    assert dispatch("lxc-ls", list(arguments)) == 255
+    letter = arguments[0][1]
+    assert capsys.readouterr().err == (
+        f"lxcctl: invalid option -- '{letter}': of ls(1) there is -1 alone, as lxcd lists no"
+        " directory\n"
+    )
+
+
+def test_of_problems_only_unknown_keys_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    severity = Problem.Severity.SEVERITY_WARNING
+    known = Problem(
+        severity=severity, origin="x:1", key="lxc.rebootsignal", message="has no effect: old"
+    )
+    unknown = Problem(
+        severity=severity, origin="x:2", key="lxc.bogus", message="not a key of LXC: ignored"
+    )
+    commands.warn([known, unknown])
+    assert capsys.readouterr().err == (
+        "lxcctl: x:2: warning: lxc.bogus: not a key of LXC: ignored\n"
+    )
