@@ -134,9 +134,6 @@ class Execute(Step):
     cwd_optional: bool = False  # where it cannot be entered, `/` will do
     umask: int = 0o022
     reaper: bool = False
-    # An init gives the console to a shell or getty below, whose controlling terminal it becomes:
-    # not while it is init's (TIOCSCTTY, ioctl_tty(2)).
-    init: bool = False
 
     def describe(self) -> str:
         """See Step."""

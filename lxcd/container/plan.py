@@ -428,7 +428,6 @@ class _Compiler:
             gid=config.init_gid,
             groups=config.init_groups,
             reaper=life.application or not argv,
-            init=bool(argv) and not (life.command or life.application),
         )
 
 

@@ -30,7 +30,6 @@ def become(walk: Walk, step: Execute) -> NoReturn:
     """Run `step`. Raises OSError for what must not fail before the exec, and for an init that
     cannot be exec'ed.
     """
-    walk.controlling = walk.controlling and not step.init
     _take_streams(walk, pid1.descriptors() if step.reaper else [])
     try:
         _enter(step.cwd)

@@ -176,24 +176,6 @@ def _sha256(data: bytes) -> str:
     return done.stdout.decode().split()[0]
 
 
-def test_a_systems_console_is_the_terminal_of_its_shell(shell: Box) -> None:
-    """And not of its init, which would have every Ctrl-C."""
-    attached = sessions.console(shell.api, "shell", role=CONTROLLER)
-    settled(attached)
-    attached.type(b"sleep 100000\n")
-    until(lambda: "sleep 100000" in shell.sh("ps -o args"), "it sleeps")
-    attached.type(b"\x03")
-    until(lambda: "sleep 100000" not in shell.sh("ps -o args"), "Ctrl-C has ended it")
-    settled(attached)
-    # Field 7 of proc(5)'s stat: none.
-    assert shell.sh("cut -d ' ' -f 7 /proc/1/stat") == "0"
-    attached.cancel()
-    log = sessions.console(shell.api, "shell")
-    log.shows(b"busybox", "console")
-    assert b"job control turned off" not in log.data["console"]
-    log.cancel()
-
-
 def test_every_tty_is_a_terminal_of_its_own(shell: Box) -> None:
     tty = sessions.console(shell.api, "shell", terminal="tty1", role=CONTROLLER)
     other = sessions.console(shell.api, "shell", terminal="tty2", role=CONTROLLER)
