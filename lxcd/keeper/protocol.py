@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 if TYPE_CHECKING:
     import types
 
-VERSION = 4  # of the messages, and of the steps that children are given
+# Of the messages, and of the steps that children are given.
+VERSION = 4
 MESSAGE_LIMIT = 192 * 1024
 PROCESS_NAME = "lxcd-keeper"  # and its children's, until they exec
 STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
