@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,22 @@ def info(host: Host, name: str) -> dict[str, Any]:
 def busybox_up(made: Box) -> None:
     """Wait until busybox's init handles signals: its console shell comes after that."""
     made.shows("busybox is up", "busybox#")
+
+
+def systemd_is_up(made: Box, may_fail: Collection[bytes] = ()) -> None:
+    """Wait until systemd has booted; no unit but these has failed."""
+    said = b""
+
+    def answers() -> bool:
+        # Nobody answers before systemd has opened its socket; then --wait does the waiting.
+        nonlocal said
+        said = made.run("systemctl", "is-system-running", "--wait").stdout.strip()
+        return said not in (b"", b"offline")
+
+    until(answers, "systemd answers")
+    failed = made.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
+    assert {line.split()[0] for line in failed.splitlines()} <= {*may_fail}
+    assert said == (b"degraded" if failed else b"running")
 
 
 def generation_runs(made: Box, generation: int) -> None:

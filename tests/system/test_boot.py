@@ -11,9 +11,8 @@ import pytest
 
 from lxcd.v1 import types_pb2
 from tests.system import roots
-from tests.system.boxes import IDMAP, Box, box, busybox_up, generation_runs, over
+from tests.system.boxes import IDMAP, Box, box, busybox_up, generation_runs, over, systemd_is_up
 from tests.system.host import Host
-from tests.system.machine import until
 
 pytestmark = pytest.mark.vm
 
@@ -55,21 +54,6 @@ def busybox(host: Host, busybox_root: Path) -> Iterator[Box]:
         yield made
 
 
-def _systemd_is_up(made: Box, may_fail: tuple[bytes, ...] = ()) -> None:
-    said = b""
-
-    def answers() -> bool:
-        # Nobody answers before systemd has opened its socket; then --wait does the waiting.
-        nonlocal said
-        said = made.run("systemctl", "is-system-running", "--wait").stdout.strip()
-        return said not in (b"", b"offline")
-
-    until(answers, "systemd answers")
-    failed = made.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
-    assert {line.split()[0] for line in failed.splitlines()} <= {*may_fail}
-    assert said == (b"degraded" if failed else b"running")
-
-
 def _stops_cleanly(made: Box) -> None:
     reply = json.loads(made.host.ctl("--format", "json", "stop", made.name).stdout)
     assert reply["method"] == "SIGRTMIN+3 (systemd)"
@@ -86,7 +70,7 @@ def _stops_cleanly(made: Box) -> None:
 
 @pytest.mark.vm(short=True)
 def test_debian_boots_and_says_that_it_runs(debian: Box) -> None:
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     boot = debian.shows("Reached target multi-user.target", "login:")
     assert b"Welcome to" in boot
     debian.shows("login:", stream="tty1")
@@ -97,14 +81,14 @@ def test_debian_boots_and_says_that_it_runs(debian: Box) -> None:
 
 
 def test_systemd_knows_that_it_is_in_a_container(debian: Box) -> None:
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     assert debian.sh("systemd-detect-virt") == "lxc"
     assert debian.sh("hostname") == "deb"
     assert debian.sh("cat /proc/1/comm") == "systemd"
 
 
 def test_poweroff_inside_debian_stops_it(debian: Box) -> None:
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     debian.run("poweroff")
     end = debian.wait(generation=1).exit
     assert (end.cause, end.code, end.generation) == (types_pb2.CAUSE_SELF, 0, 1)
@@ -113,13 +97,13 @@ def test_poweroff_inside_debian_stops_it(debian: Box) -> None:
 
 
 def test_reboot_inside_debian_starts_the_next_generation(debian: Box) -> None:
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     before = debian.info()
     debian.run("reboot")
     end = debian.wait(generation=1).exit
     assert end.cause == types_pb2.CAUSE_REBOOT
     generation_runs(debian, 2)
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     after = debian.info()
     assert after.generation == 2
     assert after.pid != before.pid
@@ -128,12 +112,12 @@ def test_reboot_inside_debian_starts_the_next_generation(debian: Box) -> None:
 
 
 def test_stop_of_debian_is_a_clean_shutdown(debian: Box) -> None:
-    _systemd_is_up(debian)
+    systemd_is_up(debian)
     _stops_cleanly(debian)
 
 
 def test_debian_boots_and_stops_in_a_user_namespace(mapped_debian: Box) -> None:
-    _systemd_is_up(mapped_debian, _MAPPED)
+    systemd_is_up(mapped_debian, _MAPPED)
     assert mapped_debian.info().unprivileged
     assert mapped_debian.sh("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
     assert mapped_debian.sh("stat -c %u:%g /etc/passwd /root") == "0:0\n0:0"
@@ -155,10 +139,10 @@ def test_what_a_mapped_debian_writes_belongs_on_disk_to_the_unmapped_owner(
 
 
 def test_reboot_and_poweroff_work_in_a_user_namespace(mapped_debian: Box) -> None:
-    _systemd_is_up(mapped_debian, _MAPPED)
+    systemd_is_up(mapped_debian, _MAPPED)
     mapped_debian.run("reboot")
     generation_runs(mapped_debian, 2)
-    _systemd_is_up(mapped_debian, _MAPPED)
+    systemd_is_up(mapped_debian, _MAPPED)
     mapped_debian.run("poweroff")
     end = mapped_debian.wait(generation=2).exit
     assert (end.cause, end.generation) == (types_pb2.CAUSE_SELF, 2)

@@ -14,7 +14,16 @@ import pytest
 
 from lxcd.v1 import types_pb2
 from tests.system import guests, roots
-from tests.system.boxes import IDMAP, Box, box, defined, generation_runs, over, tree_hash
+from tests.system.boxes import (
+    IDMAP,
+    Box,
+    box,
+    defined,
+    generation_runs,
+    over,
+    systemd_is_up,
+    tree_hash,
+)
 from tests.system.host import Host
 from tests.system.machine import until
 from tests.system.wires import addresses_inside
@@ -80,20 +89,6 @@ def _copied(host: Host, root: Path, config: str) -> Iterator[Box]:
         yield made
 
 
-def _systemd_is_up(made: Box, may_fail: set[bytes] = _MAY_FAIL) -> None:
-    said = b""
-
-    def answers() -> bool:
-        nonlocal said
-        said = made.run("systemctl", "is-system-running", "--wait").stdout.strip()
-        return said not in (b"", b"offline")
-
-    until(answers, "systemd answers")
-    failed = made.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
-    assert {line.split()[0] for line in failed.splitlines()} <= may_fail
-    assert said == (b"degraded" if failed else b"running")
-
-
 def _is_whole(made: Box) -> None:
     """What its own fstab and interfaces ask for, and a container can have, is there."""
     assert made.sh("findmnt -n -o FSTYPE,SIZE /var/scratch").split() == ["tmpfs", "1M"]
@@ -124,7 +119,7 @@ def _powers_off(made: Box, generation: int) -> None:
 def test_systemd_boots_and_stops(host: Host, debian_vm_root: Path) -> None:
     before = tree_hash(debian_vm_root / "etc")
     with box(host, over(host, debian_vm_root, "vm") + _SYSTEM, "vm") as made:
-        _systemd_is_up(made)
+        systemd_is_up(made, _MAY_FAIL)
         _is_whole(made)
         assert made.sh("systemctl is-active NetworkManager.service") == "active"
         # Where there is no hardware, nobody waits for it; nor for the tty0 that gettys of a machine want.
@@ -138,11 +133,11 @@ def test_systemd_boots_and_stops(host: Host, debian_vm_root: Path) -> None:
 
 def test_systemd_reboots_and_powers_off(host: Host, debian_vm_root: Path) -> None:
     with box(host, over(host, debian_vm_root, "vm") + _SYSTEM, "vm") as made:
-        _systemd_is_up(made)
+        systemd_is_up(made, _MAY_FAIL)
         made.run("reboot")
         assert made.wait(generation=1).exit.cause == types_pb2.CAUSE_REBOOT
         generation_runs(made, 2)
-        _systemd_is_up(made)
+        systemd_is_up(made, _MAY_FAIL)
         _is_whole(made)
         _powers_off(made, 2)
 
@@ -163,7 +158,7 @@ def test_systemd_does_not_wait_for_disks_where_sys_is_writable(
 
 def test_systemd_in_a_user_namespace(host: Host, debian_vm_root: Path) -> None:
     with _copied(host, debian_vm_root, _SYSTEM) as made:
-        _systemd_is_up(made, _MAY_FAIL | _MAPPED)
+        systemd_is_up(made, _MAY_FAIL | _MAPPED)
         _is_whole(made)
         assert made.sh("stat -c %u:%g:%a /etc/fstab") == "0:0:644"
         _halts(made, "SIGRTMIN+3 (systemd)")
@@ -182,7 +177,7 @@ def test_a_card_set_up_in_another_way(host: Host, debian_vm_root: Path, who: str
             (etc / name).chmod(0o600 if who == "NetworkManager" else 0o644)
     config = over(host, debian_vm_root, "vm") + _SYSTEM + f"lxc.net.0.hwaddr = {guests.HARDWARE}\n"
     with box(host, config, "vm") as made:
-        _systemd_is_up(made)
+        systemd_is_up(made, _MAY_FAIL)
         until(lambda: _ADDRESS in addresses_inside(host, made.info().pid, "eth0"), f"{who} acts")
         _powers_off(made, 1)
 
@@ -195,7 +190,7 @@ def test_an_address_by_dhcp_with_the_machine_s_own_client(host: Host, debian_vm_
         "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet dhcp\n"
     )
     with box(host, config, "vm") as made:
-        _systemd_is_up(made)
+        systemd_is_up(made, _MAY_FAIL)
         found = addresses_inside(host, made.info().pid, "eth0")
         (address,) = (one for one in found if ":" not in one)
         leases = json.loads(host.ctl("--format", "json", "network", "leases", "lxcbr0").stdout)
