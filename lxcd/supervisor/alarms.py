@@ -153,9 +153,11 @@ class Alarms:
             return False
         now = asyncio.get_running_loop().time
         while True:
+            self._hear()
+            read = self.sequence
             counts = await asyncio.to_thread(counters.read, life.payload)
             self._hear()
-            self._settle(life, counts)
+            self._settle(life, counts, read)
             if not life.kills.waiting:
                 break
             # The kernel writes the name next.
@@ -196,13 +198,13 @@ class Alarms:
             looked = [self._by_number[one] for one in self._dirty if one in self._by_number]
             self._dirty.clear()
             if looked:
-                payloads = [life.payload for life in looked]
+                payloads, read = [life.payload for life in looked], self.sequence
                 found = await asyncio.to_thread(_read_all, payloads)
                 # After the counts: who was counted is in the log by now, or in a moment.
                 self._hear()
                 for life, counts in zip(looked, found, strict=True):
                     if self._lives.get(life.container) is life:
-                        self._look(life, counts)
+                        self._look(life, counts, read)
             await asyncio.sleep(_PAUSE_SECONDS)
             loop.add_reader(self._watch.fileno(), self._ring)
 
@@ -227,10 +229,10 @@ class Alarms:
                 life.again.append(life.last_look + _LOOK_SECONDS)
                 self._schedule(life, min(life.again))
 
-    def _look(self, life: _Life, counts: Counts) -> None:
+    def _look(self, life: _Life, counts: Counts, read: int) -> None:
         now = asyncio.get_running_loop().time()
         life.last_look = now
-        self._settle(life, counts)
+        self._settle(life, counts, read)
         self._tell_kills(life)
         grown = self._tell_hits(life, counts)
         life.again = [at for at in life.again if at > now]
@@ -326,14 +328,14 @@ class Alarms:
 
     # ---- telling
 
-    def _settle(self, life: _Life, counts: Counts) -> None:
+    def _settle(self, life: _Life, counts: Counts, read: int) -> None:
         if life.found:
             # Limits that were met while lxcd was away are no news.
             life.found, life.hits = False, dict(counts.hits)
         now = asyncio.get_running_loop().time()
         child = life.container.child
         over = child is not None and child.exited is not None
-        for kill in life.kills.settle(counts.killed, now):
+        for kill in life.kills.settle(counts.killed, now, read=read):
             life.untold.append(kill)
             if over or not kill.missed:
                 life.last_kill = now

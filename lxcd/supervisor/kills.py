@@ -53,8 +53,13 @@ class Kills:
         if len(waiting) > _WAITING:
             waiting.popleft()
 
-    def settle(self, count: int | None, now: float, *, last: bool = False) -> list[Kill]:
-        """What is to be told, with the count as it is now; `last`: there will be no more."""
+    def settle(
+        self, count: int | None, now: float, *, read: int | None = None, last: bool = False
+    ) -> list[Kill]:
+        """What is to be told. The log had been read up to line `read` when `count` was taken, or
+        all that was named since: the kernel counts before it names, so whoever was named by then
+        is in that count, and who was named later may be in the next. `last`: there will be no more.
+        """
         missed, self.away = self.away, False
         told = [Kill(victim, missed=missed, counted=False) for victim in self._uncounted]
         self._uncounted.clear()
@@ -65,10 +70,10 @@ class Kills:
             return told
         fresh = max(0, count - self.counted)
         # Of more names than kills the oldest were told already.
-        while len(self._named) > fresh:
+        surely = sum(read is None or victim.sequence <= read for victim in self._named)
+        for _ in range(surely - fresh):
             self._named.popleft()
-        named = list(self._named)
-        self._named.clear()
+        named = [self._named.popleft() for _ in range(min(fresh, len(self._named)))]
         told += [Kill(victim, missed=missed) for victim in named]
         self.counted += len(named)
         unnamed = fresh - len(named)

@@ -38,6 +38,15 @@ def test_a_name_is_waited_for() -> None:
     assert kills.settle(3, 1.0) == [Kill(victim(3))]
 
 
+def test_a_kill_between_the_count_and_the_log() -> None:
+    """The log is read again after the count, and may name one that is not in it yet."""
+    kills = Kills()
+    kills.name(victim(1), counted=True)
+    kills.name(victim(2), counted=True)
+    assert kills.settle(1, 0.0, read=0) == [Kill(victim(1))]
+    assert kills.settle(2, 0.1, read=2) == [Kill(victim(2))]
+
+
 def test_without_a_log_nothing_is_waited_for() -> None:
     assert Kills(names_known=False).settle(3, 0.0) == [Kill(None, 3)]
     assert Kills().settle(3, 0.0, last=True) == [Kill(None, 3)]
@@ -79,6 +88,28 @@ def test_as_many_as_were_counted(steps: list[tuple[int, int]]) -> None:
     assert sum(kill.count for kill in told) == count
     named = [kill.victim.sequence for kill in told if kill.victim is not None]
     assert named == sorted(set(named))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), max_size=30))
+@STEADY
+def test_everybody_is_named(steps: list[tuple[int, int, int, int]]) -> None:
+    """Whom the kernel names in time, at whatever moments it is looked at."""
+    kills, counted, named, told = Kills(), 0, 0, list[Kill]()
+    for now, (first, second, third, fourth) in enumerate(steps):
+        counted += first
+        for number in range(named, min(named + second, counted)):
+            kills.name(victim(number + 1), counted=True)
+        read = named = min(named + second, counted)
+        counted += third
+        count = counted
+        counted += fourth
+        # All that was counted is in the log when it is read again.
+        for number in range(named, counted):
+            kills.name(victim(number + 1), counted=True)
+        named = counted
+        told += kills.settle(count, float(now), read=read)
+    told += kills.settle(counted, 1e6, read=named)
+    assert [kill.victim and kill.victim.sequence for kill in told] == list(range(1, counted + 1))
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 30), max_size=200))
