@@ -93,8 +93,10 @@ def test_what_goes_when_it_stops_is_never_a_defined_container(
 ) -> None:
     text = Path(_create(host, busybox_root, "box")).read_text()
     with host.channel() as api:
-        for more in ({"ephemeral": True}, {"image": "host"}):
-            request = StartContainerRequest(name="box", config_text=text, **more)
+        for request in (
+            StartContainerRequest(name="box", config_text=text, ephemeral=True),
+            StartContainerRequest(name="box", config_text=text, image="host"),
+        ):
             error = refused(partial(api.container.StartContainer, request))
             assert error.reason == "CONTAINER_EXISTS"
     assert (host.lxcpath / "box/config").exists()
