@@ -30,9 +30,9 @@ def walk(
     Raises OSError: EXDEV where something is mounted, ESTALE when the tree is moved meanwhile.
     """
     here = os.dup(top)
-    # Of each directory on the way down: what is left to visit in it, its name, its identity.
-    down = [(visit(here), "", _identity(here))]
     try:
+        # Of each directory on the way down: what is left to visit in it, its name, its identity.
+        down = [(visit(here), "", _identity(here))]
         while True:
             names = down[-1][0]
             if names:
