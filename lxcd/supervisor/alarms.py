@@ -19,7 +19,7 @@ from lxcd.cgroup import counters, kmsg
 from lxcd.cgroup.watch import Watch
 from lxcd.kernel import procfs
 from lxcd.supervisor import alarm_events
-from lxcd.supervisor.kills import NAME_SECONDS, Kill, Kills
+from lxcd.supervisor.kills import NAME_SECONDS, Kills, Untold
 from lxcd.supervisor.pace import FIRST_SECONDS, LONGEST_SECONDS, Pace
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lxcd.cgroup.kmsg import Found, Victim
     from lxcd.cgroup.tree import Payload, Trees
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.kills import Kill
 
 _log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.1
@@ -56,7 +57,7 @@ class _Life:
     hits: dict[str, int] = field(default_factory=dict[str, int])  # that were told
     hits_told: dict[str, float] = field(default_factory=dict[str, float])
     paces: defaultdict[str, Pace] = field(default_factory=lambda: defaultdict(Pace))
-    untold: list[Kill] = field(default_factory=list[Kill])
+    untold: Untold = field(default_factory=Untold)
     kill_pace: Pace = field(default_factory=lambda: Pace(_BURST))
     init_killed: bool = False
     last_kill: float = _NEVER
@@ -336,7 +337,7 @@ class Alarms:
         child = life.container.child
         over = child is not None and child.exited is not None
         for kill in life.kills.settle(counts.killed, now, read=read):
-            life.untold.append(kill)
+            life.untold.add(kill)
             if over or not kill.missed:
                 life.last_kill = now
 
@@ -344,11 +345,11 @@ class Alarms:
         now = asyncio.get_running_loop().time()
         told: list[Kill] = []
         while life.untold and life.kill_pace.fresh(now) and life.kill_pace.may(now):
-            kill = life.untold.pop(0)
+            kill = life.untold.take()
             told.append(kill)
             self._tell_kill(life, kill)
         if life.untold and (last or life.kill_pace.may(now)):
-            many, life.untold = life.untold, []
+            many = life.untold.take_all()
             told += many
             message, details = alarm_events.kills(many)
             life.container.tell("container.oom_killed", message=message, details=details)
@@ -367,7 +368,7 @@ class Alarms:
     def _remember(self, life: _Life, told: list[Kill]) -> None:
         """For the next lxcd: what was told."""
         container = life.container
-        sequences = [kill.victim.sequence for kill in told if kill.victim is not None]
+        sequences = [kill.sequence for kill in told]
         container.record = container.record.but(
             oom_kills=container.record.oom_kills + sum(one.count for one in told if one.counted),
             oom_sequence=max([container.record.oom_sequence, *sequences]),

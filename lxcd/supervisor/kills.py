@@ -9,7 +9,7 @@ except where the count is not for him: in a cgroup of version 1 below the contai
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,48 @@ class Kill:
     count: int = 1
     missed: bool = False  # it happened while lxcd was away
     counted: bool = True  # the container's own count has it
+    up_to: int = 0  # the last line of the kernel's log about it, where nobody is named
+
+    @property
+    def sequence(self) -> int:
+        """The last line of the kernel's log that is told with it; 0 if there is none."""
+        return self.up_to if self.victim is None else self.victim.sequence
+
+
+@dataclass(slots=True)
+class Untold:
+    """Kills that wait until they may be told: the first by name, of more only how many, as they may
+    wait for minutes, and a container can have thousands killed in a second.
+    """
+
+    _kills: deque[Kill] = field(default_factory=deque[Kill])
+    _more: dict[tuple[bool, bool], Kill] = field(default_factory=dict[tuple[bool, bool], Kill])
+
+    def add(self, kill: Kill) -> None:
+        """One more. Behind a number of them comes nobody by name: lines of the log are told in
+        their order, or the next lxcd would take for told what is not.
+        """
+        if not self._more and len(self._kills) < _WAITING:
+            self._kills.append(kill)
+            return
+        kind = kill.counted, kill.missed
+        sum_ = self._more.get(kind) or replace(kill, victim=None, count=0)
+        up_to = max(sum_.up_to, kill.sequence)
+        self._more[kind] = replace(sum_, count=sum_.count + kill.count, up_to=up_to)
+
+    def take(self) -> Kill:
+        """The first of them. The caller knows that there is one."""
+        if self._kills:
+            return self._kills.popleft()
+        return self._more.pop(next(iter(self._more)))
+
+    def take_all(self) -> list[Kill]:
+        """All of them."""
+        return [self.take() for _ in range(len(self))]
+
+    def __len__(self) -> int:
+        """How many are to be told, a number of them being one."""
+        return len(self._kills) + len(self._more)
 
 
 @dataclass(slots=True)

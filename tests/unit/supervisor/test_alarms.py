@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcd.cgroup.kmsg import Victim
 from lxcd.config.model import Line
 from lxcd.supervisor import alarm_events, edits
-from lxcd.supervisor.kills import NAME_SECONDS, Kill, Kills
+from lxcd.supervisor import kills as kills_module
+from lxcd.supervisor.kills import NAME_SECONDS, Kill, Kills, Untold
 from lxcd.supervisor.pace import FIRST_SECONDS, LONGEST_SECONDS, Pace
 
 STEADY = settings(deadline=None, derandomize=True, database=None)
@@ -110,6 +114,68 @@ def test_everybody_is_named(steps: list[tuple[int, int, int, int]]) -> None:
         told += kills.settle(count, float(now), read=read)
     told += kills.settle(counted, 1e6, read=named)
     assert [kill.victim and kill.victim.sequence for kill in told] == list(range(1, counted + 1))
+
+
+def test_what_waits_to_be_told_is_bounded() -> None:
+    untold = Untold()
+    for number in range(1, 100_001):
+        untold.add(Kill(victim(number), counted=number % 2 == 0, missed=number <= 2000))
+    untold.add(Kill(None, 7))
+    assert len(untold) <= 1004
+    first = untold.take()
+    assert first.victim == victim(1)
+    # There is room again, but whoever is named now comes after those of whom only a number is left.
+    untold.add(Kill(victim(200_001)))
+    rest = untold.take_all()
+    assert len(untold) == 0
+    assert [kill.sequence for kill in rest[:999]] == list(range(2, 1001))
+    many = {(kill.counted, kill.missed): (kill.count, kill.sequence) for kill in rest[999:]}
+    assert many == {
+        (True, True): (500, 2000),
+        (False, True): (500, 1999),
+        (True, False): (49_000 + 7 + 1, 200_001),
+        (False, False): (49_000, 99_999),
+    }
+    untold.add(Kill(victim(200_002)))
+    assert untold.take_all() == [Kill(victim(200_002))]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Kill,
+            st.builds(victim, st.integers(1, 50)) | st.none(),
+            st.integers(1, 3),
+            missed=st.booleans(),
+            counted=st.booleans(),
+        )
+        | st.none(),
+        max_size=50,
+    ),
+    st.integers(1, 8),
+)
+@STEADY
+def test_as_many_are_told_as_wait(steps: list[Kill | None], room: int) -> None:
+    """None: one is told. However many are named, numbers and the last line are the same."""
+    untold, told, given_ = Untold(), list[Kill](), list[Kill]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kills_module, "_WAITING", room)
+        for step in steps:
+            if step is not None:
+                untold.add(step)
+                given_.append(step)
+            elif untold:
+                told.append(untold.take())
+            assert len(untold) <= room + 4
+        told += untold.take_all()
+    for counted, missed in itertools.product((True, False), repeat=2):
+        before, after = (
+            [kill for kill in kills if (kill.counted, kill.missed) == (counted, missed)]
+            for kills in (given_, told)
+        )
+        assert sum(kill.count for kill in after) == sum(kill.count for kill in before)
+        lines_ = [max((kill.sequence for kill in kills), default=0) for kills in (before, after)]
+        assert lines_[0] == lines_[1]
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 30), max_size=200))
