@@ -299,6 +299,8 @@ class Container(Changes):
             self._not_started(before, error)
             raise
         self.failure = None
+        # Whoever started it in the pause of a reboot has ended that.
+        self.rebooting = False
         self.record = started.record
         self.child = started.child
         self.set_state(State.RUNNING)
@@ -324,8 +326,10 @@ class Container(Changes):
         metadata = error.metadata if isinstance(error, errors.LxcdError) else {}
         self.set_state(State.ABORTING, reason)
         self.tell("container.start_failed", message=reason, details=metadata)
-        # The number was used: output and events of the attempt carry it.
-        self.record = before.but(generation=self.record.generation, phase=STOPPED, intent=None)
+        # The number was used: output and events of the attempt carry it. One in the pause of a
+        # reboot leaves that to go on.
+        intent = before.intent if self.rebooting else None
+        self.record = before.but(generation=self.record.generation, phase=STOPPED, intent=intent)
         self.write_record()
         self.set_state(State.STOPPED, reason)
 
@@ -386,10 +390,12 @@ class Container(Changes):
             self._house.begin(ending.finish(self._house, self, child))
 
     async def delete(self) -> str:
-        """Delete what is its own. The caller holds the lock, and it is STOPPED.
+        """Delete what is its own. The caller holds the lock. Raises FailedPrecondition unless it is
+        STOPPED.
 
         Returns a root file system that was left alone.
         """
+        self.require_stopped()
         kept = self.kept_paths()
         directory = self.directory if self.defined else ""
         transient = self.record.transient_dir

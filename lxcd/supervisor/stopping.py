@@ -39,7 +39,7 @@ async def stop(container: Container, patience: float | None, *, no_kill: bool) -
     Raises DeadlineExceeded with `no_kill`, or when not even SIGKILL ends it; it goes on then.
     """
     await container.settled()
-    if container.rebooting:
+    if container.rebooting and container.state is State.STOPPED:
         container.rebooting = False
         container.intend_nothing()
         return Stopped("stopped between two lives", killed=False, exit=container.record.exit)
