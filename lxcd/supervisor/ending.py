@@ -19,6 +19,7 @@ from lxcd.supervisor.stop import signal_name
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.definition import Definition
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
@@ -134,26 +135,51 @@ async def _start_again(container: Container) -> None:
             return
         container.rebooting = False
         try:
-            request = container.record.request
-            if container.defined:
-                definition = container.definition()
-                if request.defines:
-                    definition = read_text(
-                        definition.text, definition.origin, request.defines, definition.settings
-                    )
-            else:
-                definition = container.definition()
-            await container.start(definition, request, transient_dir=container.record.transient_dir)
+            request, transient = container.record.request, container.record.transient_dir
+            await container.start(_next_definition(container), request, transient_dir=transient)
         except errors.LxcdError as error:
             _log.error("%s did not come up again: %s", container.name, error)
-            container.intend_nothing()
+            await stay_stopped(container)
+
+
+async def stay_stopped(container: Container) -> None:
+    """There is no next life after all: then it goes, if it was to go with its last. The caller
+    holds the lock.
+    """
+    container.rebooting = False
+    if _goes_with_its_end(container):
+        container.intend(Deed.VANISH)
+        await _delete(container)
+    else:
+        container.intend_nothing()
+
+
+def _next_definition(container: Container) -> Definition:
+    """What its next life is started with. Raises an LxcdError."""
+    definition, defines = container.definition(), container.record.request.defines
+    if container.defined and defines:
+        return read_text(definition.text, definition.origin, defines, definition.settings)
+    return definition
+
+
+def _goes_with_its_end(container: Container) -> bool:
+    if container.record.request.ephemeral or not container.defined:
+        return True
+    try:
+        return _next_definition(container).config.ephemeral
+    except errors.LxcdError:
+        return False
 
 
 async def _vanish(container: Container) -> None:
     async with container.lock:
         if container.state is State.STOPPED and not container.deleted:
-            try:
-                await container.delete()
-            except errors.LxcdError as error:
-                _log.error("%s could not be deleted: %s", container.name, error)
-                container.state_reason = error.text
+            await _delete(container)
+
+
+async def _delete(container: Container) -> None:
+    try:
+        await container.delete()
+    except errors.LxcdError as error:
+        _log.error("%s could not be deleted: %s", container.name, error)
+        container.state_reason = error.text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors, log
 from lxcd.cgroup import freezer, killing
+from lxcd.supervisor import ending
 from lxcd.supervisor.state import Exit, State
 from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
 
@@ -40,8 +41,7 @@ async def stop(container: Container, patience: float | None, *, no_kill: bool) -
     """
     await container.settled()
     if container.rebooting and container.state is State.STOPPED:
-        container.rebooting = False
-        container.intend_nothing()
+        await ending.stay_stopped(container)
         return Stopped("stopped between two lives", killed=False, exit=container.record.exit)
     child = container.require_running()
     log.container.set(container.name)
