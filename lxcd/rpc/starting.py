@@ -49,6 +49,7 @@ class Starting:
             return await self._undefined(request, wanted, given)
         actor = self._registry.get(request.lxcpath, request.name)
         async with actor.lock:
+            actor.require_existing()
             definition = actor.definition()
             if request.config_text:
                 definition = await _in_place_of(definition, request, defines, actor)
@@ -60,7 +61,9 @@ class Starting:
                 actor.require_stopped()
                 actor.compile(definition, wanted)
                 return pb.StartContainerResponse()
-            started = await actor.start(definition, wanted, given=given)
+            # What is not defined keeps what its root file system is in.
+            transient = actor.record.transient_dir
+            started = await actor.start(definition, wanted, transient_dir=transient, given=given)
         return convert.started(definition, started)
 
     def _makes(self, request: pb.StartContainerRequest) -> bool:
@@ -85,18 +88,22 @@ class Starting:
             request.image,
             validate_only=request.validate_only,
         )
-        try:
-            async with actor.lock:
+        # It is taken back before anybody else has the lock: there is nothing left to start then.
+        async with actor.lock:
+            started = None
+            try:
                 if request.validate_only:
                     actor.compile(definition, wanted)
-                    await self._registry.discard(actor, transient)
-                    return pb.StartContainerResponse()
-                started = await actor.start(
-                    definition, wanted, transient_dir=transient, given=given
-                )
-        except BaseException:
-            await self._registry.discard(actor, transient)
-            raise
+                else:
+                    started = await actor.start(
+                        definition, wanted, transient_dir=transient, given=given
+                    )
+            except BaseException:
+                await self._registry.discard(actor, transient)
+                raise
+            if started is None:
+                await self._registry.discard(actor, transient)
+                return pb.StartContainerResponse()
         return convert.started(definition, started)
 
 

@@ -199,6 +199,18 @@ class Container(Changes):
                 state=self.state.value,
             )
 
+    def require_existing(self) -> None:
+        """Raise NotFound if it was deleted: behind its lock there may be nothing left, or another
+        container of that name.
+        """
+        if self.deleted:
+            raise errors.NotFound(
+                f"no container {self.name}",
+                "CONTAINER_NOT_FOUND",
+                container=self.name,
+                lxcpath=self.lxcpath,
+            )
+
     def require_frozen(self) -> None:
         """Raise FailedPrecondition if it is not frozen."""
         self.require_running()
@@ -259,9 +271,11 @@ class Container(Changes):
     ) -> start.Started:
         """Start it. The caller holds the lock, and keeps the descriptors that it gives.
 
-        Raises StartFailed; the container is STOPPED then, and the reason stays to be seen.
+        Raises StartFailed; the container is STOPPED then, and the reason stays to be seen. Raises
+        NotFound if it was deleted before the caller had the lock.
         """
         await self.settled()
+        self.require_existing()
         self.require_stopped()
         log.container.set(self.name)
         compiled = self.compile(definition, request, given)

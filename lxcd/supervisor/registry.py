@@ -266,7 +266,7 @@ class Registry:
         return os.path.join(paths.transient, own + removal.ending("", paths.runtime_dir))
 
     async def discard(self, actor: Container, transient: str) -> None:
-        """Take back an undefined container that did not start."""
+        """Take back an undefined container that did not start. The caller holds its lock."""
         begun = actor.record.generation > 0
         if begun:
             actor.intend(Deed.DELETE)
@@ -284,6 +284,7 @@ class Registry:
         lock.
         """
         names.require_name(new_name)
+        actor.require_existing()
         if actor.state is not State.STOPPED or not actor.defined:
             raise errors.FailedPrecondition(
                 f"container {actor.name} is {actor.state.value}: stop it before it is renamed",

@@ -67,6 +67,7 @@ async def update(
     """Carry it out: the configuration as it is then, and limits of which the kernel has made
     something else. The caller holds the lock. Raises an LxcdError; nothing is changed then.
     """
+    container.require_existing()
     if change.saved and not container.defined:
         raise errors.FailedPrecondition(
             f"container {container.name} has no configuration file", "CONTAINER_NOT_DEFINED"
