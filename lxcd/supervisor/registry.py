@@ -70,8 +70,9 @@ class Registry:
                 )
             self._actors[lxcpath, name] = actor
         elif actor.vanished():
-            # Its directory was removed by hand.
-            del self._actors[lxcpath, name]
+            # Its directory was removed by hand: that is a delete like any other.
+            actor.forget_output()
+            actor.forget()
             raise errors.NotFound(f"no container {name}", "CONTAINER_NOT_FOUND", container=name)
         return actor
 
