@@ -26,7 +26,7 @@ from lxcd.rpc.replay import Replays
 from lxcd.rpc.server import Server, refuse_served
 from lxcd.rpc.side import Side
 from lxcd.rpc.stats import Stats
-from lxcd.supervisor import execs, host, launch, service
+from lxcd.supervisor import execs, host, launch, service, shutdown
 from lxcd.supervisor.addresses import Addresses
 from lxcd.supervisor.alarms import Alarms
 from lxcd.supervisor.errands import Errands
@@ -39,7 +39,6 @@ from lxcd.supervisor.pool import Pool
 from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
 from lxcd.supervisor.registry import Registry
-from lxcd.supervisor.shutdown import stop_all
 from lxcd.supervisor.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -103,11 +102,9 @@ async def _serve(
 
         async def drain(leaving: bool) -> tuple[list[str], list[str]]:  # noqa: FBT001
             await server.not_serving()
-            result = await stop_all(registry, settings.shutdown_timeout_seconds)
-            await networks.shut_down()
+            seconds = settings.shutdown_timeout_seconds
+            result = await shutdown.drain(house, registry, seconds, leaving=leaving)
             if leaving:
-                await pool.close()
-                keeper.leave()
                 # Behind the reply.
                 loop.call_later(0.1, leave.set)
             return result

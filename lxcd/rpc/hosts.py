@@ -81,7 +81,7 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
         """See host.proto."""
         del context
         if request.validate_only:
-            return pb.DrainResponse(stopped=[actor.name for actor in self._registry.running()])
+            return pb.DrainResponse(stopped=[one.name for one in self._registry.unstopped()])
 
         async def work() -> pb.DrainResponse:
             stopped, killed = await self._drain(request.leave)

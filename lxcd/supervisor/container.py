@@ -272,11 +272,14 @@ class Container(Changes):
         """Start it. The caller holds the lock, and keeps the descriptors that it gives.
 
         Raises StartFailed; the container is STOPPED then, and the reason stays to be seen. Raises
-        NotFound if it was deleted before the caller had the lock.
+        NotFound if it was deleted before the caller had the lock, Unavailable while all are
+        stopped.
         """
         await self.settled()
         self.require_existing()
         self.require_stopped()
+        if self._house.drains:
+            raise errors.Unavailable("lxcd is stopping all containers", "DRAINING")
         log.container.set(self.name)
         compiled = self.compile(definition, request, given)
         devices = nics.wanted(definition.config, self.lxcpath, self.name)

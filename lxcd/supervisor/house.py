@@ -40,6 +40,7 @@ class House:
     host: plan.Host
     tasks: asyncio.TaskGroup
     errands: Errands
+    drains: int = 0  # under way, or with which lxcd leaves: nothing is started
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
     networks: Networks = field(init=False)  # set at once: they work with the house

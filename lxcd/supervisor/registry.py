@@ -99,6 +99,14 @@ class Registry:
         """All that have an init, of every lxcpath."""
         return [actor for actor in self._actors.values() if actor.state.alive]
 
+    def unstopped(self) -> list[Container]:
+        """All that run, are about to, or will again without being asked, of every lxcpath."""
+        return [
+            actor
+            for actor in self._actors.values()
+            if actor.state is not State.STOPPED or actor.rebooting
+        ]
+
     def get_or_ended(self, lxcpath: str, name: str) -> Container:
         """The same, or one that was deleted with its end a moment ago: its output and exit can be
         read for a while by those who had no time to.

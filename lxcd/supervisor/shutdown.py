@@ -11,16 +11,36 @@ from lxcd.supervisor.state import State
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
+    from lxcd.supervisor.house import House
     from lxcd.supervisor.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 
-async def stop_all(registry: Registry, patience: float) -> tuple[list[str], list[str]]:
-    """Stop all that run, those of one `lxc.start.order` at once, higher orders first.
+async def drain(
+    house: House, registry: Registry, patience: float, *, leaving: bool
+) -> tuple[list[str], list[str]]:
+    """Stop all containers, then the networks; `leaving`: the keeper goes, and lxcd is about to.
+    Nothing is started meanwhile: it would be lost, or hold up the end for ever.
 
     Returns the names of those that were stopped, and of those among them that had to be killed.
     """
+    house.drains += 1
+    try:
+        result = await _stop_all(registry, patience)
+        await house.networks.shut_down()
+        if leaving:
+            await house.pool.close()
+            house.keeper.leave()
+            # For good.
+            house.drains += 1
+    finally:
+        house.drains -= 1
+    return result
+
+
+async def _stop_all(registry: Registry, patience: float) -> tuple[list[str], list[str]]:
+    """Those of one `lxc.start.order` at once, higher orders first."""
     stopped: list[str] = []
     killed: list[str] = []
 
@@ -28,7 +48,7 @@ async def stop_all(registry: Registry, patience: float) -> tuple[list[str], list
         try:
             async with container.lock:
                 await container.settled()
-                if container.state is State.STOPPED:
+                if container.state is State.STOPPED and not container.rebooting:
                     return
                 result = await container.stop(patience or None)
         except errors.LxcdError as error:
@@ -39,7 +59,7 @@ async def stop_all(registry: Registry, patience: float) -> tuple[list[str], list
             killed.append(container.name)
 
     tiers: dict[int, list[Container]] = {}
-    for container in registry.running():
+    for container in registry.unstopped():
         order = container.running.config.start_order if container.running is not None else 0
         tiers.setdefault(order, []).append(container)
     for order in sorted(tiers, reverse=True):

@@ -25,12 +25,14 @@ from tests.system.calls import (
     everything,
     get,
     idle,
+    refused,
     seconds,
     state,
     tree,
 )
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
+from tests.system.wires import nic, script
 
 ENDINGS: dict[str, Callable[[Host], Any]] = {"kill": Host.kill_daemon, "term": Host.stop_daemon}
 either_ending = pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS.keys())
@@ -428,6 +430,33 @@ def test_a_drain_that_stays_leaves_a_daemon_that_works(host: Host, busybox_root:
         assert list(reply.stopped) == ["app"]
         made.start(*IDLE)
         assert made.sh("echo on") == "on"
+
+
+def test_a_drain_waits_for_what_is_being_started_and_lets_nothing_else(
+    host: Host, busybox_root: Path
+) -> None:
+    go, noted = host.root / "go", host.root / "noted"
+    os.mkfifo(go)
+    program = script(host, "waits", f": > {noted}; read line < {go}")
+    slow = application(host, busybox_root, "slow") + nic(f"script.up = {program}")
+    with (
+        defined(host, slow, "slow") as coming,
+        defined(host, application(host, busybox_root, "other"), "other") as other,
+        idle(host, busybox_root, "up") as up,
+    ):
+        request = container_pb2.StartContainerRequest(name="slow", command=IDLE)
+        start = coming.api.container.StartContainer.future(request, timeout=DEADLINE)
+        until(noted.exists, "it is being started")
+        drain = up.api.host.Drain.future(host_pb2.DrainRequest(), timeout=DEADLINE * 2)
+        up.wait(types_pb2.STATE_STOPPED)
+        error = refused(lambda: other.start(*IDLE))
+        assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING")
+        go.write_bytes(b"\n")
+        start.result()
+        assert list(drain.result().stopped) == ["slow", "up"]
+        assert [state(one.info()) for one in (coming, other, up)] == ["STOPPED"] * 3
+        other.start(*IDLE)
+        assert other.sh("echo on") == "on"
 
 
 # Two of them

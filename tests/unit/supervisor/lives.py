@@ -35,6 +35,10 @@ _SECONDS = 10.0  # for what comes at once, or never
 CONFIG = "lxc.rootfs.path = /srv/root\n"
 
 
+async def _nothing() -> None:
+    pass
+
+
 async def _no_conclusion(_: Container) -> bool:
     return False
 
@@ -57,8 +61,11 @@ class Lives:
         nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
         self.house = House(
             paths=self.paths,
-            keeper=cast("Any", SimpleNamespace(forget=self.forgotten.append, acknowledge=nothing)),
-            pool=cast("Any", None),
+            keeper=cast(
+                "Any",
+                SimpleNamespace(forget=self.forgotten.append, acknowledge=nothing, leave=nothing),
+            ),
+            pool=cast("Any", SimpleNamespace(close=_nothing)),
             faults=cast("Any", None),
             records=self.records,
             events=self.events,
@@ -73,6 +80,7 @@ class Lives:
         self.house.alarms = cast(
             "Any", SimpleNamespace(begin=nothing, conclude=_no_conclusion, sequence=0)
         )
+        self.house.networks = cast("Any", SimpleNamespace(shut_down=_nothing))
         self.registry = Registry(self.house)
         patch.setattr(container_module.Container, "compile", nothing)
         patch.setattr(nics, "wanted", lambda *_: ())
