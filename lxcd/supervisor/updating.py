@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lxcd import errors
+from lxcd.cgroup import devices
 from lxcd.config import limits as sugar
 from lxcd.config import loader, reader, writer
 from lxcd.config.daemon import load_container_settings
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from lxcd.config.model import Problem
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.house import House
-    from lxcd.supervisor.records import Texts
+    from lxcd.supervisor.limiting import Limits
+    from lxcd.supervisor.records import Record, Texts
 
 _SUGAR = "limits."
 _LIVE = (_SUGAR, "lxc.cgroup.", "lxc.cgroup2.")
@@ -208,19 +210,31 @@ def _change_running(
     keys: Collection[str],
 ) -> tuple[Problem, ...]:
     """Raises an LxcdError."""
-    if container.running is None:
+    was = container.running
+    if was is None:
         raise errors.Internal("a change of what does not run")
     record = container.record
     found = limiting.change(
         house.trees,
         container.payload,
-        container.running.limits,
+        was.limits,
         becomes.limits,
         asked=keys,
         added=[node.rule for node in record.device_nodes],
     )
     container.running = becomes
-    rules = limiting.rules_kept(becomes.limits)
+    rules = _rules_kept(record, was.limits, becomes.limits)
     container.record = record.but(device_rules=rules, running=texts)
     container.write_record()
     return tuple(found)
+
+
+def _rules_kept(record: Record, was: Limits, becomes: Limits) -> tuple[str, ...] | None:
+    """Its rules about devices, for the record. Beside nodes that it was given they are written out:
+    what is in force says no more which rights are of those, and they could not be taken back.
+    """
+    if was.policy == becomes.policy:
+        return record.device_rules
+    if record.device_nodes:
+        return devices.lines(becomes.policy)
+    return limiting.rules_kept(becomes)

@@ -144,6 +144,18 @@ def test_it_survives_lxcd(running: Box) -> None:
     running.fails(f"ls {BLOCK}")
 
 
+def test_a_change_of_what_runs_leaves_the_right_to_be_taken_back(running: Box) -> None:
+    host, before = running.host, in_force(running)
+    for key, value in (("limits.pids", "100"), ("lxc.cgroup2.devices.allow", "c 1:3 rwm")):
+        add(running, BLOCK)
+        host.ctl("config", "set", "--live-only", running.name, key, value)
+        running.sh(READ.format(BLOCK))
+        host.ctl("config", "unset", "--live-only", running.name, key)
+        running.sh(READ.format(BLOCK))
+        remove(running, BLOCK)
+        assert in_force(running) == before
+
+
 def test_it_ends_with_the_container(running: Box) -> None:
     # Also outside of /dev, where a file for it stays in the root file system.
     for path in (BLOCK, "/srv/disk"):
