@@ -31,8 +31,8 @@ async def attach(
     device; nothing is left then.
     """
     init = _require_own_network(container)
-    before, pid = container.record, init.pid
-    number = max((one.number for one in before.nics), default=-1) + 1
+    pid = init.pid
+    number = max((one.number for one in container.record.nics), default=-1) + 1
     text = _lines(number, settings)
     definition = read_text(text.encode(errors="surrogateescape"), "attach", ())
     config = definition.config
@@ -54,8 +54,12 @@ async def attach(
     new = making.foresee()
     if validate_only:
         return new[0]
-    container.record = before.but(nics=(*before.nics, *new))
-    write(house.records, container.record)
+    # While it was looked at, it may have ended, and others have changed the record.
+    container.require_running()
+    before = container.record
+    record = before.but(nics=(*before.nics, *new))
+    write(house.records, record)
+    container.record = record
     try:
         with Fd(namespace.open_of(pid)) as inside:
             await making.make(container.record.but(nics=new), init, inside.fileno())

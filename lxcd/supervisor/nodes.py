@@ -55,10 +55,9 @@ async def add(
     """
     inside = _inside(inside or path)
     bits = _access(access)
-    init = entering.require_enterable(container)
+    entering.require_enterable(container)
     made, node = await asyncio.to_thread(_look, path, inside, bits)
-    before = container.record
-    known = next((one for one in before.device_nodes if one.path == inside), None)
+    known = next((one for one in container.record.device_nodes if one.path == inside), None)
     if known is not None and known.there:
         raise _exists(container, inside)
     if validate_only:
@@ -66,15 +65,16 @@ async def add(
     if known is not None:
         # An earlier lxcd had no time to finish it.
         await _take(house, container, known)
-        before = container.record
     base = await asyncio.to_thread(_base, container)
-    container.record = before.but(
-        device_rules=devices.lines(base), device_nodes=(*before.device_nodes, node)
-    )
-    write(house.records, container.record)
+    # Meanwhile it may have ended, and others have changed the record.
+    init = entering.require_enterable(container)
+    before = container.record.device_nodes
+    record = container.record.but(device_rules=devices.lines(base), device_nodes=(*before, node))
+    write(house.records, record)
+    container.record = record
     allowed = False
     try:
-        await _change(container, base, before.device_nodes, (*before.device_nodes, node))
+        await _change(container, base, before, (*before, node))
         allowed = True
         uid, gid = _root_of(init.pid)
         steps = (replace(made, uid=uid, gid=gid), *_join(container), BindNode(**_at(inside)))

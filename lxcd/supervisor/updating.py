@@ -7,8 +7,9 @@ the file is not either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
 from lxcd.cgroup import devices
@@ -25,7 +26,7 @@ from lxcd.supervisor.definition import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Coroutine
 
     from lxcd.config.model import Problem
     from lxcd.supervisor.container import Container
@@ -37,6 +38,8 @@ _SUGAR = "limits."
 _LIVE = (_SUGAR, "lxc.cgroup.", "lxc.cgroup2.")
 _NOT_LIVE = ("lxc.cgroup.dir", "lxc.cgroup.relative")  # begin like limits, and are places
 _SETTINGS_LIMIT_BYTES = 1 << 20
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,24 @@ class _Texts:
     settings: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What runs is to be, and its texts for the record."""
+
+    definition: Definition
+    texts: Texts | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a change comes to."""
+
+    old: _Texts
+    texts: _Texts
+    after: Definition
+    live: _Live | None
+
+
 async def update(
     house: House, container: Container, change: Change, *, validate_only: bool
 ) -> tuple[Definition, tuple[Problem, ...]]:
@@ -79,14 +100,28 @@ async def update(
         raise errors.Aborted(
             f"the configuration of {container.name} was changed meanwhile", "ETAG_MISMATCH"
         )
+    running = None
     if change.live:
         _require_live(container, change)
-    done = await asyncio.to_thread(
-        _update, house, container, change, before, validate_only=validate_only
-    )
+        running = container.running
+    wanted = await asyncio.to_thread(_work_out, container, change, before, running)
+    problems: tuple[Problem, ...] = ()
     if not validate_only:
-        container.tell_update(before, done[0], change.scope)
-    return done
+        problems = await _to_the_end(_carry_out(house, container, change, wanted))
+        container.tell_update(before, wanted.after, change.scope)
+    return wanted.after, problems
+
+
+async def _to_the_end(work: Coroutine[Any, Any, Found]) -> Found:
+    """A thread does not stop where it is when lxcd ends, and the next one has to know what it did:
+    have that written down before the end is heeded.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _require_live(container: Container, change: Change) -> None:
@@ -102,38 +137,53 @@ def _require_live(container: Container, change: Change) -> None:
     container.require_running()
 
 
-def _update(
-    house: House, container: Container, change: Change, before: Definition, *, validate_only: bool
-) -> tuple[Definition, tuple[Problem, ...]]:
-    beside = ConfigFile(container.directory, SETTINGS_NAME)
-    old = _Texts(before.text, _settings_text(beside.path))
+def _work_out(
+    container: Container, change: Change, before: Definition, running: Definition | None
+) -> _Wanted:
+    """Raises an LxcdError."""
+    old = _Texts(before.text, _settings_text(_beside(container).path))
     texts = _edited(old, change)
     after = _read(texts, before.origin)
     _require_no_worse(before, after)
-    running = container.running if change.live else None
-    keys = {key for key, _ in change.changes}
-    live: Definition | None = None
-    begun = container.record.running
-    defines: tuple[tuple[str, str], ...] = ()
+    live = None
     if running is not None:
-        live, defines = _live_of(container, running, change)
-        _require_no_worse(running, live)
-    if validate_only:
-        return after, ()
+        live = _live_of(container.record, running, change)
+        _require_no_worse(running, live.definition)
+    return _Wanted(old, texts, after, live)
+
+
+async def _carry_out(
+    house: House, container: Container, change: Change, wanted: _Wanted
+) -> tuple[Problem, ...]:
+    """Raises an LxcdError; nothing is changed then."""
+    keys = {key for key, _ in change.changes}
     problems: tuple[Problem, ...] = ()
-    if live is not None and running is not None:
-        problems = _change_running(house, container, live, texts_of(live, defines), keys)
+    running, begun = container.running, container.record.running
+    if wanted.live is not None:
+        problems = await _change_running(house, container, wanted.live, keys)
     if change.saved:
         try:
-            if texts.settings != old.settings:
-                beside.write(texts.settings.encode(), like=container.file.path)
-            if texts.config != old.config:
-                container.file.write(texts.config)
+            await asyncio.to_thread(_save, container, wanted)
         except errors.LxcdError:
-            if live is not None and running is not None:
-                _change_running(house, container, running, begun, keys)
+            if wanted.live is not None and running is not None:
+                # If it has ended meanwhile, there is nothing to be given back.
+                with contextlib.suppress(errors.LxcdError):
+                    await _change_running(house, container, _Live(running, begun), keys)
             raise
-    return after, problems
+    return problems
+
+
+def _save(container: Container, wanted: _Wanted) -> None:
+    """Raises an LxcdError."""
+    old, texts = wanted.old, wanted.texts
+    if texts.settings != old.settings:
+        _beside(container).write(texts.settings.encode(), like=container.file.path)
+    if texts.config != old.config:
+        container.file.write(texts.config)
+
+
+def _beside(container: Container) -> ConfigFile:
+    return ConfigFile(container.directory, SETTINGS_NAME)
 
 
 def _settings_text(path: str) -> str:
@@ -189,43 +239,44 @@ def _require_no_worse(before: Definition, after: Definition) -> None:
         )
 
 
-def _live_of(
-    container: Container, running: Definition, change: Change
-) -> tuple[Definition, tuple[tuple[str, str], ...]]:
+def _live_of(record: Record, running: Definition, change: Change) -> _Live:
     """What runs, changed. What its start was told beside the file counts on, but for these keys."""
     keys = {key for key, _ in change.changes}
-    begun = container.record.running
-    told = begun.defines if begun is not None else container.record.request.defines
+    told = record.running.defines if record.running is not None else record.request.defines
     defines = tuple(one for one in told if one[0] not in keys)
     settings = running.settings.text.decode(errors="replace")
     texts = _edited(_Texts(running.text, settings), change)
-    return _read(texts, running.origin, defines), defines
+    definition = _read(texts, running.origin, defines)
+    return _Live(definition, texts_of(definition, defines))
 
 
-def _change_running(
-    house: House,
-    container: Container,
-    becomes: Definition,
-    texts: Texts | None,
-    keys: Collection[str],
+async def _change_running(
+    house: House, container: Container, becomes: _Live, keys: Collection[str]
 ) -> tuple[Problem, ...]:
     """Raises an LxcdError."""
+    child, generation = container.require_running(), container.record.generation
     was = container.running
     if was is None:
         raise errors.Internal("a change of what does not run")
-    record = container.record
-    found = limiting.change(
+    found = await asyncio.to_thread(
+        limiting.change,
         house.trees,
         container.payload,
         was.limits,
-        becomes.limits,
+        becomes.definition.limits,
         asked=keys,
-        added=[node.rule for node in record.device_nodes],
+        added=[node.rule for node in container.record.device_nodes],
     )
-    container.running = becomes
-    rules = _rules_kept(record, was.limits, becomes.limits)
-    container.record = record.but(device_rules=rules, running=texts)
-    container.write_record()
+    # Its end, which is handled beside this, has forgotten what it ran with; and others have
+    # changed the record meanwhile.
+    same = container.child is child and container.record.generation == generation
+    if same and child.exited is None:
+        container.running = becomes.definition
+        container.record = container.record.but(
+            device_rules=_rules_kept(container.record, was.limits, becomes.definition.limits),
+            running=becomes.texts,
+        )
+        container.write_record()
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,25 @@ if TYPE_CHECKING:
 EXITED, REBOOT = 0, 1  # wait statuses of an init in a pid namespace of its own
 _SECONDS = 10.0  # for what comes at once, or never
 CONFIG = "lxc.rootfs.path = /srv/root\n"
+
+
+class Work:
+    """What a thread does: it begins, and is not done before the test says so."""
+
+    def __init__(self, answer: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._answer = answer
+        self._go = threading.Event()
+        self.begun = asyncio.Event()
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self._go.wait(_SECONDS)
+        return self._answer
+
+    def done(self) -> None:
+        """Let it be."""
+        self._go.set()
 
 
 async def _nothing() -> None:
