@@ -75,7 +75,8 @@ def mount_root(wanted: MountImage) -> int:
         ImageError: if what is in it is no root file system, or somebody has it.
         OSError: of the system call that failed.
     """
-    if wanted.directory is not None:
+    # A directory has no partitions: who names one means an image.
+    if wanted.directory is not None and wanted.partition is None:
         try:
             return wanted.directory.open()
         except OSError as error:

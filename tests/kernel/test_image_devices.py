@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcd.container.resources import MountImage
+from lxcd.container.resources import MountImage, TakeDirectory
 from lxcd.kernel import mount
 from lxcd.kernel.fd import Fd
 from lxcd.storage import blocks, image
@@ -273,3 +273,21 @@ def test_a_device_that_cannot_be_written_to_wants_ro(tmp_path: Path) -> None:
             root_of(device)
         with root_of(device, read_only=True) as root:
             assert listed(root) == {"inside"}
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+def test_a_directory_has_no_partitions(tmp_path: Path, partition: int) -> None:
+    def wanted(number: int | None) -> MountImage:
+        directory = TakeDirectory(origin="test:1", step="rootfs", path=str(tmp_path))
+        return MountImage(
+            origin="test:1",
+            step="rootfs",
+            path=str(tmp_path),
+            container="c",
+            partition=number,
+            directory=directory,
+        )
+
+    Fd(image.mount_root(wanted(None))).close()
+    with pytest.raises(ImageError, match="is a directory, not a disk image"):
+        image.mount_root(wanted(partition))
