@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 
 from lxcd.kernel import libc, mount
+
+_BLKSSZGET = 0x1268  # linux/fs.h
 
 
 def open_node(name: str, kind: int, number: int, flags: int) -> int:
@@ -45,3 +49,14 @@ def path_of(path: str, opened: int) -> str:
     except OSError:
         pass
     return f"/proc/self/fd/{opened}"
+
+
+def sector_bytes(device: int) -> int:
+    """BLKSSZGET: the least that a block device reads and writes, which its partition table counts
+    in.
+    """
+    try:
+        data = fcntl.ioctl(device, _BLKSSZGET, struct.pack("i", 0))
+    except OSError as error:
+        raise libc.oserror(error.errno or 0, "ioctl BLKSSZGET") from None
+    return int(struct.unpack("i", data)[0])

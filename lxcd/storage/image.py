@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Others may take the device that is free, as often as there are others.
 _TRIES = 1000
+# Of the disk whose copy a file is, which the file does not say.
+_SECTOR = 512
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a fifo",
@@ -48,6 +50,7 @@ class _Image:
     fd: int
     path: str
     size_bytes: int
+    sector_bytes: int
     protected: str  # why it cannot be written to; empty: it can
 
     def read(self, offset: int, length: int) -> bytes:
@@ -87,12 +90,14 @@ def mount_root(wanted: MountImage) -> int:
         file, protected = _opened(place.fileno(), wanted.path, read_only=asked)
         with file:
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
-            image = _Image(file.fileno(), wanted.path, size, protected)
+            device = stat.S_ISBLK(os.fstat(file.fileno()).st_mode)
+            sector = kernel_device.sector_bytes(file.fileno()) if device else _SECTOR
+            image = _Image(file.fileno(), wanted.path, size, sector, protected)
             part = _chosen(image, wanted.partition)
             read_only = asked or part.content.name in filesystems.READ_ONLY
             if protected and not read_only:
                 raise ImageError(f"{wanted.path} {protected}: say ro in lxc.rootfs.options")
-            if stat.S_ISBLK(os.fstat(file.fileno()).st_mode):
+            if device:
                 return _of_device(wanted, image, part, read_only=read_only)
             return _looped(wanted, image, part, read_only=read_only)
 
@@ -143,7 +148,7 @@ def _chosen(image: _Image, wanted: int | None) -> Part:
     table: partitions.Table | None = None
     try:
         if wanted != 0:
-            table = partitions.table_of(image.read, image.size_bytes)
+            table = partitions.table_of(image.read, image.size_bytes, image.sector_bytes)
         found = _contents(image, table.partitions if table is not None else ())
         return choice.choose(whole, table, found, wanted, os.uname().machine)
     except partitions.TableError as error:

@@ -1,8 +1,9 @@
 """Partition tables, from bytes to a list. Pure: what to read is asked of the caller.
 
-    MBR   four entries at byte 446 of the first sector, 0x55AA at its end. One may be an extended
+    MBR   four entries at byte 446 of the first sector, 0x55AA at byte 510. One may be an extended
           partition: a chain of sectors of the same form, each with a logical partition, numbered
-          from 5, and a link to the next
+          from 5, and a link to the next. It counts in the sectors of the disk that it was made
+          for, and does not say how large they are
     GPT   a header in the second sector and one in the last, each with a CRC of itself and of the
           array of entries (UEFI Specification, chapter 5)
 
@@ -74,8 +75,9 @@ class Table:
     partitions: tuple[Partition, ...]
 
 
-def table_of(read: Read, size_bytes: int) -> Table | None:
-    """The table of an image of this size; None where there is none.
+def table_of(read: Read, size_bytes: int, sector_bytes: int) -> Table | None:
+    """The table of an image of this size; None where there is none. `sector_bytes` is what its MBR
+    counts in: a device's own, 512 in a file.
 
     Raises:
         TableError: if it is broken.
@@ -94,7 +96,7 @@ def table_of(read: Read, size_bytes: int) -> Table | None:
     if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
         found, name = _gpt(read, size_bytes, efi), GPT
     else:
-        found, name = tuple(_mbr(read, entries)), MBR
+        found, name = tuple(_mbr(read, entries, sector_bytes)), MBR
     _check(found, size_bytes)
     return Table(name, found)
 
@@ -122,23 +124,23 @@ def _entries(sector: bytes) -> Iterator[tuple[int, int, int, int]]:
         yield status, kind, start, count
 
 
-def _mbr(read: Read, entries: list[tuple[int, int, int, int]]) -> Iterator[Partition]:
+def _mbr(read: Read, entries: list[tuple[int, int, int, int]], unit: int) -> Iterator[Partition]:
     for number, (_, kind, start, count) in enumerate(entries, 1):
         if kind and count and kind not in _EXTENDED:
-            yield _of_mbr(number, start, count, kind)
+            yield _of_mbr(number, start, count, kind, unit)
     logical = _FIRST_LOGICAL
     for _, kind, start, count in entries:
         if kind in _EXTENDED and count:
-            for one in _logical(read, start, count, logical):
+            for one in _logical(read, start, count, logical, unit):
                 yield one
                 logical = one.number + 1
 
 
-def _of_mbr(number: int, start: int, count: int, kind: int) -> Partition:
-    return Partition(number, start * _SECTOR, count * _SECTOR, f"{kind:02x}")
+def _of_mbr(number: int, start: int, count: int, kind: int, unit: int) -> Partition:
+    return Partition(number, start * unit, count * unit, f"{kind:02x}")
 
 
-def _logical(read: Read, begin: int, count: int, number: int) -> Iterator[Partition]:
+def _logical(read: Read, begin: int, count: int, number: int, unit: int) -> Iterator[Partition]:
     """Follow the chain of an extended partition. Links count from its begin, partitions from their
     own link.
     """
@@ -150,7 +152,7 @@ def _logical(read: Read, begin: int, count: int, number: int) -> Iterator[Partit
         if not begin <= here < begin + count:
             text = f"the chain of logical partitions leaves the extended one: sector {here}"
             raise TableError(text)
-        sector = read(here * _SECTOR, _SECTOR)
+        sector = read(here * unit, _SECTOR)
         if sector[-2:] != _SIGNATURE or len(sector) < _SECTOR:
             text = f"sector {here} of the logical partitions lacks the signature 55AA"
             raise TableError(text)
@@ -159,7 +161,7 @@ def _logical(read: Read, begin: int, count: int, number: int) -> Iterator[Partit
             if kind in _EXTENDED and length:
                 further = begin + start
             elif kind and length:
-                yield _of_mbr(number, here + start, length, kind)
+                yield _of_mbr(number, here + start, length, kind, unit)
                 number += 1
         if not further:
             return

@@ -33,13 +33,13 @@ def run(*argv: str | Path) -> str:
 
 
 def ext4(path: Path, label: str, size_bytes: int = COUNT * 512) -> Path:
-    """With a file of that name in it."""
+    """With a file of that name in it, in blocks that a sector of any disk fits into."""
     root = path.with_suffix(".root")
     root.mkdir()
     (root / label).touch()
     with open(path, "xb") as file:
         file.truncate(size_bytes)
-    run("mkfs.ext4", "-q", "-F", "-d", root, path)
+    run("mkfs.ext4", "-q", "-F", "-b", "4096", "-d", root, path)
     return path
 
 
@@ -65,22 +65,32 @@ def is_free(device: str, path: Path) -> bool:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[str]:
     """With an MBR of one partition, of which the kernel does not know: it reads no tables here."""
-    path = tmp_path / "disk.img"
-    data = ext4(tmp_path / "part.img", "inside").read_bytes()
+    with attached(parted(tmp_path, 512)) as device:
+        forget(device)
+        yield device
+
+
+def parted(folder: Path, sector_bytes: int) -> Path:
+    """A file of such a disk. Its table counts in sectors of that size."""
+    path = folder / "disk.img"
+    data = ext4(folder / "part.img", "inside").read_bytes()
+    first, count = (number * 512 // sector_bytes for number in (FIRST, COUNT))
     with open(path, "xb") as file:
         file.truncate(SECTORS * 512)
         file.seek(446)
         file.write(
-            b"\0\0\0\0\x83\0\0\0" + FIRST.to_bytes(4, "little") + COUNT.to_bytes(4, "little")
+            b"\0\0\0\0\x83\0\0\0" + first.to_bytes(4, "little") + count.to_bytes(4, "little")
         )
         file.seek(510)
         file.write(b"\x55\xaa")
         file.seek(FIRST * 512)
         file.write(data)
-    with attached(path) as device:
-        # A kernel that does read them.
-        subprocess.run(("partx", "--delete", device), capture_output=True, check=False)
-        yield device
+    return path
+
+
+def forget(disk: str) -> None:
+    """Take its partitions from a kernel that does read tables."""
+    subprocess.run(("partx", "--delete", disk), capture_output=True, check=False)
 
 
 def told(disk: str, count: int = COUNT) -> blocks.Node:
@@ -291,3 +301,17 @@ def test_a_directory_has_no_partitions(tmp_path: Path, partition: int) -> None:
     Fd(image.mount_root(wanted(None))).close()
     with pytest.raises(ImageError, match="is a directory, not a disk image"):
         image.mount_root(wanted(partition))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_mbr_counts_in_the_sectors_of_its_device(
+    tmp_path: Path,
+    known: bool,  # noqa: FBT001
+) -> None:
+    with attached(parted(tmp_path, 4096), "--sector-size", "4096") as disk:
+        forget(disk)
+        number = told(disk).number if known else 0
+        with root_of(disk) as root:
+            assert listed(root) == {"inside"}
+            assert not known or os.fstat(root.fileno()).st_dev == number
+        until(lambda: not loops_on(disk), "the loop device is gone")

@@ -27,12 +27,16 @@ def table_sector(extents: Sequence[Extent | None]) -> bytes:
 
 
 def mbr(
-    size: int, primary: Sequence[Extent], logical: Sequence[Extent] = (), begin: int = 0
+    size: int,
+    primary: Sequence[Extent],
+    logical: Sequence[Extent] = (),
+    begin: int = 0,
+    sector: int = 512,
 ) -> bytearray:
     """A disk of so many sectors. Logical partitions each have their own sector right before them; the chain begins at
     `begin`.
     """
-    disk = bytearray(size * 512)
+    disk = bytearray(size * sector)
     extents: list[Extent | None] = list(primary)
     if logical:
         extents = [*extents, *[None] * (3 - len(extents)), (begin, size - begin, 0x05)]
@@ -43,7 +47,7 @@ def mbr(
         link: list[Extent | None] = [(first - place, count, kind)]
         if index + 1 < len(logical):
             link.append((places[index + 1] - begin, logical[index + 1][1] + 1, 0x05))
-        disk[place * 512 : place * 512 + 512] = table_sector(link)
+        disk[place * sector : place * sector + 512] = table_sector(link)
     return disk
 
 

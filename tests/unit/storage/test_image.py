@@ -33,7 +33,7 @@ number = st.integers(0, (1 << 64) - 1) | st.sampled_from([1 << 53, 1 << 54, 1 <<
 def in_memory(data: bytes) -> Iterator[image._Image]:
     with Fd(os.memfd_create("image", os.MFD_CLOEXEC)) as file:
         os.write(file.fileno(), data)
-        yield image._Image(file.fileno(), "/vm.img", len(data), "")
+        yield image._Image(file.fileno(), "/vm.img", len(data), 512, "")
 
 
 def chosen(data: bytes, wanted: int | None) -> Part | None:

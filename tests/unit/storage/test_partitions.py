@@ -17,8 +17,8 @@ SIZE = 512  # sectors of a disk
 ROOM = 40  # at both ends, more than any table needs
 
 
-def read(disk: bytes | bytearray) -> Table | None:
-    return table_of(reader(bytes(disk)), len(disk))
+def read(disk: bytes | bytearray, sector: int = 512) -> Table | None:
+    return table_of(reader(bytes(disk)), len(disk), sector)
 
 
 @st.composite
@@ -34,21 +34,31 @@ def extents(draw: st.DrawFn, most: int, room: int = ROOM) -> list[tuple[int, int
 
 
 @STEADY
-@given(extents(4), st.integers(1, 255).filter(lambda kind: kind not in (0x05, 0x0F, 0x85, 0xEE)))
-def test_an_mbr_is_read_as_it_was_written(wanted: list[tuple[int, int]], kind: int) -> None:
-    table = read(mbr(SIZE, [(first, count, kind) for first, count in wanted]))
+@given(
+    extents(4),
+    st.integers(1, 255).filter(lambda kind: kind not in (0x05, 0x0F, 0x85, 0xEE)),
+    st.sampled_from([512, 4096]),
+)
+def test_an_mbr_is_read_as_it_was_written(
+    wanted: list[tuple[int, int]], kind: int, sector: int
+) -> None:
+    table = read(
+        mbr(SIZE, [(first, count, kind) for first, count in wanted], sector=sector), sector
+    )
     assert table == Table(
         MBR,
         tuple(
-            Partition(number, first * 512, count * 512, f"{kind:02x}")
+            Partition(number, first * sector, count * sector, f"{kind:02x}")
             for number, (first, count) in enumerate(wanted, 1)
         ),
     )
 
 
 @STEADY
-@given(extents(8).map(sorted).filter(bool), st.integers(0, 3))
-def test_logical_partitions_are_numbered_from_5(wanted: list[tuple[int, int]], apart: int) -> None:
+@given(extents(8).map(sorted).filter(bool), st.integers(0, 3), st.sampled_from([512, 4096]))
+def test_logical_partitions_are_numbered_from_5(
+    wanted: list[tuple[int, int]], apart: int, sector: int
+) -> None:
     primary, logical = wanted[: min(apart, len(wanted) - 1)], wanted[min(apart, len(wanted) - 1) :]
     begin = logical[0][0] - 1
     disk = mbr(
@@ -56,11 +66,13 @@ def test_logical_partitions_are_numbered_from_5(wanted: list[tuple[int, int]], a
         [(first, count, 0x83) for first, count in primary],
         [(first, count, 0x83) for first, count in logical],
         begin,
+        sector,
     )
-    table = read(disk)
+    table = read(disk, sector)
     assert table is not None
     places = {
-        one.number: (one.offset_bytes // 512, one.size_bytes // 512) for one in table.partitions
+        one.number: (one.offset_bytes // sector, one.size_bytes // sector)
+        for one in table.partitions
     }
     assert places == {
         **dict(enumerate(primary, 1)),
