@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lxcd.storage import filesystems
 from lxcd.storage.filesystems import Content
-from lxcd.storage.partitions import Partition, Table
+from lxcd.storage.partitions import Partition, Table, TableError
 
 # UAPI Discoverable Partitions Specification: the type of the root, by `uname -m`.
 _ROOTS = {
@@ -78,6 +78,16 @@ def choose(
     if not found:
         raise ImageError(f"has a partition table ({table.kind}) without a partition")
     return _beyond_doubt(found, machine)
+
+
+def broken(error: TableError, whole: Content, found: Found) -> str:
+    """In words, that a table cannot be believed, and what there is all the same."""
+    text = f"has a broken partition table: {error}"
+    if found:
+        text += f"; {describe(found)}"
+    if whole.root:
+        text += f"; say partition=0 for the {whole} over the whole"
+    return text
 
 
 def _numbered(table: Table | None, found: Found, wanted: int) -> Part:

@@ -152,11 +152,11 @@ def _chosen(image: _Image, wanted: int | None) -> Part:
         found = _contents(image, table.partitions if table is not None else ())
         return choice.choose(whole, table, found, wanted, os.uname().machine)
     except partitions.TableError as error:
-        if whole.root and not wanted:
+        found = _contents(image, error.found)
+        if whole.root and not wanted and not any(content.name for _, content in found):
             # What looks like a table is left of what was there before.
             return Part(0, 0, 0, whole)
-        there = f"; {choice.describe(_contents(image, error.found))}" if error.found else ""
-        raise ImageError(f"{image.path} has a broken partition table: {error}{there}") from None
+        raise ImageError(f"{image.path} {choice.broken(error, whole, found)}") from None
     except ImageError as error:
         raise ImageError(f"{image.path} {error}") from None
 

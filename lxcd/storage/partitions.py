@@ -96,7 +96,7 @@ def table_of(read: Read, size_bytes: int, sector_bytes: int) -> Table | None:
     if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
         found, name = _gpt(read, size_bytes, efi), GPT
     else:
-        found, name = tuple(_mbr(read, entries, sector_bytes)), MBR
+        found, name = _mbr(read, entries, sector_bytes), MBR
     _check(found, size_bytes)
     return Table(name, found)
 
@@ -124,16 +124,22 @@ def _entries(sector: bytes) -> Iterator[tuple[int, int, int, int]]:
         yield status, kind, start, count
 
 
-def _mbr(read: Read, entries: list[tuple[int, int, int, int]], unit: int) -> Iterator[Partition]:
-    for number, (_, kind, start, count) in enumerate(entries, 1):
-        if kind and count and kind not in _EXTENDED:
-            yield _of_mbr(number, start, count, kind, unit)
+def _mbr(read: Read, entries: list[tuple[int, int, int, int]], unit: int) -> tuple[Partition, ...]:
+    found = [
+        _of_mbr(number, start, count, kind, unit)
+        for number, (_, kind, start, count) in enumerate(entries, 1)
+        if kind and count and kind not in _EXTENDED
+    ]
     logical = _FIRST_LOGICAL
     for _, kind, start, count in entries:
         if kind in _EXTENDED and count:
-            for one in _logical(read, start, count, logical, unit):
-                yield one
-                logical = one.number + 1
+            try:
+                for one in _logical(read, start, count, logical, unit):
+                    found.append(one)
+                    logical = one.number + 1
+            except TableError as error:
+                raise TableError(str(error), tuple(found)) from None
+    return tuple(found)
 
 
 def _of_mbr(number: int, start: int, count: int, kind: int, unit: int) -> Partition:

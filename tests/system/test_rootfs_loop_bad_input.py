@@ -129,6 +129,15 @@ def test_a_file_system_and_a_table_over_one_file(host: Host, busybox_root: Path)
     refuses(host, config(path), "holds ext4, and a partition table as well", "1 (24 MiB, ext4)")
     with box(host, config(path, "partition=1"), "box", *IDLE) as made:
         made.sh("touch /root/note")
+    # The table is broken, too: number of sectors of the second.
+    damage(path, 446 + 16 + 12, b"\xff\xff\xff\0")
+    refuses(
+        host,
+        config(path),
+        "has a broken partition table: partition 2 ends",
+        "1 (24 MiB, ext4)",
+        "say partition=0 for the ext4 over the whole",
+    )
 
 
 def test_a_broken_mbr(host: Host, busybox_root: Path) -> None:

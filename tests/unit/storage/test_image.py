@@ -20,7 +20,7 @@ from lxcd.kernel.fd import Fd
 from lxcd.storage import claim, image
 from lxcd.storage.choice import ImageBusyError, ImageError, Part
 from lxcd.storage.filesystems import Content
-from tests.unit.storage.disks import gpt
+from tests.unit.storage.disks import Extent, gpt, mbr
 
 STEADY = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 SIZE = 200  # sectors
@@ -98,6 +98,39 @@ def test_any_bytes_are_chosen_from_or_an_image_error(
             disk[place] &= 0x80
     part = chosen(bytes(disk), wanted)
     assert part is None or part.content.root
+
+
+def written_over(disk: bytearray, *sectors: int) -> bytes:
+    """With the superblock of an ext2 over the whole, and of one at each of these sectors."""
+    written = bytearray(disk)
+    for place in (0, *sectors):
+        written[place * 512 + 1080 : place * 512 + 1082] = b"\x53\xef"
+    return bytes(written)
+
+
+@pytest.mark.parametrize(
+    ("primary", "logical", "told"),
+    [
+        # Behind the end; overlapping; in a chain that breaks.
+        ([(20, 900, 0x83)], [], r"1 \(450 KiB, ext2\)"),
+        ([(20, 20, 0x83), (30, 20, 0x83)], [], r"1 \(10 KiB, ext2\), 2 \(10 KiB, unknown"),
+        ([(20, 20, 0x83)], [(61, 20, 0x83)], r"1 \(10 KiB, ext2\)"),
+    ],
+)
+def test_a_superblock_over_a_table_that_is_broken_is_not_believed(
+    primary: list[Extent], logical: list[Extent], told: str
+) -> None:
+    disk = mbr(SIZE, primary, logical, 60)
+    disk[61 * 512 - 2 : 61 * 512] = bytes(2)
+    with in_memory(written_over(disk, 20)) as made:
+        with pytest.raises(ImageError, match=f"broken partition table: .*; there are: {told}.*"):
+            image._chosen(made, None)
+        with pytest.raises(ImageError, match=r"; say partition=0 for the ext2 over the whole$"):
+            image._chosen(made, 1)
+        assert image._chosen(made, 0) == Part(0, 0, 0, Content("ext2"))
+    # Nothing is where it points to: it is left of what was there before.
+    with in_memory(written_over(disk)) as made:
+        assert image._chosen(made, None) == Part(0, 0, 0, Content("ext2"))
 
 
 def test_behind_the_end_there_is_nothing() -> None:

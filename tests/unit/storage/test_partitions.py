@@ -172,6 +172,15 @@ def test_a_chain_in_a_circle_ends() -> None:
         read(disk)
 
 
+def test_a_chain_that_breaks_does_not_hide_what_comes_before() -> None:
+    disk = mbr(100, [(50, 5, 0x83)], [(11, 5, 0x83), (21, 5, 0x83)], 10)
+    disk[21 * 512 - 2 : 21 * 512] = bytes(2)
+    with pytest.raises(TableError, match="sector 20 of the logical partitions lacks") as caught:
+        read(disk)
+    places = [(one.number, one.offset_bytes // 512) for one in caught.value.found]
+    assert places == [(1, 50), (5, 11)]
+
+
 def test_a_backup_is_told_of_and_not_used() -> None:
     disk = gpt(200, [(50, 10)])
     disk[512:1024] = bytes(512)
