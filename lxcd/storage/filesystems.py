@@ -49,9 +49,13 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
 SWAP = "swap"
 FAT = "vfat"
 
+# Of struct btrfs_super_block: root of the tree of what was written since the last commit; 0: none.
+_BTRFS_LOG_ROOT = _BTRFS + 0x60
+
 _EXT = 1024
 # Of ext2 and ext3 (fs/ext2/ext2.h, fs/ext3): whatever is beyond is ext4.
 _EXT_JOURNAL = 0x4
+_EXT_RECOVER = 0x4
 _EXT_JOURNAL_DEVICE = 0x8
 _EXT3_INCOMPATIBLE = 0x2 | 0x4 | 0x10
 _EXT3_READ_ONLY = 0x1 | 0x2 | 0x4
@@ -59,9 +63,12 @@ _EXT3_READ_ONLY = 0x1 | 0x2 | 0x4
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """`name` is the kernel's for a file system, or words for something else; empty: unknown."""
+    """`name` is the kernel's for a file system, or words for something else; empty: unknown.
+    `unclean`: a mount would write back a journal. Of xfs only a mount can tell.
+    """
 
     name: str
+    unclean: bool = False
 
     @property
     def root(self) -> bool:
@@ -75,21 +82,26 @@ class Content:
 def probe(head: bytes) -> Content:
     """Of a device that begins with `head`: as much of HEAD_BYTES as there is."""
     ext = _ext(head)
-    if ext:
-        return Content(ext)
+    if ext is not None:
+        return ext
     for offset, magic, name in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
-            return Content(name)
+            return Content(name, unclean=name == "btrfs" and _btrfs_log(head))
     return Content("")
 
 
-def _ext(head: bytes) -> str:
+def _ext(head: bytes) -> Content | None:
     block = head[_EXT : _EXT + 0x100]
     if block[0x38:0x3A] != b"\x53\xef" or len(block) < 0x100:  # noqa: PLR2004
-        return ""
+        return None
     compatible, incompatible, read_only = struct.unpack_from("<3I", block, 0x5C)
     if incompatible & _EXT_JOURNAL_DEVICE:
-        return "the journal of an ext4"
+        return Content("the journal of an ext4")
+    unclean = bool(incompatible & _EXT_RECOVER)
     if incompatible & ~_EXT3_INCOMPATIBLE or read_only & ~_EXT3_READ_ONLY:
-        return "ext4"
-    return "ext3" if compatible & _EXT_JOURNAL else "ext2"
+        return Content("ext4", unclean)
+    return Content("ext3", unclean) if compatible & _EXT_JOURNAL else Content("ext2")
+
+
+def _btrfs_log(head: bytes) -> bool:
+    return any(head[_BTRFS_LOG_ROOT : _BTRFS_LOG_ROOT + 8])

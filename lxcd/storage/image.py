@@ -20,7 +20,9 @@ from lxcd.storage import blocks, choice, claim, filesystems, partitions
 from lxcd.storage.choice import ImageBusyError, ImageError, Part
 
 if TYPE_CHECKING:
+    from lxcd.container.mounts import Options
     from lxcd.container.resources import MountImage
+    from lxcd.storage.filesystems import Content
 
 # Others may take the device that is free, as often as there are others.
 _TRIES = 1000
@@ -34,13 +36,16 @@ _KINDS = {
 }
 _PROTECTED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY)
 _EXT = ("ext2", "ext3", "ext4")
-# Options that leave a journal alone: ext4(5), xfs(5), btrfs(5).
+# Options that leave a journal alone: ext4(5), xfs(5), btrfs(5). One of each to be told of, and all
+# words that there are.
 _WITHOUT_REPLAY = {
     "ext3": "noload",
     "ext4": "noload",
     "xfs": "norecovery",
     "btrfs": "rescue=nologreplay",
 }
+_REPLAYS_NOT = {"noload", "norecovery", "nologreplay"}
+_RESCUES = {"nologreplay", "all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +265,27 @@ def _mounted(wanted: MountImage, part: Part, source: str, *, read_only: bool) ->
         try:
             context.create()
         except OSError as error:
-            if error.errno == errno.EROFS and read_only and name in _WITHOUT_REPLAY:
+            if read_only and _is_journal(error, part.content, wanted.options):
                 raise _unclean(wanted.path, name) from None
             raise
         return context.mount(wanted.set_)
+
+
+def _is_journal(error: OSError, content: Content, options: Options) -> bool:
+    """The kernel refuses because it may not write a journal back."""
+    if content.name not in _WITHOUT_REPLAY or _replays_not(options):
+        return False
+    # btrfs has EIO for that, and for much else.
+    return error.errno == errno.EROFS or (error.errno == errno.EIO and content.unclean)
+
+
+def _replays_not(options: Options) -> bool:
+    """The options say that a journal is left alone."""
+    return any(
+        key in _REPLAYS_NOT
+        or (key == "rescue" and not _RESCUES.isdisjoint((value or "").split(":")))
+        for key, value in options
+    )
 
 
 def _unclean(path: str, name: str) -> ImageError:

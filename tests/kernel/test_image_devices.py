@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from lxcd.container.mounts import Options
 from lxcd.container.resources import MountImage, TakeDirectory
 from lxcd.kernel import mount
 from lxcd.kernel.fd import Fd
 from lxcd.storage import blocks, image
 from lxcd.storage.choice import ImageBusyError, ImageError, Part
-from lxcd.storage.filesystems import Content
+from lxcd.storage.filesystems import HEAD_BYTES, Content
 from tests.kernel.inits import until
 
 SECTORS = 48 << 11  # of 512 bytes, of a disk
@@ -103,7 +105,13 @@ def told(disk: str, count: int = COUNT) -> blocks.Node:
     return node
 
 
-def root_of(path: Path | str, *, read_only: bool = False, partition: int | None = None) -> Fd:
+def root_of(
+    path: Path | str,
+    *,
+    read_only: bool = False,
+    partition: int | None = None,
+    options: Options = (),
+) -> Fd:
     """What a container would have there."""
     return Fd(
         image.mount_root(
@@ -113,6 +121,7 @@ def root_of(path: Path | str, *, read_only: bool = False, partition: int | None 
                 path=str(path),
                 container="c",
                 partition=partition,
+                options=options,
                 set_=mount.MOUNT_ATTR_RDONLY if read_only else 0,
             )
         )
@@ -131,6 +140,29 @@ def listed(root: Fd) -> set[str]:
 
 def create(root: Fd, name: str) -> None:
     os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=root.fileno()))
+
+
+# How much its maker wants, and the option that leaves its journal alone.
+JOURNALS: dict[str, tuple[int, Options]] = {
+    "ext4": (24 << 20, (("noload", None),)),
+    "xfs": (300 << 20, (("norecovery", None),)),
+    "btrfs": (128 << 20, (("rescue", "nologreplay"),)),
+}
+
+
+def unclean(kind: str, folder: Path) -> Path:
+    """A file with a file system that nobody has unmounted, and a journal of one file in it."""
+    used, path = folder / f"used.{kind}", folder / f"{kind}.img"
+    with open(used, "xb") as file:
+        file.truncate(JOURNALS[kind][0])
+    run(f"mkfs.{kind}", "-q", used)
+    with root_of(used, options=(("commit", "600"),) if kind == "btrfs" else ()) as root:
+        number = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=root.fileno())
+        os.fsync(number)
+        os.close(number)
+        run("cp", "--sparse=always", used, path)
+    until(lambda: not loops_on(str(used)), "the loop device is gone")
+    return path
 
 
 def loops_on(disk: str) -> list[Path]:
@@ -315,3 +347,32 @@ def test_an_mbr_counts_in_the_sectors_of_its_device(
             assert listed(root) == {"inside"}
             assert not known or os.fstat(root.fileno()).st_dev == number
         until(lambda: not loops_on(disk), "the loop device is gone")
+
+
+@pytest.mark.parametrize("kind", JOURNALS)
+def test_a_journal_that_may_not_be_written_back_is_said(kind: str, tmp_path: Path) -> None:
+    path = unclean(kind, tmp_path)
+    with pytest.raises(ImageError, match="was not unmounted: its journal has to be written back"):
+        root_of(path, read_only=True)
+    until(lambda: not loops_on(str(path)), "the loop device is gone")
+    root_of(path, read_only=True, options=JOURNALS[kind][1]).close()
+    root_of(path).close()
+    until(lambda: not loops_on(str(path)), "the loop device is gone")
+    with root_of(path, read_only=True) as root:
+        assert listed(root) == {"file"}
+    until(lambda: not loops_on(str(path)), "the loop device is gone")
+
+
+def test_a_btrfs_that_cannot_be_read_has_no_journal(tmp_path: Path) -> None:
+    """The kernel says EIO of both."""
+    path, size = tmp_path / "fs.img", JOURNALS["btrfs"][0]
+    with open(path, "xb") as file:
+        file.truncate(size)
+    run("mkfs.btrfs", "-q", path)
+    # Nothing is behind its superblock any more.
+    os.truncate(path, HEAD_BYTES)
+    os.truncate(path, size)
+    with pytest.raises(OSError, match="btrfs: cannot be mounted") as caught:
+        root_of(path, read_only=True)
+    assert caught.value.errno == errno.EIO
+    until(lambda: not loops_on(str(path)), "the loop device is gone")

@@ -56,7 +56,25 @@ def with_magic(place: int, magic: bytes) -> bytes:
     ],
 )
 def test_what_the_first_bytes_say(head: bytes, name: str) -> None:
-    assert probe(head) == Content(name)
+    assert probe(head).name == name
+
+
+@pytest.mark.parametrize(
+    ("head", "unclean"),
+    [
+        (ext(0x3C, 0x2 | 0x4, 0x3), True),
+        (ext(0x3C, 0x2C2 | 0x4, 0x46B), True),
+        (ext(0x3C, 0x2C2, 0x46B), False),
+        # No journal to write back.
+        (ext(0x38, 0x2 | 0x4, 0x3), False),
+        (with_magic(65536 + 64, b"_BHRfS_M" + bytes(0x60 - 0x48) + b"\0\x40"), True),
+        (with_magic(65536 + 64, b"_BHRfS_M"), False),
+        (with_magic(65536 + 64, b"_BHRfS_M")[: 65536 + 72], False),
+        (with_magic(0, b"XFSB"), False),
+    ],
+)
+def test_what_a_journal_has_still_to_be_written_back_from(head: bytes, unclean: bool) -> None:  # noqa: FBT001
+    assert probe(head).unclean == unclean
 
 
 @STEADY
