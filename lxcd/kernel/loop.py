@@ -36,6 +36,7 @@ class Status:
 
     device: int  # of the file behind it: st_dev
     inode: int
+    behind: int  # the device behind it, if that is one: st_rdev
     offset_bytes: int
     size_bytes: int  # 0: all there is
     read_only: bool
@@ -83,10 +84,11 @@ def status(device: int) -> Status:
         data = fcntl.ioctl(device, _LOOP_GET_STATUS64, b"\0" * struct.calcsize(_INFO))
     except OSError as error:
         raise libc.oserror(error.errno or 0, "ioctl LOOP_GET_STATUS64") from None
-    of, inode, _, offset, size, _, _, _, flags, name, *_ = struct.unpack(_INFO, data)
+    of, inode, behind, offset, size, _, _, _, flags, name, *_ = struct.unpack(_INFO, data)
     return Status(
         device=of,
         inode=inode,
+        behind=behind,
         offset_bytes=offset,
         size_bytes=size,
         read_only=bool(flags & _READ_ONLY),

@@ -23,6 +23,11 @@ class Node:
     number: int
 
 
+def name_of(number: int) -> str:
+    """Its name below /dev."""
+    return _name(_directory(number).resolve())
+
+
 def is_read_only(number: int) -> bool:
     """The device lets nobody write."""
     return (_directory(number) / "ro").read_text().strip() == "1"
@@ -39,9 +44,13 @@ def partition(disk: int, part: Part) -> Node | None:
             )
             if (int(start), int(size)) == extent:
                 major, minor = map(int, number.split(":"))
-                # sysfs has no slash in a name: cciss!c0d0p1.
-                return Node(path.parent.name.replace("!", "/"), os.makedev(major, minor))
+                return Node(_name(path.parent), os.makedev(major, minor))
     return None
+
+
+def _name(directory: Path) -> str:
+    # sysfs has no slash in a name: cciss!c0d0p1.
+    return directory.name.replace("!", "/")
 
 
 def _directory(number: int) -> Path:

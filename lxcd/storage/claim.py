@@ -11,12 +11,14 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import loop
 from lxcd.kernel.fd import Fd
+from lxcd.storage import blocks
 from lxcd.storage.choice import ImageBusyError, ImageError, Part
 
 if TYPE_CHECKING:
@@ -56,19 +58,21 @@ def claim(file: int, path: str, part: Part, *, read_only: bool) -> None:
     refuse_taken(file, path, part, read_only=read_only)
     if not free:
         raise ImageBusyError(f"{path} is in use: another program has locked it")
-    if _qemu_has(file, read_only=read_only):
-        raise ImageError(f"{path} is in use by a virtual machine: it has QEMU's lock")
 
 
 def refuse_taken(file: int, path: str, part: Part, *, read_only: bool) -> None:
-    """Raise as `claim` if a loop device has some of the part."""
+    """Raise as `claim` if a loop device has some of the part, or a virtual machine the file. Who
+    has mounted a block device is none of these: that is the same file system then.
+    """
     other = _other(file, part, read_only=read_only)
-    if other is None:
-        return
-    if other.status.autoclear and not _is_mounted(other.number):
-        # Nobody uses it any more, or not yet: it is going, or another start is about to be seen.
-        raise ImageBusyError(_taken(path, other))
-    raise ImageError(_taken(path, other))
+    if other is not None:
+        if other.status.autoclear and not is_mounted(os.makedev(loop.MAJOR, other.number)):
+            # Nobody uses it any more, or not yet: it is going, or another start is about to be
+            # seen.
+            raise ImageBusyError(_taken(path, other))
+        raise ImageError(_taken(path, other))
+    if _qemu_has(file, read_only=read_only):
+        raise ImageError(f"{path} is in use by a virtual machine: it has QEMU's lock")
 
 
 def _lock(file: int, part: Part, *, read_only: bool) -> bool:
@@ -93,9 +97,14 @@ def _qemu_has(file: int, *, read_only: bool) -> bool:
 def _other(file: int, part: Part, *, read_only: bool) -> _Device | None:
     """A loop device that shows some of the part, and writes, or could not bear that we do."""
     own = os.fstat(file)
+    device = own.st_rdev if stat.S_ISBLK(own.st_mode) else 0
     for found in _devices():
         status = found.status
-        if (status.device, status.inode) != (own.st_dev, own.st_ino):
+        # A device may have been reached by another node.
+        same = device == status.behind and (
+            device or (status.device, status.inode) == (own.st_dev, own.st_ino)
+        )
+        if not same:
             continue
         if status.read_only and read_only:
             continue
@@ -125,10 +134,11 @@ def _devices() -> Iterator[_Device]:
             yield _Device(number, loop.status(device.fileno()))
 
 
-def _is_mounted(number: int) -> bool:
+def is_mounted(device: int) -> bool:
     """In anybody's mount namespace."""
     # The number of a btrfs is none of a device.
-    wanted = re.compile(rf" ({loop.MAJOR}:{number}|/dev/loop{number}) ")
+    number, name = f"{os.major(device)}:{os.minor(device)}", re.escape(blocks.name_of(device))
+    wanted = re.compile(rf" ({number}|/dev/{name}) ")
     for pid in filter(str.isdigit, os.listdir("/proc")):
         # It may end, or be a zombie.
         with (

@@ -7,6 +7,7 @@ lxcd.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -179,30 +180,60 @@ def _of_device(wanted: MountImage, image: _Image, part: Part, *, read_only: bool
     """Of the whole, or of a partition that the kernel knows: its own mounts of that are the same
     one, and no other program's writing comes between. Else nobody else may have any of the disk.
     """
+    claim.refuse_taken(image.fd, image.path, part, read_only=read_only)
     if part.number == 0:
-        source = kernel_device.path_of(wanted.path, image.fd)
-        return _mounted(wanted, part, source, read_only=read_only)
+        return _direct(wanted, image, part, read_only=read_only)
     known = blocks.partition(os.fstat(image.fd).st_rdev, part)
     if known is not None:
         opened = kernel_device.open_node(known.name, stat.S_IFBLK, known.number, os.O_RDONLY)
         with Fd(opened) as node:
-            source = kernel_device.path_of(f"/dev/{known.name}", node.fileno())
-            return _mounted(wanted, part, source, read_only=read_only)
+            own = replace(image, fd=node.fileno(), path=f"/dev/{known.name}")
+            whole = Part(0, 0, 0, part.content)
+            claim.refuse_taken(own.fd, own.path, whole, read_only=read_only)
+            return _direct(wanted, own, whole, read_only=read_only)
     flags = os.O_EXCL | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
         disk = _again(image.fd, wanted.path, flags)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        claim.refuse_taken(image.fd, wanted.path, part, read_only=read_only)
         text = "the kernel does not know the partition, and somebody has the disk, or a part of it"
         raise ImageBusyError(f"{wanted.path} is in use on this host: {text}") from None
     with disk:
         return _looped(wanted, replace(image, fd=disk.fileno()), part, read_only=read_only)
 
 
+def _direct(wanted: MountImage, image: _Image, whole: Part, *, read_only: bool) -> int:
+    """Of the device itself."""
+    if read_only:
+        _refuse_replay(wanted, image, whole)
+    source = kernel_device.path_of(image.path, image.fd)
+    return _mounted(wanted, whole, source, read_only=read_only)
+
+
+def _refuse_replay(wanted: MountImage, image: _Image, whole: Part) -> None:
+    """`ro` is about files: the kernel writes a journal back all the same if the device lets it."""
+    number, name = os.fstat(image.fd).st_rdev, whole.content.name
+    if name not in _WITHOUT_REPLAY or _replays_not(wanted.options):
+        return
+    if blocks.is_read_only(number) or claim.is_mounted(number):
+        # The kernel refuses; or gives what is mounted already, for which it writes nothing back.
+        return
+    if whole.content.unclean:
+        raise _unclean(wanted.path, name)
+    if name == "xfs":
+        # Whether there is anything in its log is known to who reads the log: on a device that
+        # nobody writes to. What else is wrong is found again.
+        with contextlib.suppress(OSError):
+            os.close(_behind_loop(wanted, image, whole, read_only=True))
+
+
 def _looped(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
     claim.claim(image.fd, image.path, part, read_only=read_only)
+    return _behind_loop(wanted, image, part, read_only=read_only)
+
+
+def _behind_loop(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
     with Fd(loop.open_control()) as control:
         number, device = _attached(control.fileno(), wanted, image, part, read_only=read_only)
     with device:

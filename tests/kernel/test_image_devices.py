@@ -8,18 +8,20 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from lxcd.container.mounts import Options
 from lxcd.container.resources import MountImage, TakeDirectory
-from lxcd.kernel import mount
+from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel import mount, process
 from lxcd.kernel.fd import Fd
 from lxcd.storage import blocks, image
 from lxcd.storage.choice import ImageBusyError, ImageError, Part
 from lxcd.storage.filesystems import HEAD_BYTES, Content
+from tests.kernel import forked
 from tests.kernel.inits import until
 
 SECTORS = 48 << 11  # of 512 bytes, of a disk
@@ -150,6 +152,9 @@ JOURNALS: dict[str, tuple[int, Options]] = {
 }
 
 
+UNCLEAN = "was not unmounted: its journal has to be written back before it can be read"
+
+
 def unclean(kind: str, folder: Path) -> Path:
     """A file with a file system that nobody has unmounted, and a journal of one file in it."""
     used, path = folder / f"used.{kind}", folder / f"{kind}.img"
@@ -238,6 +243,44 @@ def test_the_next_one_learns_who_has_the_disk(disk: str) -> None:
     with root_of(disk), pytest.raises(ImageError, match="of container c has it read-write"):
         root_of(disk, partition=1)
     until(lambda: not loops_on(disk), "the loop device is gone")
+
+
+@pytest.mark.parametrize("place", ["disk", "partition"])
+def test_a_loop_device_over_what_is_mounted_directly_is_told_of(
+    disk: str, tmp_path: Path, place: str
+) -> None:
+    node = tmp_path / "node"
+    # By another node than the one of /dev.
+    number = told(disk).number if place == "partition" else os.stat(disk).st_rdev
+    os.mknod(node, stat.S_IFBLK | 0o600, number)
+    with attached(node) as other:
+        for read_only in (False, True):
+            with pytest.raises(ImageError, match=f"is in use: {other} has it read-write"):
+                root_of(disk, read_only=read_only)
+    with attached(node, "--read-only") as other:
+        with pytest.raises(ImageError, match=f"is in use: {other} has it read-only"):
+            root_of(disk)
+        root_of(disk, read_only=True).close()
+    root_of(disk).close()
+    until(lambda: not loops_on(disk), "the loop device is gone")
+
+
+@pytest.mark.parametrize("kind", ["whole", "known", "node"])
+def test_a_virtual_machine_has_the_device(disk: str, tmp_path: Path, kind: str) -> None:
+    path, wanted = disk, disk
+    with ExitStack() as stack:
+        if kind == "whole":
+            path = wanted = stack.enter_context(attached(ext4(tmp_path / "fs.img", "inside")))
+        else:
+            name = told(disk).name
+            path = f"/dev/{name}" if kind == "node" else disk
+        # As QEMU's of what it writes to: byte 101.
+        with Fd(os.open(path, os.O_RDWR | os.O_CLOEXEC)) as machine:
+            assert kernel_fd.lock_range(machine.fileno(), 101, 1, exclusive=False)
+            for read_only in (False, True):
+                with pytest.raises(ImageError, match=f"{path} is in use by a virtual machine"):
+                    root_of(wanted, read_only=read_only)
+        root_of(wanted).close()
 
 
 @pytest.mark.parametrize("kind", ["file", "device", "known", "unknown"])
@@ -352,15 +395,50 @@ def test_an_mbr_counts_in_the_sectors_of_its_device(
 @pytest.mark.parametrize("kind", JOURNALS)
 def test_a_journal_that_may_not_be_written_back_is_said(kind: str, tmp_path: Path) -> None:
     path = unclean(kind, tmp_path)
-    with pytest.raises(ImageError, match="was not unmounted: its journal has to be written back"):
-        root_of(path, read_only=True)
+    _says_of_the_journal(path, kind, path)
     until(lambda: not loops_on(str(path)), "the loop device is gone")
-    root_of(path, read_only=True, options=JOURNALS[kind][1]).close()
-    root_of(path).close()
-    until(lambda: not loops_on(str(path)), "the loop device is gone")
-    with root_of(path, read_only=True) as root:
+
+
+@pytest.mark.parametrize("kind", JOURNALS)
+def test_ro_writes_nothing_to_a_device_either(kind: str, tmp_path: Path) -> None:
+    """The kernel would write back its journal: the device lets it."""
+    path = unclean(kind, tmp_path)
+    with attached(path, "--read-only") as device, pytest.raises(ImageError, match=UNCLEAN):
+        root_of(device, read_only=True)
+    with attached(path) as device:
+        _says_of_the_journal(device, kind, path)
+        until(lambda: not loops_on(device), "the loop device is gone")
+        with root_of(device, read_only=True) as one, root_of(device, read_only=True) as two:
+            assert os.fstat(one.fileno()).st_dev == os.fstat(two.fileno()).st_dev
+
+
+def _says_of_the_journal(place: Path | str, kind: str, file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(ImageError, match=UNCLEAN):
+        root_of(place, read_only=True)
+    root_of(place, read_only=True, options=JOURNALS[kind][1]).close()
+    assert file.read_bytes() == before
+    root_of(place).close()
+    until(lambda: not loops_on(str(place)), "the loop device is gone")
+    with root_of(place, read_only=True) as root:
         assert listed(root) == {"file"}
-    until(lambda: not loops_on(str(path)), "the loop device is gone")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_device_whose_file_system_is_in_use_is_not_called_unclean(
+    kind: str, tmp_path: Path
+) -> None:
+    with attached(unclean(kind, tmp_path)) as device:
+        place = tmp_path / "place"
+        place.mkdir()
+        options = ",".join(("ro", *(key for key, _ in JOURNALS[kind][1])))
+
+        def same() -> bool:
+            run("mount", "-o", options, device, place)
+            with root_of(device, read_only=True) as root:
+                return os.path.samestat(os.fstat(root.fileno()), place.stat())
+
+        assert forked.in_child(same, process.CLONE_NEWNS)
 
 
 def test_a_btrfs_that_cannot_be_read_has_no_journal(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_was_attached_is_shown_and_read(file: Fd, read_only: bool) -> None:
     with device:
         found = loop.status(device.fileno())
         own = os.fstat(file.fileno())
-        assert (found.device, found.inode) == (own.st_dev, own.st_ino)
+        assert (found.device, found.inode, found.behind) == (own.st_dev, own.st_ino, 0)
         assert (found.offset_bytes, found.size_bytes) == (SIZE // 2, 4096)
         assert (found.read_only, found.autoclear) == (read_only, True)
         assert found.reference == ("container c" + "x" * 100)[:63]
