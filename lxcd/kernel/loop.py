@@ -23,7 +23,7 @@ _AUTOCLEAR = 4
 # struct loop_info64; loop_config has a descriptor and a block size before it, and 8 words behind.
 _INFO = "5Q4I64s64s32s2Q"
 _CONFIG = f"2I{_INFO}64x"
-_NAME_BYTES = 63  # lo_file_name ends with a zero
+REFERENCE_BYTES = 63  # lo_file_name ends with a zero
 MAJOR = 7
 _CONTROL = os.makedev(10, 237)  # LOOP_CTRL_MINOR of linux/miscdevice.h
 
@@ -70,7 +70,7 @@ def configure(
     its last user closes it (LO_FLAGS_AUTOCLEAR). EBUSY: another was quicker.
     """
     flags = _AUTOCLEAR | (_READ_ONLY if read_only else 0)
-    name = os.fsencode(reference)[:_NAME_BYTES]
+    name = os.fsencode(reference)[:REFERENCE_BYTES]
     info = (0, 0, 0, offset_bytes, size_bytes, 0, 0, 0, flags, name, b"", b"", 0, 0)
     try:
         fcntl.ioctl(device, _LOOP_CONFIGURE, struct.pack(_CONFIG, file, 0, *info))

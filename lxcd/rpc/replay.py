@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
+from lxcd.supervisor import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -37,10 +38,12 @@ class Replays:
         """Have `work` done, or give what it gave before for the same id.
 
         A caller that goes away does not stop it: what was begun is finished, and never left half
-        done. Raises InvalidArgument when the id was used for another request.
+        done. It only need not wait for others any more, unless the caller may come back for the
+        answer. Raises InvalidArgument when the id was used for another request.
         """
         if not request.request_id:
-            return await asyncio.shield(self._run(work))
+            with patience.awaited():
+                return await asyncio.shield(self._run(work))
         if len(request.request_id) > _MAXIMUM_LENGTH:
             raise errors.InvalidArgument("request_id is too long", "INVALID_REQUEST_ID")
         self._expire()

@@ -27,8 +27,10 @@ _NOTHING = (
 )
 _HARMLESS = (filesystems.SWAP, filesystems.FAT)
 _KIB = 1024
-# How long what has ended may take to let go of its device: the kernel writes back what is dirty.
+# How long somebody may take to let go of a device; and the container's own life before, of which
+# the kernel writes back what is dirty.
 TEARDOWN_S = 10.0
+OWN_TEARDOWN_S = 300.0
 LOOK_S = 0.02
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -38,7 +40,13 @@ class ImageError(Exception):
 
 
 class ImageBusyError(ImageError):
-    """Not at this moment: who has it may be letting go. Look again, for TEARDOWN_S."""
+    """Not at this moment: who has it may be letting go. Look again, for TEARDOWN_S; or for
+    OWN_TEARDOWN_S, if it is the container's `own` device of the life before.
+    """
+
+    def __init__(self, text: str, *, own: bool = False) -> None:
+        super().__init__(text)
+        self.own = own
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,20 +47,25 @@ def reference(container: str) -> str:
     return f"{_REFERENCE}{container}"
 
 
-def claim(file: int, path: str, part: Part, *, read_only: bool) -> None:
-    """Have `part` of the image to write to, or to share with others that read.
+def _kept(word: str) -> str:
+    """What the kernel keeps of it."""
+    return os.fsdecode(os.fsencode(word)[: loop.REFERENCE_BYTES])
+
+
+def claim(file: int, path: str, part: Part, container: str, *, read_only: bool) -> None:
+    """Have `part` of the image for this container, to write to, or to share with others that read.
 
     Raises:
         ImageBusyError: if somebody else has it who may be about to let go.
         ImageError: if somebody else has it.
     """
     free = _lock(file, part, read_only=read_only)
-    refuse_taken(file, path, part, read_only=read_only)
+    refuse_taken(file, path, part, container, read_only=read_only)
     if not free:
         raise ImageBusyError(f"{path} is in use: another program has locked it")
 
 
-def refuse_taken(file: int, path: str, part: Part, *, read_only: bool) -> None:
+def refuse_taken(file: int, path: str, part: Part, container: str, *, read_only: bool) -> None:
     """Raise as `claim` if a loop device has some of the part, or a virtual machine the file. Who
     has mounted a block device is none of these: that is the same file system then.
     """
@@ -69,7 +74,8 @@ def refuse_taken(file: int, path: str, part: Part, *, read_only: bool) -> None:
         if other.status.autoclear and not is_mounted(os.makedev(loop.MAJOR, other.number)):
             # Nobody uses it any more, or not yet: it is going, or another start is about to be
             # seen.
-            raise ImageBusyError(_taken(path, other))
+            own = other.status.reference == _kept(reference(container))
+            raise ImageBusyError(_taken(path, other), own=own)
         raise ImageError(_taken(path, other))
     if _qemu_has(file, read_only=read_only):
         raise ImageError(f"{path} is in use by a virtual machine: it has QEMU's lock")

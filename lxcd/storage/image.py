@@ -180,7 +180,7 @@ def _of_device(wanted: MountImage, image: _Image, part: Part, *, read_only: bool
     """Of the whole, or of a partition that the kernel knows: its own mounts of that are the same
     one, and no other program's writing comes between. Else nobody else may have any of the disk.
     """
-    claim.refuse_taken(image.fd, image.path, part, read_only=read_only)
+    claim.refuse_taken(image.fd, image.path, part, wanted.container, read_only=read_only)
     if part.number == 0:
         return _direct(wanted, image, part, read_only=read_only)
     known = blocks.partition(os.fstat(image.fd).st_rdev, part)
@@ -189,7 +189,7 @@ def _of_device(wanted: MountImage, image: _Image, part: Part, *, read_only: bool
         with Fd(opened) as node:
             own = replace(image, fd=node.fileno(), path=f"/dev/{known.name}")
             whole = Part(0, 0, 0, part.content)
-            claim.refuse_taken(own.fd, own.path, whole, read_only=read_only)
+            claim.refuse_taken(own.fd, own.path, whole, wanted.container, read_only=read_only)
             return _direct(wanted, own, whole, read_only=read_only)
     flags = os.O_EXCL | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
@@ -229,7 +229,7 @@ def _refuse_replay(wanted: MountImage, image: _Image, whole: Part) -> None:
 
 
 def _looped(wanted: MountImage, image: _Image, part: Part, *, read_only: bool) -> int:
-    claim.claim(image.fd, image.path, part, read_only=read_only)
+    claim.claim(image.fd, image.path, part, wanted.container, read_only=read_only)
     return _behind_loop(wanted, image, part, read_only=read_only)
 
 

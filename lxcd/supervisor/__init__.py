@@ -11,6 +11,7 @@ making.py      a container's directory, whole or not at all
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
 start.py       the start: a child, cgroups, resources, id maps; undone if it fails
+patience.py    how long it waits for an image that is busy
 walking.py     the child's walk, from outside: barriers, and how it ended
 limiting.py    what it may use: applied at the start, changed while it runs
 updating.py    a change of its configuration: of the file, of what runs, of both

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors, log
 from lxcd.cgroup import tree
-from lxcd.supervisor import nics
+from lxcd.supervisor import nics, patience
 from lxcd.supervisor.definition import read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent
 from lxcd.supervisor.state import Cause, Exit, State, exit_of
@@ -128,6 +128,7 @@ def conclude(house: House, container: Container) -> None:
 
 async def _start_again(container: Container) -> None:
     """reboot(2) from inside: a new generation, with the configuration as it is now."""
+    patience.on_its_own()
     container.rebooting = True
     await asyncio.sleep(_REBOOT_PAUSE_SECONDS)
     async with container.lock:

@@ -24,8 +24,9 @@ from lxcd.kernel import identity, libc, mount, procfs
 from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
 from lxcd.storage import image
-from lxcd.storage.choice import LOOK_S, TEARDOWN_S, ImageBusyError, ImageError
+from lxcd.storage.choice import ImageBusyError, ImageError
 from lxcd.supervisor import limiting, nics, walking
+from lxcd.supervisor.patience import Patience
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
 
@@ -113,7 +114,7 @@ class _Start:
         self._given = given
         self._undo = undo
         self._fds: list[int] = []  # for the child
-        self._patience = 0.0  # with an image that is busy: until then
+        self._patience = Patience()  # with an image that is busy
         self._payloads: list[tree.Payload] = []  # the last one is the container's
         self.phase = ""  # what is being done, of `faults.PHASES`
 
@@ -226,7 +227,7 @@ class _Start:
                 return await asyncio.to_thread(work)
             except ImageBusyError:
                 # Without a thread meanwhile: there are few of them, and others have work for them.
-                await asyncio.sleep(LOOK_S)
+                await self._patience.pause()
             work = partial(self._supply, prepared)
 
     # ---- in a thread
@@ -245,7 +246,6 @@ class _Start:
             prepared=own is not None and prepared.limited,
         )
         self._enter("resources", prepared.child)
-        self._patience = time.monotonic() + TEARDOWN_S
         self._supply(prepared)
 
     def _supply(self, prepared: Prepared) -> None:
@@ -349,7 +349,7 @@ class _Start:
             try:
                 self._fds.append(self._opened(wanted))
             except ImageError as error:
-                if isinstance(error, ImageBusyError) and time.monotonic() < self._patience:
+                if isinstance(error, ImageBusyError) and self._patience.lasts(error):
                     raise
                 raise fail(wanted.step, wanted.origin, str(error)) from None
             except OSError as error:

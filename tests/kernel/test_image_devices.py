@@ -113,6 +113,7 @@ def root_of(
     read_only: bool = False,
     partition: int | None = None,
     options: Options = (),
+    container: str = "c",
 ) -> Fd:
     """What a container would have there."""
     return Fd(
@@ -121,7 +122,7 @@ def root_of(
                 origin="test:1",
                 step="rootfs",
                 path=str(path),
-                container="c",
+                container=container,
                 partition=partition,
                 options=options,
                 set_=mount.MOUNT_ATTR_RDONLY if read_only else 0,
@@ -239,9 +240,16 @@ def test_a_disk_of_which_the_host_uses_a_part_is_refused(
     until(lambda: not loops_on(disk), "the loop device is gone")
 
 
-def test_the_next_one_learns_who_has_the_disk(disk: str) -> None:
-    with root_of(disk), pytest.raises(ImageError, match="of container c has it read-write"):
-        root_of(disk, partition=1)
+@pytest.mark.parametrize("name", ["c", "c" * 64])
+def test_the_next_one_learns_who_has_the_disk(disk: str, name: str) -> None:
+    with root_of(disk, container=name):
+        for other, own in ((name, True), ("another", False)):
+            with pytest.raises(
+                ImageBusyError, match=r"of container c+ has it read-write"
+            ) as caught:
+                root_of(disk, partition=1, container=other)
+            # As if it had ended, and what it wrote were being written back: it hangs nowhere.
+            assert caught.value.own == own
     until(lambda: not loops_on(disk), "the loop device is gone")
 
 

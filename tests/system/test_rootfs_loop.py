@@ -7,12 +7,17 @@ import itertools
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lxcd.v1 import types_pb2
+from lxcd.kernel import loop
+from lxcd.kernel.fd import Fd
+from lxcd.storage import claim
+from lxcd.v1 import container_pb2, types_pb2
 from tests.article import RESOURCES
 from tests.system import calls, images, roots
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, box, busybox_up, defined, generation_runs
@@ -295,6 +300,34 @@ def test_a_start_waits_for_who_lets_go(host: Host, image: Path) -> None:
             made.wait(types_pb2.STATE_STARTING, types_pb2.STATE_RUNNING)
         started.result()
         assert made.sh("echo in") == "in"
+
+
+def test_a_start_that_waits_for_the_life_before_ends_with_its_caller(
+    host: Host, image: Path
+) -> None:
+    request = container_pb2.StartContainerRequest(name="box", command=IDLE)
+    with defined(host, config(image)) as made:
+        # As if the kernel wrote back what that has left, for minutes.
+        with own_device(image, "box") as device:
+            call = made.api.container.StartContainer.future(request, timeout=300)
+            made.wait(types_pb2.STATE_STARTING)
+            call.cancel()
+            made.wait(types_pb2.STATE_STOPPED)
+            assert f"{device} of container box has it read-write" in made.info().state_reason
+        images.none_attached(host)
+        made.start(*IDLE)
+        assert made.sh("echo in") == "in"
+
+
+@contextmanager
+def own_device(image: Path, container: str) -> Iterator[str]:
+    """A loop device over the image, as a life of this container that has ended would have left it."""
+    with Fd(loop.open_control()) as control, Fd(os.open(image, os.O_RDWR | os.O_CLOEXEC)) as file:
+        number = loop.free_number(control.fileno())
+        with Fd(loop.open_device(number, writable=True)) as device:
+            word = claim.reference(container)
+            loop.configure(device.fileno(), file.fileno(), 0, 0, word, read_only=False)
+            yield f"/dev/loop{number}"
 
 
 def test_a_guest_that_reboots_gets_its_image_again(host: Host, image: Path) -> None:

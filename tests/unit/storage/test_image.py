@@ -158,7 +158,7 @@ def test_a_file_system_without_locks_is_none_that_somebody_has(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "fcntl", without)
-    claim.claim(file, "/vm.img", WHOLE, read_only=read_only)
+    claim.claim(file, "/vm.img", WHOLE, "c", read_only=read_only)
 
 
 def test_a_question_for_locks_that_fails_is_named(file: int) -> None:
@@ -171,8 +171,8 @@ def test_a_question_for_locks_that_fails_is_named(file: int) -> None:
 
 def test_what_another_has_locked_may_be_let_go_of(file: int) -> None:
     with Fd(os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)) as other:
-        claim.claim(other.fileno(), "/vm.img", WHOLE, read_only=False)
+        claim.claim(other.fileno(), "/vm.img", WHOLE, "c", read_only=False)
         # At once, for the caller to look again.
         with pytest.raises(ImageBusyError, match="another program has locked it"):
-            claim.claim(file, "/vm.img", WHOLE, read_only=False)
-    claim.claim(file, "/vm.img", WHOLE, read_only=False)
+            claim.claim(file, "/vm.img", WHOLE, "c", read_only=False)
+    claim.claim(file, "/vm.img", WHOLE, "c", read_only=False)

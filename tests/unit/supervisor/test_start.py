@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 from lxcd.storage.choice import ImageBusyError
+from lxcd.supervisor.patience import Patience
 from lxcd.supervisor.start import _Start
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class _Waiting(_Start):
     """Furnished once somebody else had a turn in the thread."""
 
     def __init__(self) -> None:
+        self._patience = Patience()
         self.freed = False
         self.done: list[str] = []
 
@@ -26,7 +28,9 @@ class _Waiting(_Start):
 
     def _supply(self, prepared: Prepared) -> None:
         if not self.freed:
-            raise ImageBusyError("in use")
+            busy = ImageBusyError("in use")
+            assert self._patience.lasts(busy)
+            raise busy
         self.done.append(f"supply {prepared}")
 
 
