@@ -126,7 +126,7 @@ class _Start:
         """Return once the program was exec'ed."""
         house, clock = self._house, _Clock()
         self._undo.callback(self._close_namespace)
-        self._undo.callback(lambda: kernel_fd.close_all([fd for fd in self._fds if fd >= 0]))
+        self._undo.push_async_callback(self._close)
         own = payload_name(self._config, self._record.name)
         self._record = self._record.but(nics=self._nics.foresee())
         self._enter("take", None)
@@ -165,9 +165,23 @@ class _Start:
         # From here on the container is there: descriptors go, the rest stays.
         self._undo.pop_all()
         self._close_namespace()
-        kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
+        if child.is_gone():
+            # It has nothing any more: we are the last.
+            house.begin(self._close())
+        else:
+            self._close_here()
         prepared.channel.close()
         return Started(child, record, clock.total(), tuple(self._problems))
+
+    async def _close(self) -> None:
+        """Close what is for the child. Whoever closes a root file system last unmounts it: that
+        writes back what is dirty, for as long as it takes.
+        """
+        await asyncio.to_thread(self._close_here)
+
+    def _close_here(self) -> None:
+        """The same where the container has it all, and no thread is needed for it."""
+        kernel_fd.close_all([fd for fd in self._fds if fd >= 0])
 
     def _begin_network(self, child: Held) -> asyncio.Task[None]:
         """Have devices made beside the walk."""
