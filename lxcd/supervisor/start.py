@@ -397,9 +397,11 @@ class _Start:
             path = f"/proc/{pid}/ns/user" if wanted.idmap == "container" else wanted.idmap
             with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as userns:
                 try:
-                    mount.mount_setattr(fd, userns_fd=userns.fileno())
+                    # What is mounted below has come along, and is shifted with it.
+                    mount.mount_setattr(fd, userns_fd=userns.fileno(), recursive=True)
                 except OSError as error:
-                    text = f"{wanted.describe()}: idmapped mounts are not possible there"
+                    where = "there, or of what is mounted below"
+                    text = f"{wanted.describe()}: idmapped mounts are not possible {where}"
                     raise libc.oserror(error.errno or 0, "mount_setattr", text) from None
 
 

@@ -298,6 +298,44 @@ def test_idmap_container_shifts_a_bind(shared_host: Host, busybox_root: Path, sh
     assert (shared / "new").stat().st_uid == 0
 
 
+def test_idmap_shifts_what_is_mounted_below_as_well(
+    shared_host: Host, busybox_root: Path, shared: Path
+) -> None:
+    root = roots.copy(busybox_root, shared_host.root / "shifted-below")
+    other = shared_host.root / "other"
+    other.mkdir()
+    (other / "deep").touch()
+    config = (
+        f"lxc.rootfs.path = {root}\nlxc.rootfs.options = idmap=container\n{IDMAP}{KERNEL_MOUNTS}"
+        f"{_entry(shared, 'home', 'rbind,idmap=container')}\n"
+    )
+    below = (root / "mnt", shared / "below")
+    try:
+        for place in below:
+            shared_host.machine.run("mount", "--bind", str(other), str(place))
+        with box(shared_host, config) as made:
+            assert made.sh("stat -c %u /home/file /home/below/deep /mnt/deep") == "0\n0\n0"
+            made.sh("touch /mnt/new")
+    finally:
+        for place in below:
+            shared_host.machine.run("umount", "--lazy", str(place), check=False)
+    assert (other / "new").stat().st_uid == 0
+
+
+def test_what_cannot_be_shifted_below_is_said(shared_host: Host, busybox_root: Path) -> None:
+    root = roots.copy(busybox_root, shared_host.root / "not-shifted")
+    config = f"lxc.rootfs.path = {root}\nlxc.rootfs.options = idmap=container\n{IDMAP}"
+    shared_host.machine.run("mount", "-t", "proc", "proc", str(root / "proc"))
+    try:
+        with defined(shared_host, config) as made:
+            with pytest.raises(Refused) as caught:
+                made.start()
+            assert "not possible there, or of what is mounted below" in caught.value.text
+            assert caught.value.metadata["syscall"] == "mount_setattr"
+    finally:
+        shared_host.machine.run("umount", str(root / "proc"))
+
+
 @pytest.mark.parametrize("target", ["mnt/link", "mnt/up/dir", "mnt/host", "mnt/proc"])
 def test_a_symlink_in_the_target_is_refused(
     shared_host: Host, busybox_root: Path, shared: Path, target: str
