@@ -93,6 +93,8 @@ def _dhcp(network: ManagedNetwork, files: Files) -> list[str]:
         "--dhcp-no-override",
         # Else a container would be whoever it says.
         "--dhcp-ignore-names",
+        # Else it would be as many as it says, and have all addresses: its filter knows no ids.
+        "--dhcp-ignore-clid",
     ]
     if not network.dhcp_ping:
         argv.append("--no-ping")

@@ -28,7 +28,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+\Z")
 # `dstnat` of nft, which does not take the word in the hook `output`.
 _DNAT = -100
 _ANY = "0.0.0.0"  # noqa: S104 - to look for, not to bind
-_BOOTP_CHADDR = 36 * 8  # bits behind the UDP header's begin: 8 bytes of UDP, 28 of BOOTP
+# Bits behind the UDP header's begin: 8 bytes of UDP, then BOOTP's (RFC 951).
+_BOOTP_HTYPE_HLEN, _ETHERNET_6 = (8 + 1) * 8, "0x0106"
+_BOOTP_CHADDR = (8 + 28) * 8
+_FRAGMENT = "ip frag-off & 0x3fff != 0"  # there are more, or it is not the first (RFC 791)
 _BEFORE_IT_HAS_ONE = "{ nd-router-solicit, nd-neighbor-solicit, mld2-listener-report }"
 _ND_TARGET = "@th,64,128"  # of neighbour solicitations and advertisements (RFC 4861, 4.3, 4.4)
 
@@ -273,10 +276,19 @@ def _ipv4_rules(port: Port) -> list[str]:
         # 0.0.0.0: is this address free (RFC 5227)?
         f"arp saddr ip != {{ {', '.join([_ANY, *addresses])} }} drop",
         "ip protocol udp udp sport 67 drop",
+        # Clients look at the port that it comes to, not at the one that it comes from.
+        "ip protocol udp udp dport 68 drop",
+        # Of one in pieces what is looked at below may be in a later one.
+        f"ip protocol udp udp dport 67 {_FRAGMENT} drop",
     ]
     if "mac" in port.filter:
-        # Who wants a lease does so for itself: else one container could take all.
-        rules.append(f"ip protocol udp udp dport 67 @th,{_BOOTP_CHADDR},48 != 0x{chaddr} drop")
+        # Who wants a lease does so for itself: else one container could take all. A longer
+        # address is another one to dnsmasq, too.
+        asks = "ip protocol udp udp dport 67"
+        rules += [
+            f"{asks} @th,{_BOOTP_HTYPE_HLEN},16 != {_ETHERNET_6} drop",
+            f"{asks} @th,{_BOOTP_CHADDR},48 != 0x{chaddr} drop",
+        ]
     rules.append("ip saddr 0.0.0.0 udp sport 68 udp dport 67 return")
     rules.append(
         f"ip saddr != {{ {', '.join(addresses)} }} drop" if addresses else "ether type ip drop"
@@ -291,6 +303,7 @@ def _ipv6_rules(port: Port, network: ManagedNetwork) -> list[str]:
     return [
         "icmpv6 type { nd-router-advert, nd-redirect } drop",
         "meta protocol ip6 udp sport 547 drop",
+        "meta protocol ip6 udp dport 546 drop",
         f"icmpv6 type nd-neighbor-advert {_ND_TARGET} != {{ {targets} }} drop",
         # Without an address yet: is one free that it may have, who is a router, what it listens to.
         f"ip6 saddr :: icmpv6 type nd-neighbor-solicit {_ND_TARGET} != {{ {targets} }} drop",

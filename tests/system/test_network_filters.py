@@ -6,12 +6,26 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from lxcd.network.definition import eui64
-from tests.system.connected import BOXES, Box, arp, call, ethernet, ipv4, ipv6, mac, start, udp
+from tests.system.connected import (
+    BOXES,
+    Box,
+    arp,
+    call,
+    checksum,
+    ethernet,
+    ipv4,
+    ipv6,
+    mac,
+    network,
+    start,
+    udp,
+)
 from tests.system.host import Host
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -80,10 +94,34 @@ def behind_an_option(source: str, payload: bytes) -> bytes:
     return ipv6(source, ALL6, 0, bytes([ICMP6, 0, 5, 2, 0, 0, 1, 0]) + summed)
 
 
-def bootp(operation: int, chaddr: str) -> bytes:
-    head = struct.pack("!BBBBIHH", operation, 1, 6, 0, int.from_bytes(os.urandom(4)), 0, 0)
-    discover = b"\x63\x82\x53\x63\x35\x01\x01\xff"
-    return head + bytes(16) + mac(chaddr) + bytes(10 + 64 + 128) + discover
+DISCOVER, REQUEST, DECLINE = 1, 3, 4
+
+
+def bootp(
+    operation: int, chaddr: str, more: bytes = b"", kind: int = DISCOVER, options: bytes = b""
+) -> bytes:
+    """`more` makes the hardware address longer than one of Ethernet."""
+    length = 6 + len(more)
+    head = struct.pack("!BBBBIHH", operation, 1, length, 0, int.from_bytes(os.urandom(4)), 0, 0)
+    filled = (mac(chaddr) + more).ljust(16 + 64 + 128, b"\0")
+    said = b"\x63\x82\x53\x63" + bytes([53, 1, kind]) + options
+    return head + bytes(16) + filled + said + b"\xff"
+
+
+def asks_for(address: str, client: bytes) -> bytes:
+    """Options: what it wants, and the id that it has."""
+    return b"\x32\x04" + socket.inet_aton(address) + bytes([61, len(client)]) + client
+
+
+def in_pieces(packet: bytes, first: int) -> list[bytes]:
+    """A packet as two: that many bytes of what it carries, and the rest."""
+    found = []
+    for place, data in ((0, packet[20 : 20 + first]), (first, packet[20 + first :])):
+        flags = place // 8 | (0 if place else 0x2000)
+        head = packet[:2] + struct.pack("!H", 20 + len(data)) + packet[4:6]
+        head += struct.pack("!H", flags) + packet[8:10] + b"\0\0" + packet[12:20]
+        found.append(head[:10] + struct.pack("!H", checksum(head)) + head[12:] + data)
+    return found
 
 
 def own4(box: Box) -> str:
@@ -100,7 +138,9 @@ FORBIDDEN = {
     "ARP: for another hardware address": lambda b: ethernet(BROADCAST, b.hwaddr, ARP, arp(2, (STRANGER, own4(b)), (BROADCAST, "0.0.0.0"))),
     "ARP: of a strange kind": lambda b: ethernet(BROADCAST, b.hwaddr, ARP, struct.pack("!HHBBH", 6, 0x0800, 6, 4, 2) + arp(2, (b.hwaddr, "10.0.3.1"), (BROADCAST, "0.0.0.0"))[8:]),
     "DHCP: an answer": lambda b: ethernet(BROADCAST, b.hwaddr, IP, ipv4(own4(b), "255.255.255.255", UDP, udp(67, 68, bootp(2, OTHER)))),
+    "DHCP: an answer, by another port": lambda b: ethernet(BROADCAST, b.hwaddr, IP, ipv4(own4(b), "255.255.255.255", UDP, udp(1067, 68, bootp(2, OTHER)))),
     "DHCP: for another": lambda b: ethernet(BROADCAST, b.hwaddr, IP, ipv4("0.0.0.0", "255.255.255.255", UDP, udp(68, 67, bootp(1, STRANGER)))),
+    "DHCP: for one whose address is longer": lambda b: ethernet(BROADCAST, b.hwaddr, IP, ipv4("0.0.0.0", "255.255.255.255", UDP, udp(68, 67, bootp(1, b.hwaddr, b"x")))),
     "IPv6: another's address": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(OTHERS6, ALL6, UDP, udp(1, 1, b"e"))),
     "IPv6: an address of elsewhere": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6("2001:db8::1", ALL6, UDP, udp(1, 1, b"f"))),
     "IPv6: none": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(ANY6, ALL6, UDP, udp(1, 1, b"g"))),
@@ -110,6 +150,7 @@ FORBIDDEN = {
     "NDP: is a router, behind an option": lambda b: ethernet(NODES, b.hwaddr, IP6, behind_an_option(MINE6, ADVERTISED)),
     "NDP: knows a better way": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, ICMP6, neighbour(137, OTHERS6, bytes(16)))),
     "DHCPv6: an answer": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, UDP, udp(547, 546, b"h"))),
+    "DHCPv6: an answer, by another port": lambda b: ethernet(NODES, b.hwaddr, IP6, ipv6(MINE6, ALL6, UDP, udp(1547, 546, b"h"))),
     "a tag of a VLAN": lambda b: ethernet(BROADCAST, b.hwaddr, VLAN, struct.pack("!HH", 5, IP) + ipv4("10.0.3.1", "10.0.3.255", UDP, udp(1, 1, b"i"))),
     "two tags": lambda b: ethernet(BROADCAST, b.hwaddr, 0x88A8, struct.pack("!HHHH", 5, VLAN, 6, ARP) + arp(2, (b.hwaddr, "10.0.3.1"), (BROADCAST, "0.0.0.0"))),
     "a protocol that nobody knows": lambda b: ethernet(BROADCAST, b.hwaddr, 0x88B5, b"nobody knows what this may carry"),
@@ -142,16 +183,46 @@ def test_what_is_allowed_is_heard(pair: tuple[Box, Box, Box], name: str) -> None
 
 def test_one_container_cannot_take_all_addresses(pair: tuple[Box, Box, Box]) -> None:
     filtered, _, _ = pair
+    bridge = network(filtered.host)["hwaddr"]
     with filtered.packets() as mouth:
         for number in range(50):
             chaddr = f"02:00:00:00:aa:{number:02x}"
             for source in (chaddr, filtered.hwaddr):
                 packet = ipv4("0.0.0.0", "255.255.255.255", UDP, udp(68, 67, bootp(1, chaddr)))
                 mouth.send(ethernet(BROADCAST, source, IP, packet))
+        # In pieces, whose first does not say for whom it is.
+        asked = bootp(1, "02:00:00:00:aa:ff", kind=REQUEST, options=asks_for("10.0.3.254", b"\0a"))
+        packet = ipv4(own4(filtered), "10.0.3.1", UDP, udp(68, 67, asked))
+        for piece in in_pieces(packet, 16):
+            mouth.send(ethernet(bridge, filtered.hwaddr, IP, piece))
     filtered.dhcp()
     leases = (filtered.host.state_dir / "networks/lxcbr0.leases").read_text()
     assert ":aa:" not in leases
     assert filtered.hwaddr in leases
+
+
+def test_one_container_is_one_whatever_ids_it_has(pair: tuple[Box, Box, Box]) -> None:
+    filtered, _, _ = pair
+    greedy, last = Box(filtered.host, "greedy", number=8), Box(filtered.host, "last", number=9)
+
+    def send(mouth: socket.socket, said: bytes) -> None:
+        packet = ipv4("0.0.0.0", "255.255.255.255", UDP, udp(68, 67, said))
+        mouth.send(ethernet(BROADCAST, greedy.hwaddr, IP, packet))
+
+    with greedy.packets() as mouth:
+        # It does not want its own; dnsmasq gives it any for ten minutes then.
+        server = b"\x36\x04" + socket.inet_aton("10.0.3.1")
+        options = asks_for(own4(greedy), b"\0x") + server
+        send(mouth, bootp(1, greedy.hwaddr, kind=DECLINE, options=options))
+        for number in range(2, 255):
+            options = asks_for(f"10.0.3.{number}", b"\0%d" % number)
+            send(mouth, bootp(1, greedy.hwaddr, kind=REQUEST, options=options))
+            time.sleep(0.002)  # else its socket overflows, and it is spared
+    assert last.dhcp().startswith(f"bound {own4(last)} ")
+    leases = (filtered.host.state_dir / "networks/lxcbr0.leases").read_text()
+    assert leases.count(greedy.hwaddr) <= 1
+    for box in (greedy, last):
+        box.disconnect()
 
 
 def test_only_what_is_wanted_is_filtered(pair: tuple[Box, Box, Box]) -> None:

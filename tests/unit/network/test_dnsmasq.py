@@ -31,7 +31,7 @@ def test_the_command_line() -> None:
     assert argv[:2] == ("dnsmasq", "--conf-file=")
     for word in (
         "--keep-in-foreground", "--strict-order", "--bind-dynamic", "--except-interface=lo", "--interface=lxcbr0",
-        "--dhcp-authoritative", "--no-ping", "--dhcp-range=10.0.3.1,10.0.3.254,255.255.255.0,1h", "--dhcp-ignore-names",
+        "--dhcp-authoritative", "--no-ping", "--dhcp-range=10.0.3.1,10.0.3.254,255.255.255.0,1h", "--dhcp-ignore-names", "--dhcp-ignore-clid",
         "--dhcp-range=fd00::,ra-stateless,64", "--enable-ra", "--local=/lxc/", "--dhcp-leasefile=/l", "--user=dnsmasq",
     ):  # fmt: skip
         assert word in argv, word

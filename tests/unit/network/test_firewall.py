@@ -28,7 +28,10 @@ PORT = Port(
 def test_what_lets_through_comes_behind_what_forbids_more() -> None:
     rules = firewall.port_rules(PORT, NETWORK)
     first_return = next(place for place, rule in enumerate(rules) if rule.endswith("return"))
-    for word in ("ether saddr", "arp saddr ether", "ether type !=", "udp sport 67 drop", "@th,288"):
+    for word in (
+        "ether saddr", "arp saddr ether", "ether type !=",
+        "udp sport 67 drop", "udp dport 68 drop", "udp dport 67 ip frag-off", "@th,72,16", "@th,288",
+    ):  # fmt: skip
         assert any(word in rule for rule in rules[:first_return]), word
     # Each of both families lets one thing through, and forbids the rest of itself right behind.
     assert rules[first_return + 1] == "ip saddr != { 10.0.3.5 } drop"
