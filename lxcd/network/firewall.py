@@ -117,6 +117,10 @@ def _network_of(port: Port, rules: Rules) -> ManagedNetwork:
 
 
 def _inet(table: str, owner: str, rules: Rules) -> str:
+    """What the host sends to 127.0.0.0/8 is led by `output`; from elsewhere it comes by mistake or
+    worse, and must not be led before the kernel drops it (CVE-2020-8558). Whether others do that is
+    the host's to say: it is not dropped here, but where it is us who have it routed.
+    """
     networks = rules.networks
     v4 = [(str(n.ipv4_interface.network), n.ipv4_nat) for n in networks if n.ipv4_interface]
     v6 = [(str(n.ipv6_interface.network), n.ipv6_nat) for n in networks if n.ipv6_interface]
@@ -130,10 +134,12 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
 {_maps()}
   chain guard {{
     type filter hook prerouting priority raw
+    iifname @bridges ip saddr 127.0.0.0/8 drop
     iifname @bridges ip daddr 127.0.0.0/8 drop
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat
+    ip daddr 127.0.0.0/8 return
     fib daddr type local goto publish
   }}
   chain output {{

@@ -10,7 +10,19 @@ from typing import Self
 
 import pytest
 
-from tests.system.connected import BOXES, Box, RefusedError, call, inside, network, start, tables
+from tests.system.connected import (
+    BOXES,
+    Box,
+    RefusedError,
+    call,
+    ethernet,
+    inside,
+    ipv4,
+    network,
+    start,
+    tables,
+    udp,
+)
 from tests.system.host import Host
 from tests.system.machine import until
 
@@ -358,6 +370,31 @@ def test_a_forward_of_127_0_0_1_is_the_hosts_alone(wired: Host, outside: Box) ->
         asking.settimeout(1)
         with pytest.raises(OSError, match=r"timed out|refused|unreachable"):
             asking.connect(("127.0.0.1", 8080))
+
+
+def test_what_is_of_127_0_0_1_is_not_led_from_elsewhere(wired: Host, outside: Box) -> None:
+    wired.ctl("create", "web")
+    web = Box(wired, "web", number=1)
+    web.dhcp()
+    wired.ctl("network", "forward", "web", "udp", "127.0.0.1:5353:53")
+    wired.ctl("network", "forward", "web", "udp", "5354:54")
+    uplink = wired.machine.run("cat", "/sys/class/net/uplink/address").stdout.strip()
+    with web.packets() as ears, outside.packets() as mouth:
+
+        def send(destination: str, port: int, mark: bytes) -> None:
+            packet = ipv4("198.51.100.2", destination, 17, udp(7, port, mark))
+            mouth.send(ethernet(uplink, "02:00:00:00:00:77", 0x0800, packet))
+
+        marks = [os.urandom(8) for _ in range(3)]
+        send("127.0.0.1", 5353, marks[0])
+        send("127.0.0.1", 5354, marks[1])
+        # What may pass comes behind them.
+        send("198.51.100.1", 5354, marks[2])
+        heard: list[bytes] = []
+        while marks[2] not in heard:
+            frame = ears.recv(4096)
+            heard += [mark for mark in marks if mark in frame]
+    assert heard == [marks[2]]
 
 
 # ---- trouble
