@@ -207,6 +207,13 @@ def route_localhost(name: str) -> bool:
     return _write(f"ipv4/conf/{name}/route_localnet", "1")
 
 
+def learn_from_filtered(name: str) -> bool:
+    """Learn nothing from frames to 01:80:c2:00:00:00 and its like, which no filter of the bridge
+    sees: whoever sends them would have what is for others.
+    """
+    return _write("no_linklocal_learn", "1", f"/sys/class/net/{name}/bridge")
+
+
 def _listed(name: str) -> list[str]:
     try:
         return os.listdir(os.path.join(_SYSCTL, name))
@@ -222,9 +229,9 @@ def _read(name: str) -> str:
         return ""
 
 
-def _write(name: str, value: str) -> bool:
+def _write(name: str, value: str, above: str = _SYSCTL) -> bool:
     try:
-        with open(os.path.join(_SYSCTL, name), "w", encoding="ascii") as file:
+        with open(os.path.join(above, name), "w", encoding="ascii") as file:
             file.write(value)
     except OSError:
         return False

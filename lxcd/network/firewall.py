@@ -117,7 +117,12 @@ def _network_of(port: Port, rules: Rules) -> ManagedNetwork:
 
 
 def _inet(table: str, owner: str, rules: Rules) -> str:
-    """What the host sends to 127.0.0.0/8 is led by `output`; from elsewhere it comes by mistake or
+    """What comes by a port comes from its bridge, also to where br_netfilter(5) has it looked at.
+    From the port itself comes what the bridge leaves alone, and so its filter does not see: frames
+    to 01:80:c2:00:00:00 and its like (IEEE 802.1D), which may carry anything; and all, while the
+    port is not in the bridge.
+
+    What the host sends to 127.0.0.0/8 is led by `output`; from elsewhere it comes by mistake or
     worse, and must not be led before the kernel drops it (CVE-2020-8558). Whether others do that is
     the host's to say: it is not dropped here, but where it is us who have it routed.
     """
@@ -126,6 +131,7 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
     v6 = [(str(n.ipv6_interface.network), n.ipv6_nat) for n in networks if n.ipv6_interface]
     return f"""table inet {table} {{
   comment "{owner}"
+  set ports {{ type ifname; }}
   set bridges {{ type ifname; {_elements(f'"{network.name}"' for network in networks)}}}
   set nets4 {{ type ipv4_addr; flags interval; {_elements(net for net, _ in v4)}}}
   set nets6 {{ type ipv6_addr; flags interval; {_elements(net for net, _ in v6)}}}
@@ -134,6 +140,7 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
 {_maps()}
   chain guard {{
     type filter hook prerouting priority raw
+    iifname @ports drop
     iifname @bridges ip saddr 127.0.0.0/8 drop
     iifname @bridges ip daddr 127.0.0.0/8 drop
   }}
@@ -227,10 +234,11 @@ def add_port(table: str, port: Port, network: ManagedNetwork) -> str:
         return ""
     chain = f"bridge {table} {_chain(port.host_name)}"
     rules = "\n".join(f"add rule {chain} {rule}" for rule in port_rules(port, network))
-    element = f'{{ "{port.host_name}" : goto {_chain(port.host_name)} }}'
+    name = f'"{port.host_name}"'
     return (
         f"add chain {chain}\nflush chain {chain}\n{rules}\n"
-        f"add element bridge {table} ports {element}\n"
+        f"add element bridge {table} ports {{ {name} : goto {_chain(port.host_name)} }}\n"
+        f"add element inet {table} ports {{ {name} }}\n"
     )
 
 
@@ -241,6 +249,7 @@ def remove_port(table: str, port: Port) -> str:
     return (
         f'delete element bridge {table} ports {{ "{port.host_name}" }}\n'
         f"delete chain bridge {table} {_chain(port.host_name)}\n"
+        f'delete element inet {table} ports {{ "{port.host_name}" }}\n'
     )
 
 

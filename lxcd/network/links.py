@@ -84,6 +84,21 @@ def _versions(device: Device) -> set[int]:
     return {one.interface.version for one in device.assigned}
 
 
+def seclude(host_name: str, device: Device) -> None:
+    """The host takes no router's word from a container, and is no neighbour of it by IPv6 but at
+    the bridge: what comes in at the port itself has met no filter. Before it is up.
+    """
+    bridged = device.mode == "bridge" and device.link
+    routes = any(route.network.version == 6 for route in device.routes)  # noqa: PLR2004
+    key, value = ("disable_ipv6", "1") if bridged and not routes else ("accept_ra", "0")
+    # There may be no IPv6.
+    with (
+        contextlib.suppress(OSError),
+        open(_sysctl(6, host_name, key), "w", encoding="ascii") as file,
+    ):
+        file.write(value)
+
+
 def forward(host_name: str, device: Device) -> None:
     """A router's port forwards, and answers for the gateways."""
     for version in sorted(_versions(device)):

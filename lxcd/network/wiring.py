@@ -151,6 +151,9 @@ class Wires:
         """Connect them to the host. Raises StartFailed."""
         if self._host is None:
             return
+        for device in self._devices:
+            if device.kind == "veth":
+                links.seclude(self._wired[device.number].host_name, device)
         self._ask(self._host, requests.host_end)
         for device in self._devices:
             more = self._more(device)

@@ -407,6 +407,8 @@ def _make(network: ManagedNetwork) -> int:
     with namespace.rtnetlink() as opened:
         index = bridge.make(opened, network)
     failed = bridge.forward(network)
+    if not bridge.learn_from_filtered(network.name):
+        failed.append("no_linklocal_learn")
     if failed:
         _log.warning("network %s: could not be set: %s", network.name, " ".join(failed))
     return index

@@ -216,6 +216,26 @@ def test_a_router(shared_host: Host, busybox_root: Path) -> None:
         assert set(links(host)) == before | {"side0"}
 
 
+@pytest.mark.parametrize(
+    ("option", "key", "value"),
+    [
+        ("link = br0", "disable_ipv6", "1"),
+        ("link = br0\nlxc.net.0.veth.ipv6.route = fd00:77::/48", "accept_ra", "0"),
+        ("veth.mode = router", "accept_ra", "0"),
+        ("mtu = 1400", "accept_ra", "0"),
+    ],
+    ids=["in a bridge", "in a bridge, with a route", "a router", "alone"],
+)
+def test_the_host_takes_no_word_of_a_container(
+    shared_host: Host, busybox_root: Path, option: str, key: str, value: str
+) -> None:
+    host = shared_host
+    text = config(host, busybox_root, nic(option, "veth.pair = web0", "flags = up"))
+    with device(host, "br0", "type", "bridge"), defined(host, text) as made:
+        start(made)
+        assert file_of(host, f"/proc/sys/net/ipv6/conf/web0/{key}") == value
+
+
 def test_a_router_of_a_link_with_its_address(shared_host: Host, busybox_root: Path) -> None:
     host = shared_host
     text = nic(

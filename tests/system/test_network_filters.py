@@ -19,6 +19,7 @@ from tests.system.connected import (
     call,
     checksum,
     ethernet,
+    inside,
     ipv4,
     ipv6,
     mac,
@@ -223,6 +224,32 @@ def test_one_container_is_one_whatever_ids_it_has(pair: tuple[Box, Box, Box]) ->
     assert leases.count(greedy.hwaddr) <= 1
     for box in (greedy, last):
         box.disconnect()
+
+
+@pytest.mark.parametrize("last", ["00", "03", "0e"])
+def test_what_the_bridge_leaves_alone_does_not_get_in(
+    pair: tuple[Box, Box, Box], last: str
+) -> None:
+    """IEEE 802.1D: such frames are handed to the host as they are, by the port itself."""
+    filtered, _, _ = pair
+    host = filtered.host
+    mark, nobody = os.urandom(8), f"02:00:00:00:99:{last}"
+    with (
+        inside(host.machine.pid, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as heard,
+        filtered.packets() as mouth,
+    ):
+        heard.bind(("0.0.0.0", 0))
+        heard.settimeout(10)
+        port = heard.getsockname()[1]
+        packet = ipv4("10.0.3.77", "10.0.3.1", UDP, udp(9, port, b"as another"))
+        mouth.send(ethernet(f"01:80:c2:00:00:{last}", nobody, IP, packet))
+        packet = ipv4(own4(filtered), "10.0.3.1", UDP, udp(9, port, mark))
+        mouth.send(ethernet(network(host)["hwaddr"], filtered.hwaddr, IP, packet))
+        assert heard.recv(100) == mark
+    # Nor does what is for others come here.
+    learned = host.machine.run("bridge", "fdb", "show", "br", "lxcbr0").stdout
+    assert filtered.hwaddr in learned
+    assert nobody not in learned
 
 
 def test_only_what_is_wanted_is_filtered(pair: tuple[Box, Box, Box]) -> None:
