@@ -111,7 +111,8 @@ class Networks:
         """
         await self._recovered.wait()
         up = self._up.get(link)
-        if up is not None and _index(link) == up.index:
+        # One that is on its way has a bridge before it has all else.
+        if up is not None and not self._lock.locked() and _index(link) == up.index:
             return up.network
         async with self._lock:
             network = await asyncio.to_thread(self._defined, link)
