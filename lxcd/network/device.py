@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from lxcd.config.model import ContainerConfig, Nic
 
 STEP = "network"
-# Indexes within a new namespace; 1 is lo.
-_FIRST_PLACE = 2
+# Indexes within a new namespace: 1 is lo, and from 2 on there is what the kernel puts into each of
+# them, tunl0, sit0, gre0 …, where such modules are loaded (net.core.fb_tunnels_only_for_init_net).
+_FIRST_PLACE = 64
 _AUTO = ("auto", "dev")
 # LXC's own block since 7.0.
 _VENDOR = "10:66:6a:xx:xx:xx"

@@ -50,7 +50,7 @@ def test_a_macvlan(shared_host: Host, busybox_root: Path, mode: str) -> None:
                 assert found["linkinfo"]["info_kind"] == "macvlan"
                 assert found["linkinfo"]["info_data"]["mode"] == (mode or "private")
                 assert (found["address"], found["mtu"]) == (_HWADDR, 1400)
-                assert found["ifindex"] == 2
+                assert found["ifindex"] == 64
                 assert found["link_index"] == links(host)["lan0"]["ifindex"]
                 assert "UP" in found["flags"]
                 assert addresses_inside(host, pid, "lan") == {"10.9.0.2/24"}

@@ -209,7 +209,7 @@ def test_names_inside(names: list[str], wanted: list[str]) -> None:
     )
     found = read(text)
     assert [device.name for device in found] == wanted
-    assert [device.place for device in found] == [2, 3, 4]
+    assert [device.place for device in found] == [64, 65, 66]
 
 
 @STEADY

@@ -57,7 +57,7 @@ def test_a_pair() -> None:
         "IFLA_NET_NS_FD": 71,
         "IFLA_MTU": 1400,
     }
-    assert inside(found)[0].fields == {"index": 2, "flags": 0, "change": _UP}
+    assert inside(found)[0].fields == {"index": 64, "flags": 0, "change": _UP}
     assert inside(device("flags = up"))[0].fields["flags"] == _UP
 
 
@@ -99,7 +99,7 @@ def test_a_macvlan(mode: str) -> None:
     found = device("link = lan0", f"macvlan.mode = {mode}", "mtu = 1300", kind="macvlan")
     (request,) = requests.from_host(found, KNOWN)
     attributes = said(request)
-    assert request.fields == {"index": 2}
+    assert request.fields == {"index": 64}
     assert (attributes["IFLA_LINK"], attributes["IFLA_NET_NS_FD"]) == (9, 72)
     assert attributes["IFLA_MTU"] == 1300
     info = attributes["IFLA_LINKINFO"]
@@ -107,7 +107,7 @@ def test_a_macvlan(mode: str) -> None:
     assert info["IFLA_INFO_DATA"]["IFLA_MACVLAN_MODE"] == mode
     # Inside it is made already; up or not.
     (request,) = inside(found)
-    assert (request.verb, request.fields["index"], request.attributes) == ("setlink", 2, [])
+    assert (request.verb, request.fields["index"], request.attributes) == ("setlink", 64, [])
 
 
 def test_one_that_passes_through_takes_an_address_afterwards() -> None:
@@ -143,7 +143,7 @@ def test_one_that_is_made_by_way_of_the_host() -> None:
     assert dict(moved.attributes) == {
         "IFLA_NET_NS_FD": 72,
         "IFLA_IFNAME": "eth0",
-        "IFLA_NEW_IFINDEX": 2,
+        "IFLA_NEW_IFINDEX": 64,
     }
     assert (moved.verb, removed.verb, removed.optional) == ("setlink", "dellink", True)
     card = device("link = lan0", kind="phys")
@@ -158,11 +158,11 @@ def test_a_card_moves_and_is_set_up() -> None:
     assert dict(move.attributes) == {
         "IFLA_NET_NS_FD": 72,
         "IFLA_IFNAME": "x",
-        "IFLA_NEW_IFINDEX": 2,
+        "IFLA_NEW_IFINDEX": 64,
     }
     assert move.origin == "c:2"
     (settle,) = inside(found)
-    assert settle.fields == {"index": 2, "flags": _UP, "change": _UP}
+    assert settle.fields == {"index": 64, "flags": _UP, "change": _UP}
     assert said(settle) == {"IFLA_IFNAME": "x", "IFLA_MTU": 1300}
 
 
@@ -177,7 +177,7 @@ def test_any_address(address: Any, data: st.DataObject) -> None:
     (request,) = requests.addressing(found, ())
     (message,) = decode(encode(request, 1))
     assert message.fields["family"] == requests.family(address.version)
-    assert (message.fields["prefixlen"], message.fields["index"]) == (prefix, 2)
+    assert (message.fields["prefixlen"], message.fields["index"]) == (prefix, 64)
     for name in ("IFA_LOCAL", "IFA_ADDRESS"):
         assert ipaddress.ip_address(message.attributes[name]) == address
     assert ("IFA_BROADCAST" in message.attributes) == (address.version == 4 and prefix < 31)
@@ -194,13 +194,13 @@ def routes(*options: str) -> list[tuple[int, dict[str, Any]]]:
 def test_default_routes() -> None:
     four, six = "ipv4.address = 10.0.0.2/24", "ipv6.address = fd00::2/64"
     assert routes(four, "ipv4.gateway = 10.0.0.1") == [
-        (0, {"RTA_OIF": 2, "RTA_GATEWAY": "10.0.0.1"})
+        (0, {"RTA_OIF": 64, "RTA_GATEWAY": "10.0.0.1"})
     ]
     assert routes(four, "ipv4.gateway = 10.1.0.1") == [
-        (_ONLINK, {"RTA_OIF": 2, "RTA_GATEWAY": "10.1.0.1"})
+        (_ONLINK, {"RTA_OIF": 64, "RTA_GATEWAY": "10.1.0.1"})
     ]
-    assert routes(six, "ipv6.gateway = fe80::1") == [(0, {"RTA_OIF": 2, "RTA_GATEWAY": "fe80::1"})]
-    assert routes("ipv4.gateway = dev", "ipv6.gateway = dev") == [(0, {"RTA_OIF": 2})] * 2
+    assert routes(six, "ipv6.gateway = fe80::1") == [(0, {"RTA_OIF": 64, "RTA_GATEWAY": "fe80::1"})]
+    assert routes("ipv4.gateway = dev", "ipv6.gateway = dev") == [(0, {"RTA_OIF": 64})] * 2
 
 
 def test_what_the_host_has_of_a_router() -> None:
