@@ -174,6 +174,11 @@ def remove(netlink: Netlink, network: ManagedNetwork) -> None:
 # ---- sysctls
 
 
+def has_ipv6() -> bool:
+    """The host does IPv6: not where it was started with ipv6.disable=1."""
+    return os.path.exists(os.path.join(_SYSCTL, "ipv6/conf"))
+
+
 def _set_up_ipv6(network: ManagedNetwork) -> None:
     """No address of ours is to be looked for by others first, and no router's word taken."""
     own = f"ipv6/conf/{network.name}"

@@ -139,12 +139,14 @@ def free_ipv4(used: Iterable[IPv4Network], seed: str, name: str) -> str:
     raise errors.ResourceExhausted("no 10.x.3.0/24 is free on this host", "SUBNETS_EXHAUSTED")
 
 
-def fresh(name: str, seed: str, used: Iterable[IPv4Network]) -> ManagedNetwork:
+def fresh(
+    name: str, seed: str, used: Iterable[IPv4Network], *, has_ipv6: bool = True
+) -> ManagedNetwork:
     """What a network is that nothing was said about but its name."""
     return ManagedNetwork(
         name,
         ipv4=free_ipv4(used, seed, name),
-        ipv6=stable_ula(seed, name),
+        ipv6=stable_ula(seed, name) if has_ipv6 else "",
         hwaddr=stable_hwaddr(seed, name),
     )
 

@@ -55,12 +55,18 @@ def variables(text: str) -> tuple[dict[str, str], list[str]]:
     return found, [printable(problem) for problem in problems]
 
 
-def read(text: str, seed: str) -> LxcNet:
-    """The default network as this file has it; `seed` is what made-up addresses come from."""
+def read(text: str, seed: str, *, has_ipv6: bool = True) -> LxcNet:
+    """The default network as this file has it; `seed` is what made-up addresses come from. Without
+    IPv6 on the host it has none: nobody need say so for it to go up.
+    """
     said, problems = variables(text)
     if said.get("USE_LXC_BRIDGE", "true").lower() != "true":
         return LxcNet(None, tuple(problems))
     name = said.get("LXC_BRIDGE") or definition.DEFAULT_NAME
+    if not has_ipv6:
+        if said.get("LXC_IPV6_ADDR") or said.get("LXC_IPV6_ENABLE", "").lower() == "true":
+            problems.append("this host has no IPv6: LXC_IPV6_*: ignored")
+        said["LXC_IPV6_ENABLE"] = "false"
     try:
         return LxcNet(_network(name, said, seed), tuple(problems))
     except (errors.InvalidArgument, ValueError) as error:

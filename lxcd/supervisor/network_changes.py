@@ -63,8 +63,9 @@ class NetworkChanges:
             if default.network is not None and default.network.name == name:
                 made = definition.changed(default.network, values)
             else:
-                used = await self._used(name)
-                first = definition.fresh(name, store.seed, used if "ipv4" not in values else ())
+                used = await self._used(name) if "ipv4" not in values else ()
+                has_ipv6 = bridge.has_ipv6()
+                first = definition.fresh(name, store.seed, used, has_ipv6=has_ipv6)
                 made = definition.changed(first, values)
             await self._require_apart(made)
             if not self._networks.is_up(name):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
-from lxcd.network import definition, dnsmasq, lxcnet, port, reservations
+from lxcd.network import bridge, definition, dnsmasq, lxcnet, port, reservations
 from lxcd.supervisor.records import DAMAGED, write_whole
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Store:
                 return self._default[1]
             text = file.read(1 << 17).decode(errors="replace")
         if self._default is None or self._default[0] != stamp:
-            self._default = (stamp, lxcnet.read(text, self.seed))
+            self._default = (stamp, lxcnet.read(text, self.seed, has_ipv6=bridge.has_ipv6()))
             for problem in self._default[1].problems:
                 _log.warning("%s: %s", self._lxc_net, problem)
         return self._default[1]

@@ -135,7 +135,7 @@ class Networks:
     async def _go_up(self, network: ManagedNetwork) -> None:
         """The caller holds the lock. It may be up already, and have lost its bridge."""
         name = network.name
-        await asyncio.to_thread(self._require_free, network)
+        await asyncio.to_thread(self._require_possible, network)
         server = self._server(name)
         record = UpRecord(definition.to_toml(network))
         before = self._up.get(name)
@@ -165,8 +165,17 @@ class Networks:
                 _log.warning("network %s: %s", name, text)
                 self._tell("network.forward_dropped", name, text)
 
-    def _require_free(self, network: ManagedNetwork) -> None:
-        """Raise FailedPrecondition if its addresses are somebody else's. Blocks."""
+    def _require_possible(self, network: ManagedNetwork) -> None:
+        """Raise FailedPrecondition if its addresses are somebody else's, or of what the host does
+        not do. Blocks.
+        """
+        if network.ipv6 and not bridge.has_ipv6():
+            raise errors.FailedPrecondition(
+                f"network {network.name}: its ipv6 is {network.ipv6}, and this host has no IPv6"
+                " (ipv6.disable=1?): ipv6=none goes up",
+                "IPV6_UNAVAILABLE",
+                network=network.name,
+            )
         own = network.ipv4_interface
         if own is None:
             return

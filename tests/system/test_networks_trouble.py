@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.system.connected import call
+import pytest
+
+from tests.system.connected import Box, call, network, start
 from tests.system.host import Host
 from tests.system.machine import until
 from tests.system.wires import script
@@ -47,3 +49,26 @@ def test_two_containers_begin_a_network(wired: Host) -> None:
         assert first.result() != second.result()
     for number in (1, 2):
         call(wired.run_dir, "disconnect", f"veth{number}")
+
+
+@pytest.fixture
+def four_only(unwired: Host) -> Iterator[Host]:
+    """A machine whose kernel was told ipv6.disable=1, as far as one can see."""
+    unwired.machine.run("mount", "-t", "tmpfs", "none", "/proc/sys/net/ipv6")
+    start(unwired)
+    yield unwired
+    unwired.machine.run("umount", "/proc/sys/net/ipv6")
+
+
+def test_without_ipv6_the_network_has_none(four_only: Host) -> None:
+    web = Box(four_only, "web")
+    assert web.dhcp() == f"bound {web.port['ipv4']} router 10.0.3.1 dns 10.0.3.1 domain lxc"
+    assert network(four_only)["ipv6"] == ""
+    four_only.ctl("network", "create", "lan0")
+    assert network(four_only, "lan0")["ipv6"] == ""
+    # Who wants it is told.
+    for words in (["set", "lan0"], ["create", "lan1"]):
+        refused = four_only.ctl("network", *words, "ipv6=fd00:5::1/64", check=False)
+        assert (refused.returncode, "this host has no IPv6" in refused.stderr) == (4, True)
+    assert network(four_only, "lan0")["ipv6"] == ""
+    assert four_only.ctl("network", "show", "lan1", check=False).returncode == 3

@@ -226,6 +226,18 @@ def test_ipv6_of_the_script(text: str, ipv6: str) -> None:
     assert network.ipv6 == ipv6
 
 
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [("", 0), ("LXC_IPV6_ENABLE=false", 0), ("LXC_IPV6_ENABLE=true", 1), ("LXC_IPV6_ADDR=fd00::7", 1)],
+)  # fmt: skip
+def test_without_ipv6_there_is_none(text: str, problems: int) -> None:
+    found = lxcnet.read(text, "seed", has_ipv6=False)
+    assert found.network is not None
+    assert (found.network.ipv4, found.network.ipv6) == ("10.0.3.1/24", "")
+    assert len(found.problems) == problems
+    assert definition.fresh("lan0", "seed", [], has_ipv6=False).ipv6 == ""
+
+
 @pytest.mark.parametrize("text", ["USE_LXC_BRIDGE=false", "USE_LXC_BRIDGE=", "USE_LXC_BRIDGE='no'"])
 def test_there_may_be_none(text: str) -> None:
     assert lxcnet.read(text, "seed") == lxcnet.LxcNet(None)
