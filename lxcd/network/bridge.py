@@ -77,8 +77,11 @@ def used_ipv4(netlink: Netlink, but: str = "") -> list[IPv4Network]:
     return found
 
 
-def make(netlink: Netlink, network: ManagedNetwork) -> int:
-    """Make it and have it up, or bring one of ours in order; its index. Raises OSError."""
+def make(netlink: Netlink, network: ManagedNetwork, known: int = 0) -> int:
+    """Make it and have it up, or bring one of ours in order, that with the index `known` or with
+    our hardware address; its index. Raises OSError, EEXIST for a device of that name that is
+    somebody else's.
+    """
     kind = {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", _no_delay())]}
     attributes: list[tuple[str, object]] = [("IFLA_IFNAME", network.name)]
     if network.hwaddr:
@@ -91,6 +94,9 @@ def make(netlink: Netlink, network: ManagedNetwork) -> int:
         netlink.run([Request("newlink", {}, [*attributes, ("IFLA_LINKINFO", kind)], what)])
     except RefusedError as error:
         if error.errno != errno.EEXIST:
+            raise
+        there = socket.if_nametoindex(network.name)
+        if there not in (known, find_own(netlink, network)):
             raise
     index = socket.if_nametoindex(network.name)
     _set_up_ipv6(network)

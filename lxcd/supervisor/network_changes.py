@@ -80,10 +80,8 @@ class NetworkChanges:
                 return made
             store.write(made)
             try:
-                if self._networks.is_up(name):
-                    await self._networks.apply(made)
-                else:
-                    await self._networks.ensure(name)
+                await self._networks.apply(made)
+                await self._networks.ensure(name)
             except BaseException:
                 await asyncio.to_thread(store.delete, name)
                 raise

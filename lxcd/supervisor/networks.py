@@ -118,6 +118,7 @@ class Networks:
             network = await asyncio.to_thread(self._defined, link)
             if network is None:
                 return None
+            await self._leave_to_others(link)
             up = self._up.get(link)
             if up is not None and _index(link) == up.index:
                 return up.network
@@ -132,6 +133,19 @@ class Networks:
             await self._go_up(network)
             return network
 
+    async def _leave_to_others(self, name: str) -> None:
+        """The caller holds the lock. A network that is up, and whose bridge was removed and is
+        somebody else's by now, is up no longer; the bridge stays as it is.
+        """
+        up = self._up.get(name)
+        try:
+            is_others = up is not None and await asyncio.to_thread(_is_others, up)
+        except OSError as error:
+            raise errors.from_oserror(error, f"network {name}", network=name) from None
+        if is_others:
+            await self._go_down(name)
+            self._tell("network.down", name, f"the device {name} is somebody else's by now")
+
     async def _go_up(self, network: ManagedNetwork) -> None:
         """The caller holds the lock. It may be up already, and have lost its bridge."""
         name = network.name
@@ -143,7 +157,8 @@ class Networks:
             server, record = before.server, replace(before.record, text=record.text)
         self.store.write_up(name, record)
         try:
-            index = await asyncio.to_thread(_make, network)
+            known = before.index if before is not None else 0
+            index = await asyncio.to_thread(_make, network, known)
             reserved = await asyncio.to_thread(self.store.reserved, name)
             self._up[name] = up = Up(network, index, record, server, reserved)
             await self._rebuild()
@@ -256,6 +271,7 @@ class Networks:
     async def apply(self, network: ManagedNetwork) -> None:
         """Have a network that is up be as it is defined now. Raises an LxcdError."""
         async with self._lock:
+            await self._leave_to_others(network.name)
             up = self._up.get(network.name)
             if up is None:
                 return
@@ -375,7 +391,7 @@ class Networks:
                 await self._rebuild()
             for up in self._up.values():
                 try:
-                    up.index = await asyncio.to_thread(_make, up.network)
+                    up.index = await asyncio.to_thread(_make, up.network, up.index)
                     await self._serve(up)
                 except (errors.LxcdError, OSError) as error:
                     _log.error("network %s: %s", up.network.name, error)
@@ -412,10 +428,10 @@ class Networks:
         self._house.events.add(type_, message=message, details={"network": name})
 
 
-def _make(network: ManagedNetwork) -> int:
+def _make(network: ManagedNetwork, known: int) -> int:
     """Blocks. Raises OSError."""
     with namespace.rtnetlink() as opened:
-        index = bridge.make(opened, network)
+        index = bridge.make(opened, network, known)
     failed = bridge.forward(network)
     if not bridge.learn_from_filtered(network.name):
         failed.append("no_linklocal_learn")
@@ -432,6 +448,12 @@ def _remove(network: ManagedNetwork) -> None:
 def _index_of_ours(network: ManagedNetwork) -> int:
     with namespace.rtnetlink() as opened:
         return bridge.find_own(opened, network)
+
+
+def _is_others(up: Up) -> bool:
+    """Blocks. Raises OSError."""
+    there = _index(up.network.name)
+    return there not in (0, up.index) and there != _index_of_ours(up.network)
 
 
 def _is_there(name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.connected import Box, call, network, start
+from tests.system.connected import Box, RefusedError, call, network, start, tables
 from tests.system.host import Host
 from tests.system.machine import until
 from tests.system.wires import script
@@ -72,3 +72,44 @@ def test_without_ipv6_the_network_has_none(four_only: Host) -> None:
         assert (refused.returncode, "this host has no IPv6" in refused.stderr) == (4, True)
     assert network(four_only, "lan0")["ipv6"] == ""
     assert four_only.ctl("network", "show", "lan1", check=False).returncode == 3
+
+
+def replaced(host: Host, name: str) -> str:
+    """Somebody removes a bridge, and makes one of their own by that name; what it is like."""
+    run = host.machine.run
+    run("ip", "link", "delete", name)
+    run("ip", "link", "add", name, "address", "02:00:00:00:99:99", "type", "bridge")
+    return run("ip", "addr", "show", name).stdout
+
+
+def test_a_bridge_that_is_somebody_elses_by_now_is_left_alone(wired: Host) -> None:
+    call(wired.run_dir, "ensure", "lxcbr0")
+    wired.ctl("network", "create", "lan0", "ipv4=192.0.2.1/25")
+    as_made = {name: replaced(wired, name) for name in ("lxcbr0", "lan0")}
+    assert call(wired.run_dir, "ensure", "lxcbr0") is None
+    wired.ctl("network", "set", "lan0", "domain=else")
+    with pytest.raises(RefusedError) as refused:
+        call(wired.run_dir, "ensure", "lan0")
+    assert refused.value.reason == "DEVICE_EXISTS"
+    assert not network(wired)["up"]
+    assert not network(wired, "lan0")["up"]
+    assert tables(wired) == []
+    # As soon as it is gone there is ours again.
+    wired.machine.run("ip", "link", "delete", "lan0")
+    assert call(wired.run_dir, "ensure", "lan0")["domain"] == "else"
+    assert "192.0.2.1/25" in wired.machine.run("ip", "addr", "show", "lan0").stdout
+    as_made["lan0"] = replaced(wired, "lan0")
+    wired.ctl("network", "delete", "lan0")
+    wired.shutdown()
+    for name, text in as_made.items():
+        assert wired.machine.run("ip", "addr", "show", name).stdout == text
+        wired.machine.run("ip", "link", "delete", name)
+
+
+def test_a_bridge_that_is_gone_is_made_again(wired: Host) -> None:
+    web = Box(wired, "web")
+    wired.machine.run("ip", "link", "delete", "lxcbr0")
+    assert call(wired.run_dir, "ensure", "lxcbr0")
+    assert [port["container"] for port in network(wired)["ports"]] == ["web"]
+    wired.machine.run("ip", "link", "set", web.end, "master", "lxcbr0")
+    assert web.dhcp().startswith(f"bound {web.port['ipv4']} ")
