@@ -49,6 +49,9 @@ def forward(protocol: object, listen: object, connect: object, listen_address: o
         found = ipaddress.ip_address(listen_address)
         if found.is_multicast or (found.version == 6 and "%" in listen_address):  # noqa: PLR2004
             raise ValueError(f"{found} is not an address of the host")
+        if found.version == 6 and found.is_loopback:  # noqa: PLR2004
+            # IPv6 has no route_localnet.
+            raise ValueError(f"nothing can be led on from {found}; 127.0.0.1 can be")
         address = "" if found.is_unspecified else str(found)
     return Forward(str(protocol), _port("listen", listen), _port("connect", connect), address)
 

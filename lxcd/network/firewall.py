@@ -124,7 +124,9 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
 
     What the host sends to 127.0.0.0/8 is led by `output`; from elsewhere it comes by mistake or
     worse, and must not be led before the kernel drops it (CVE-2020-8558). Whether others do that is
-    the host's to say: it is not dropped here, but where it is us who have it routed.
+    the host's to say: it is not dropped here, but where it is us who have it routed. What it sends
+    to ::1 stays: from there nothing leaves it, whatever it is led to, and whoever asked would wait
+    in place of trying 127.0.0.1.
     """
     networks = rules.networks
     v4 = [(str(n.ipv4_interface.network), n.ipv4_nat) for n in networks if n.ipv4_interface]
@@ -154,6 +156,7 @@ def _inet(table: str, owner: str, rules: Rules) -> str:
     fib daddr type local goto publish
   }}
   chain publish {{
+    ip6 daddr ::1 return
     dnat ip to ip daddr . meta l4proto . th dport map @at4
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6
     dnat ip to meta l4proto . th dport map @any4

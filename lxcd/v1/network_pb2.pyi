@@ -507,7 +507,7 @@ class Forward(_message.Message):
     connect: _builtins.int
     """The container's; that of the host if 0."""
     listen_address: _builtins.str
-    """Of the host; all its addresses if empty."""
+    """Of the host; all its addresses if empty, but for ::1, which cannot be one."""
     active: _builtins.bool
     """Output only: it leads there now."""
     def __init__(

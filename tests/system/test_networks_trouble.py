@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.connected import Box, RefusedError, call, network, start, tables
+from tests.system.connected import Box, RefusedError, call, inside, network, start, tables
 from tests.system.host import Host
 from tests.system.machine import until
 from tests.system.wires import script
@@ -113,3 +115,19 @@ def test_a_bridge_that_is_gone_is_made_again(wired: Host) -> None:
     assert [port["container"] for port in network(wired)["ports"]] == ["web"]
     wired.machine.run("ip", "link", "set", web.end, "master", "lxcbr0")
     assert web.dhcp().startswith(f"bound {web.port['ipv4']} ")
+
+
+def test_a_port_of_the_host_is_not_that_of_its_own_ipv6(wired: Host) -> None:
+    wired.ctl("create", "web")
+    web = Box(wired, "web")
+    web.dhcp()
+    wired.ctl("network", "forward", "web", "tcp", "8080:80")
+    refused = wired.ctl("network", "forward", "web", "tcp", "[::1]:8081:80", check=False)
+    assert (refused.returncode, "::1" in refused.stderr) == (2, True)
+    # Whoever tries all that `localhost` is comes to the next at once.
+    for family, address in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")):
+        with inside(wired.machine.pid, lambda: socket.socket(family, socket.SOCK_STREAM)) as asking:  # noqa: B023
+            asking.settimeout(10)
+            with web.serve(80):
+                code = asking.connect_ex((address, 8080))
+        assert code == (errno.ECONNREFUSED if family == socket.AF_INET6 else 0), address

@@ -74,6 +74,7 @@ def test_what_is_written_unusually_is_for_its_owner_to_edit() -> None:
         ('[[forward]]\nlisten = 5\nprotocol = "sctp"', "protocol must be"),
         ('[[forward]]\nlisten = 5\nlisten_address = "x"', "not appear to be"),
         ('[[forward]]\nlisten = 5\nlisten_address = "224.0.0.1"', "not an address of the host"),
+        ('[[forward]]\nlisten = 5\nlisten_address = "::1"', "nothing can be led on from ::1"),
         ("[[forward]]\nlisten = 5\nto = 6", "not a setting of a forward: to"),
         ("[[forward]]\nlisten = 5\n[[forward]]\nlisten = 5\nconnect = 6", "taken by another"),
     ],
@@ -93,4 +94,4 @@ def test_who_wants_the_same_port() -> None:
     assert not one.clashes(Forward("udp", 80, 80))
     assert not Forward("tcp", 80, 1, "192.0.2.1").clashes(Forward("tcp", 80, 1, "192.0.2.2"))
     assert forwards.forward("tcp", 80, 80, "0.0.0.0") == one
-    assert str(Forward("tcp", 80, 81, "::1")) == "tcp [::1]:80:81"
+    assert str(Forward("tcp", 80, 81, "fd00::1")) == "tcp [fd00::1]:80:81"
