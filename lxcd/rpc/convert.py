@@ -74,7 +74,7 @@ def states(values: Iterable[types_pb2.State.ValueType]) -> frozenset[State]:
 
 
 def exit_(value: Exit) -> types_pb2.Exit:
-    """How a process ended."""
+    """How a process ended; neither code nor signal where nobody knows."""
     message = types_pb2.Exit(
         core_dumped=value.core_dumped,
         oom_killed=value.oom_killed,
@@ -82,9 +82,9 @@ def exit_(value: Exit) -> types_pb2.Exit:
         generation=value.generation,
         cause=types_pb2.Cause.Value(f"CAUSE_{value.cause.value}"),
     )
-    if value.signal:
+    if value.known and value.signal:
         message.signal = value.signal
-    else:
+    elif value.known:
         message.code = value.code
     return message
 

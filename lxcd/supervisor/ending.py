@@ -15,7 +15,7 @@ from lxcd.supervisor import nics, patience
 from lxcd.supervisor.definition import read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent
 from lxcd.supervisor.state import Cause, Exit, State, exit_of
-from lxcd.supervisor.stop import signal_name
+from lxcd.supervisor.stop import exit_words
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
@@ -107,8 +107,8 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
 
 
 def _tell_exit(container: Container, how: Exit) -> None:
-    text = signal_name(how.signal) if how.signal else f"exit status {how.code}"
-    container.tell("container.exited", exit_=how, message=f"{text}, {how.cause.value}")
+    message = f"{exit_words(how)}, {how.cause.value}"
+    container.tell("container.exited", exit_=how, message=message)
 
 
 def conclude(house: House, container: Container) -> None:

@@ -22,6 +22,7 @@ from lxcd.network import wiring
 from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
 from lxcd.supervisor.definition import ConfigFile
+from lxcd.supervisor.stop import exit_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,11 +238,9 @@ async def _run(
     _log.debug("lxc.net.%d.script.%s: %s", wired.number, what, said)
     if result.timed_out:
         return f"{command}: killed after {_SCRIPT_SECONDS:g} s"
-    how = result.exit
-    if not (how.code or how.signal):
+    if result.exit.success:
         return ""
-    status = f"signal {how.signal}" if how.signal else f"exit status {how.code}"
-    return f"{command}: {status}{f': {said[-500:]}' if said else ''}"
+    return f"{command}: {exit_words(result.exit)}{f': {said[-500:]}' if said else ''}"
 
 
 def _told(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lxcd import errors
 from lxcd.network import firewall
 from lxcd.supervisor import programs
+from lxcd.supervisor.stop import exit_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,9 +204,9 @@ class Ruleset:
             raise errors.FailedPrecondition(
                 f"nft could not be run (Debian: nftables): {error.text}", "FIREWALL_UNAVAILABLE"
             ) from None
-        if result.exit.code or result.exit.signal or result.timed_out:
+        if result.timed_out or not result.exit.success:
             lines = result.stderr.decode(errors="replace").strip().splitlines()
-            why = "; ".join(lines[:3]) or f"status {result.exit.code}"
+            why = "; ".join(lines[:3]) or exit_words(result.exit)
             raise errors.FailedPrecondition(f"nft: {why}", "FIREWALL_UNAVAILABLE")
         return result.stdout.decode(errors="replace")
 

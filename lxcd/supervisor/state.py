@@ -62,6 +62,16 @@ class Exit:
     generation: int
     cause: Cause
 
+    @property
+    def known(self) -> bool:
+        """Somebody has seen its status; else `code` and `signal` mean nothing."""
+        return self.cause is not Cause.KEEPER_LOST
+
+    @property
+    def success(self) -> bool:
+        """It has ended with status 0, and somebody has seen that."""
+        return self.known and not (self.code or self.signal)
+
 
 def exit_of(
     status: int,

@@ -12,8 +12,12 @@ import signal
 import stat
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxcd.kernel import mount, procfs
+
+if TYPE_CHECKING:
+    from lxcd.supervisor.state import Exit
 
 # systemd(1): SIGRTMIN+3 halts, SIGRTMIN+4 powers off; LXC and machined send the first.
 _SYSTEMD_HALT = signal.SIGRTMIN + 3
@@ -46,6 +50,13 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def exit_words(how: Exit) -> str:
+    """`exit status 1`, `SIGKILL`, or that nobody knows."""
+    if not how.known:
+        return "status not known"
+    return signal_name(how.signal) if how.signal else f"exit status {how.code}"
 
 
 def choose(pid: int, pidfd: int, *, halt_signal: int | None, application: bool) -> Method:

@@ -68,7 +68,7 @@ class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType
     CAUSE_KEEPER_LOST: _Cause.ValueType  # 5
     """The keeper died and nobody could reap init; the status is not known."""
     CAUSE_UNKNOWN: _Cause.ValueType  # 6
-    """The cause could not be found out."""
+    """The cause could not be found out. Not used so far."""
 
 class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
     """Why a generation ended."""
@@ -85,7 +85,7 @@ CAUSE_OOM: Cause.ValueType  # 4
 CAUSE_KEEPER_LOST: Cause.ValueType  # 5
 """The keeper died and nobody could reap init; the status is not known."""
 CAUSE_UNKNOWN: Cause.ValueType  # 6
-"""The cause could not be found out."""
+"""The cause could not be found out. Not used so far."""
 Global___Cause: _TypeAlias = Cause  # noqa: Y015
 
 class _AddressFamily:
@@ -107,7 +107,7 @@ Global___AddressFamily: _TypeAlias = AddressFamily  # noqa: Y015
 
 @_typing.final
 class Exit(_message.Message):
-    """How a process ended. One of code and signal is meaningful."""
+    """How a process ended: code or signal; neither is set where nobody knows (CAUSE_KEEPER_LOST)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,7 +125,7 @@ class Exit(_message.Message):
     core_dumped: _builtins.bool
     """It left a core dump."""
     oom_killed: _builtins.bool
-    """It was killed for want of memory."""
+    """It was killed for want of memory. Told of containers; never set for an exec."""
     generation: _builtins.int
     """The life that ended."""
     cause: Global___Cause.ValueType

@@ -182,7 +182,7 @@ def test_one_that_fails_fails_the_start(shared_host: Host, busybox_root: Path) -
     [
         ("/no/such/program", "exit status 127"),
         ("/dev/null", "exit status 126"),
-        ("kill -9 $$;", "signal 9|exit status 137"),
+        ("kill -9 $$;", "SIGKILL|exit status 137"),
         ("'unbalanced", "exit status 2"),
     ],
 )

@@ -120,8 +120,11 @@ def test_a_stranger_with_the_number_of_an_init(
             # The trustee was its parent when it ended with both gone, and has told: its end is adopted.
             known = lost == "both"
             assert how(made) == (
-                ("signal", 9, "CAUSE_SELF") if known else ("code", 0, "CAUSE_KEEPER_LOST")
+                ("signal", 9, "CAUSE_SELF") if known else ("", 0, "CAUSE_KEEPER_LOST")
             )
+            (told,) = events(host.channel(), "container.exited")
+            words = "SIGKILL, SELF" if known else "status not known, KEEPER_LOST"
+            assert (told.container, told.message) == (made.name, words)
             assert made.info().pid == 0
             assert other.info().pid == kept
             adopted = events(host.channel(), "container.adopted")

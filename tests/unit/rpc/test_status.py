@@ -5,6 +5,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lxcctl import wire
 from lxcd import errors
 from lxcd.config.model import Line, Problem
 from lxcd.rpc import convert, status
@@ -61,10 +62,20 @@ def test_no_state(number: int) -> None:
         convert.states([number])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("cause", Cause)
-def test_exits(cause: Cause) -> None:
-    assert convert.exit_(Exit(3, 0, False, False, 5, 1, cause)).code == 3
-    assert convert.exit_(Exit(0, 9, False, False, 5, 1, cause)).signal == 9
+@pytest.mark.parametrize("cause", [one for one in Cause if one is not Cause.KEEPER_LOST])
+@pytest.mark.parametrize(("code", "signal"), [(0, 0), (3, 0), (0, 9)])
+def test_exits(cause: Cause, code: int, signal: int) -> None:
+    made = convert.exit_(Exit(code, signal, False, False, 5, 1, cause))
+    assert made.WhichOneof("how") == ("signal" if signal else "code")
+    assert (made.code, made.signal) == (code, signal)
+
+
+@pytest.mark.parametrize(("code", "signal"), [(0, 0), (3, 0), (0, 9)])
+def test_an_exit_that_nobody_knows(code: int, signal: int) -> None:
+    made = convert.exit_(Exit(code, signal, False, False, 5, 1, Cause.KEEPER_LOST))
+    assert made.WhichOneof("how") is None
+    assert wire.exit_status(made) == 1
+    assert wire.exit_words(made) == "? KEEPER_LOST"
 
 
 @STEADY

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lxcd.supervisor.state import TRANSITIONS, Cause, Exit, State, exit_of
+from lxcd.supervisor.stop import exit_words
 
 
 def reachable(start: State) -> set[State]:
@@ -83,3 +84,19 @@ def test_a_core_dump() -> None:
         11 | 0x80, time_ns=0, generation=1, requested=False, oom=False, pid_namespace=True
     )
     assert (ended.signal, ended.core_dumped) == (11, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "cause", "expected"),
+    [
+        (0, 0, Cause.SELF, ("exit status 0", True)),
+        (3, 0, Cause.SELF, ("exit status 3", False)),
+        (0, 9, Cause.REQUESTED, ("SIGKILL", False)),
+        (0, 0, Cause.KEEPER_LOST, ("status not known", False)),
+    ],
+)
+def test_what_is_said_of_an_end(
+    code: int, signal: int, cause: Cause, expected: tuple[str, bool]
+) -> None:
+    ended = Exit(code, signal, False, False, 1, 2, cause)
+    assert (exit_words(ended), ended.success) == expected
