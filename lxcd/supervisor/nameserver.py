@@ -124,8 +124,9 @@ class Nameserver:
         child.on_exit = None
         stream = child.stream("stderr")
         piece = stream.read(max(stream.tail, stream.head - 1000))
-        how = child.exited.status if child.exited is not None else 0
-        text = f"dnsmasq of {self._network} ended ({_words(how)}): {dnsmasq.complaint(piece.data)}"
+        text = (
+            f"dnsmasq of {self._network} ended ({_words(child)}): {dnsmasq.complaint(piece.data)}"
+        )
         _log.warning("%s", text)
         self._house.events.add(
             "network.dnsmasq_exited", message=text, details={"network": self._network}
@@ -192,7 +193,10 @@ class Nameserver:
             self._hang_up()
 
 
-def _words(status: int) -> str:
+def _words(child: Held) -> str:
+    if child.exited is None or not child.exited.known:
+        return "status not known"
+    status = child.exited.status
     return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status >> 8}"
 
 

@@ -750,7 +750,7 @@ class StartContainerResponse(_message.Message):
     generation: _builtins.int
     @_builtins.property
     def timings_usec(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Microseconds spent in each phase: `prepare`, `spawn`, `walk`, `total`."""
+        """Microseconds spent in each phase: `prepare`, `resources`, `walk`; and in `total`."""
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Problem]: ...

@@ -146,7 +146,7 @@ class ContainerServiceServicer:
 
     def CreateContainer(self, request, context):
         """Defines a container: its directory, its config, and for an image its root file system.
-        Cancelling the call takes everything back.
+        A call that is cancelled is carried out all the same; a failure takes everything back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

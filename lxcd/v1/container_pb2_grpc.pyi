@@ -23,7 +23,7 @@ class ContainerServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateContainer: _aio.UnaryStreamMultiCallable[_container_pb2.CreateContainerRequest, _container_pb2.CreateContainerResponse]
     """Defines a container: its directory, its config, and for an image its root file system.
-    Cancelling the call takes everything back.
+    A call that is cancelled is carried out all the same; a failure takes everything back.
     """
     GetContainer: _aio.UnaryUnaryMultiCallable[_container_pb2.GetContainerRequest, _container_pb2.Container]
     ListContainers: _aio.UnaryUnaryMultiCallable[_container_pb2.ListContainersRequest, _container_pb2.ListContainersResponse]
@@ -74,7 +74,7 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_container_pb2.CreateContainerRequest, _abc.AsyncIterator[_container_pb2.CreateContainerResponse]],
     ) -> _abc.AsyncIterator[_container_pb2.CreateContainerResponse]:
         """Defines a container: its directory, its config, and for an image its root file system.
-        Cancelling the call takes everything back.
+        A call that is cancelled is carried out all the same; a failure takes everything back.
         """
 
     @_abc_1.abstractmethod
