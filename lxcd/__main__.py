@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def settings_of(options: argparse.Namespace) -> settings_file.Settings:
-    """Settings file, LXC's own system configuration, command line: the last one counts."""
+    """What the command line says counts most, then the settings file; LXC's own system
+    configuration, for what is as it is by default.
+    """
     settings = settings_file.Settings()
     path = options.config or paths.SETTINGS
     try:
@@ -59,8 +61,7 @@ def settings_of(options: argparse.Namespace) -> settings_file.Settings:
     except OSError as error:
         if options.config:
             raise errors.InvalidArgument(f"{path}: {error.strerror}") from None
-    if settings.lxcpath == paths.LXCPATH:
-        settings = _with_system_config(settings)
+    settings = _with_system_config(settings)
     for name in ("lxcpath", "runtime_dir", "state_dir"):
         value = getattr(options, name)
         if value:
@@ -78,7 +79,11 @@ def _with_system_config(settings: settings_file.Settings) -> settings_file.Setti
             system, _ = settings_file.load_system(file.read(), paths.SYSTEM_CONFIG)
     except OSError:
         return settings
-    return replace(settings, lxcpath=system.lxcpath or settings.lxcpath)
+    if system.lxcpath and settings.lxcpath == paths.LXCPATH:
+        settings = replace(settings, lxcpath=system.lxcpath)
+    if system.default_config and settings.default_config == paths.DEFAULT_CONFIG:
+        settings = replace(settings, default_config=system.default_config)
+    return settings
 
 
 def _is_without_daemon(settings: settings_file.Settings) -> bool:

@@ -118,7 +118,7 @@ async def _serve(
             Execs(house, registry, known, replays, side),
             Consoles(house, registry, replays),
             EventServicer(house),
-            Hosts(house, registry, replays, drain),
+            Hosts(house, registry, replays, drain, settings.default_config),
             NetworkServicer(house, registry, replays),
             Stats(registry, statistics),
         )

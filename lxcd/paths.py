@@ -12,6 +12,7 @@ RUNTIME_DIR = "/run/lxcd"
 STATE_DIR = "/var/lib/lxcd"
 SETTINGS = "/etc/lxcd/lxcd.toml"
 SYSTEM_CONFIG = "/etc/lxc/lxc.conf"
+DEFAULT_CONFIG = "/etc/lxc/default.conf"
 
 
 @dataclass(frozen=True, slots=True)

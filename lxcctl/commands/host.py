@@ -56,6 +56,7 @@ def _describe(host: GetHostResponse) -> Iterator[tuple[str, str]]:
     yield "Lxcpath:", host.lxcpath
     yield "Runtime dir:", host.runtime_dir
     yield "State dir:", host.state_dir
+    yield "Default config:", host.default_config
     missing = [feature.name for feature in host.features if not feature.available]
     yield "Missing:", ", ".join([*missing, *host.missing_capabilities]) or "nothing"
 

@@ -29,7 +29,7 @@ _MOST_PREPARED = 1000
 FILTERS = frozenset({"mac", "ipv4", "ipv6"})
 _LONGEST_SECONDS = 7 * 24 * 3600
 _LARGEST_PORT = 65535
-_SOCKET_PATH_BYTES = 107  # unix(7)
+SOCKET_PATH_BYTES = 107  # unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Settings:
     lxcpath: str = "/var/lib/lxc"
     runtime_dir: str = "/run/lxcd"
     state_dir: str = "/var/lib/lxcd"
-    default_config: str = "/etc/lxc/default.conf"
-    listen: tuple[str, ...] = ()  # empty: the socket in runtime_dir
+    default_config: str = "/etc/lxc/default.conf"  # what lxc-create takes if it is given none
+    listen: tuple[str, ...] = ()  # `unix:/PATH`; empty: the socket in runtime_dir
     shutdown_timeout_seconds: float = 60.0
     prepared_max: int = 16  # children that wait to become a container; 0: each is made when wanted
     keeper: str = "own"  # `service`: a service manager runs the keeper, lxcd only waits for it
@@ -69,7 +69,6 @@ class SystemConfig:
 class ContainerSettings:
     """What a container's own `lxcd.toml` says: things for which LXC has no key."""
 
-    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     image: str = ""  # what its root file system was made of
     forwards: tuple[Forward, ...] = ()  # ports of the host that lead to it
     # What is filtered of what a device sends into a managed network, by its number; all else.
@@ -89,7 +88,7 @@ _SYSTEM_IGNORED = (
     "lxc.cgroup.use",
     "lxc.cgroup.pattern",
 )
-_LATER = ("restart", "health")
+_LATER = ("restart", "health", "labels")
 
 
 def load_settings(data: bytes, origin: str) -> tuple[Settings, tuple[Problem, ...]]:
@@ -135,7 +134,6 @@ def load_container_settings(
 ) -> tuple[ContainerSettings, tuple[Problem, ...]]:
     """Read the `lxcd.toml` beside a container's configuration."""
     table, problems = _toml(data, origin)
-    labels: dict[str, str] = {}
     image = ""
     leading: tuple[Forward, ...] = ()
     filters: dict[int, frozenset[str]] = {}
@@ -162,15 +160,9 @@ def load_container_settings(
         elif key in _LATER:
             text = "understood, but lxcd does not act on it yet"
             problems.append(_problem("warning", data, origin, key, text))
-        elif key != "labels":
-            problems.append(_problem("warning", data, origin, key, "not a setting: ignored"))
         else:
-            labels, troubled = _labels(value)
-            problems += [
-                _problem("error", data, origin, name or key, why) for name, why in troubled
-            ]
+            problems.append(_problem("warning", data, origin, key, "not a setting: ignored"))
     found = ContainerSettings(
-        MappingProxyType(labels),
         image,
         leading,
         MappingProxyType(filters),
@@ -183,20 +175,6 @@ def load_container_settings(
 
 def _flag(value: object) -> tuple[bool, list[str]]:
     return value is True, [] if isinstance(value, bool) else ["must be true or false"]
-
-
-def _labels(value: object) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    if not isinstance(value, dict):
-        return {}, [("", "must be a table")]
-    found: dict[str, str] = {}
-    problems: list[tuple[str, str]] = []
-    for name, label in cast("dict[str, object]", value).items():
-        why = _label_problem(name, label)
-        if why:
-            problems.append((name, why))
-        else:
-            found[name] = str(label)
-    return found, problems
 
 
 def _filters(value: object) -> tuple[dict[int, frozenset[str]], list[str]]:
@@ -244,9 +222,20 @@ def _addresses(value: object) -> tuple[str, ...]:
         raise ValueError("must be a list of texts")  # noqa: TRY004
     texts = tuple(_text(one) for one in cast("list[object]", value))
     for text in texts:
-        if not re.match(r"(unix:/.|tcp:.+:[0-9]{1,5}\Z)", text, re.ASCII):
-            raise ValueError(f"{quoted(text)} is neither unix:/PATH nor tcp:HOST:PORT")
+        socket_path(text)
     return texts
+
+
+def socket_path(address: str) -> str:
+    """Where the API is to listen, of `unix:/PATH`. Raises ValueError."""
+    path = address.removeprefix("unix:")
+    if path in (address, "/") or not path.startswith("/"):
+        raise ValueError(
+            f"cannot listen on {address}: only unix:PATH with an absolute path for now"
+        )
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise ValueError(f"{path}: longer than the {SOCKET_PATH_BYTES} bytes of a socket's path")
+    return path
 
 
 def endpoint(text: str) -> Endpoint:
@@ -256,10 +245,10 @@ def endpoint(text: str) -> Endpoint:
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
-        if not path.startswith("/") or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_BYTES:
             raise ValueError(
                 f"{quoted(text)}: the path of a socket begins with a slash and has at most"
-                f" {_SOCKET_PATH_BYTES} bytes"
+                f" {SOCKET_PATH_BYTES} bytes"
             )
         return Endpoint(path=path)
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})", text, re.ASCII)
@@ -316,13 +305,6 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "keeper": _who,
     "metrics_listen": _endpoint,
 }
-
-
-def _label_problem(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        return "a label must be a text"
-    why = forbidden(name) or forbidden(value)
-    return f"a label holds {why}" if why else "" if name else "a label needs a name"
 
 
 def _toml(data: bytes, origin: str) -> tuple[dict[str, object], list[Problem]]:

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 from lxcd import __version__
-from lxcd.kernel import features
 from lxcd.rpc import convert
 from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import host
@@ -33,19 +32,22 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
         registry: Registry,
         replays: Replays,
         drain: Callable[[bool], Awaitable[tuple[list[str], list[str]]]],
+        default_config: str,
     ) -> None:
         self._house = house
         self._registry = registry
         self._replays = replays
         self._drain = drain
+        self._default_config = default_config
         self._started_ns = time.time_ns()
 
     @unary
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.GetHostResponse:
         """See host.proto."""
         del request, context
-        found = await asyncio.to_thread(features.probe)
-        actors = await self._registry.containers("")
+        found = await asyncio.to_thread(host.probe)
+        running = self._registry.running()
+        known = {*await self._registry.containers(""), *running}
         paths = self._house.paths
         uname = os.uname()
         return pb.GetHostResponse(
@@ -72,8 +74,9 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
                 for feature in found
             ],
             missing_capabilities=host.missing_capabilities(),
-            containers=len(actors),
-            running=len(self._registry.running()),
+            containers=len(known),
+            running=len(running),
+            default_config=self._default_config,
         )
 
     @unary

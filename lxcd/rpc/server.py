@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lxcd import errors
+from lxcd.config.daemon import SOCKET_PATH_BYTES, socket_path
 from lxcd.rpc.status import Readers
 from lxcd.v1 import (
     console_pb2,
@@ -46,7 +47,6 @@ GROUP = "lxcd"
 # Both directions: the largest reply is RunExec's output, the largest request a config text or
 # stdin.
 _MESSAGE_BYTES = 64 << 20
-_SOCKET_PATH_BYTES = 107  # unix(7)
 _SERVICES = (
     container_pb2.DESCRIPTOR.services_by_name["ContainerService"].full_name,
     exec_pb2.DESCRIPTOR.services_by_name["ExecService"].full_name,
@@ -95,17 +95,10 @@ class Server:
     async def listen(self, addresses: tuple[str, ...]) -> None:
         """Bind and serve. An address is `unix:PATH`; the socket is 0660, root and group lxcd."""
         for address in addresses:
-            if not address.startswith("unix:/"):
-                raise errors.InvalidArgument(
-                    f"cannot listen on {address}: only unix:PATH with an absolute path for now",
-                    "INVALID_ADDRESS",
-                )
-            path = address.removeprefix("unix:")
-            if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-                raise errors.InvalidArgument(
-                    f"{path}: longer than the {_SOCKET_PATH_BYTES} bytes of a socket's path",
-                    "INVALID_ADDRESS",
-                )
+            try:
+                path = socket_path(address)
+            except ValueError as error:
+                raise errors.InvalidArgument(str(error), "INVALID_ADDRESS") from None
             await self._bind(path)
         await self._server.start()
         for name in ("", *_SERVICES):
@@ -116,7 +109,7 @@ class Server:
         only when nobody answers at the real one does that name move there (grpc#17122).
         """
         own = f"{path}.{os.getpid()}"
-        if len(os.fsencode(own)) > _SOCKET_PATH_BYTES:
+        if len(os.fsencode(own)) > SOCKET_PATH_BYTES:
             own = os.path.join(os.path.dirname(path), f".{os.getpid()}")
         old = os.umask(0o117)
         try:

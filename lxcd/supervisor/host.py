@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.container import plan
 from lxcd.kernel import features, identity, procfs
+from lxcd.supervisor import programs
 
 if TYPE_CHECKING:
     from lxcd.cgroup.tree import Trees
@@ -36,6 +38,12 @@ _USED = frozenset(
     ]
 )
 
+# Programs of the host that lxcd runs: what for, and where Debian has them.
+_PROGRAMS = (
+    ("dnsmasq", "DHCP and DNS of managed networks", "Debian: dnsmasq-base"),
+    ("nft", "NAT, forwards and filters of managed networks", "Debian: nftables"),
+)
+
 
 def facts(trees: Trees) -> plan.Host:
     """For `plan.compile_plan`."""
@@ -59,6 +67,22 @@ def missing_capabilities() -> tuple[str, ...]:
         for number, name in enumerate(identity.CAPABILITIES)
         if number not in have and name in _USED
     )
+
+
+def probe() -> tuple[features.Feature, ...]:
+    """What this kernel offers, and which programs there are. Blocks."""
+    found = tuple(
+        features.Feature(
+            "Programs",
+            name,
+            available=shutil.which(name, path=programs.PATH) is not None,
+            required=False,
+            needed_by=needed_by,
+            detail=detail,
+        )
+        for name, needed_by, detail in _PROGRAMS
+    )
+    return (*features.probe(), *found)
 
 
 def require() -> tuple[features.Feature, ...]:

@@ -205,7 +205,9 @@ class Networks:
                 )
 
     async def _rebuild(self) -> None:
-        """The rules. Without nftables there are networks all the same, but no way out of them."""
+        """The rules. Without nftables there are networks all the same, but no way out of them, as
+        long as no port is to be filtered. Raises FailedPrecondition if one is.
+        """
         try:
             await self._ruleset.rebuild()
         except errors.FailedPrecondition as error:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lxcd/v1/host.proto\x12\x07lxcd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetHostRequest\"t\n\rKernelFeature\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x11\n\tneeded_by\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"\xf0\x02\n\x0fGetHostResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x0f\n\x07lxcpath\x18\x05 \x01(\t\x12\x13\n\x0bruntime_dir\x18\x06 \x01(\t\x12\x11\n\tstate_dir\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\x05\x12\x12\n\nkeeper_pid\x18\t \x01(\x05\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcgroup_layout\x18\x0b \x01(\t\x12(\n\x08\x66\x65\x61tures\x18\x0c \x03(\x0b\x32\x16.lxcd.v1.KernelFeature\x12\x1c\n\x14missing_capabilities\x18\r \x03(\t\x12\x12\n\ncontainers\x18\x0e \x01(\r\x12\x0f\n\x07running\x18\x0f \x01(\r\"H\n\x0c\x44rainRequest\x12\r\n\x05leave\x18\x01 \x01(\x08\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"0\n\rDrainResponse\x12\x0f\n\x07stopped\x18\x01 \x03(\t\x12\x0e\n\x06killed\x18\x02 \x03(\t2\x83\x01\n\x0bHostService\x12<\n\x07GetHost\x12\x17.lxcd.v1.GetHostRequest\x1a\x18.lxcd.v1.GetHostResponse\x12\x36\n\x05\x44rain\x12\x15.lxcd.v1.DrainRequest\x1a\x16.lxcd.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lxcd/v1/host.proto\x12\x07lxcd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetHostRequest\"t\n\rKernelFeature\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x11\n\tneeded_by\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"\x88\x03\n\x0fGetHostResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x0f\n\x07lxcpath\x18\x05 \x01(\t\x12\x13\n\x0bruntime_dir\x18\x06 \x01(\t\x12\x11\n\tstate_dir\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\x05\x12\x12\n\nkeeper_pid\x18\t \x01(\x05\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcgroup_layout\x18\x0b \x01(\t\x12(\n\x08\x66\x65\x61tures\x18\x0c \x03(\x0b\x32\x16.lxcd.v1.KernelFeature\x12\x1c\n\x14missing_capabilities\x18\r \x03(\t\x12\x12\n\ncontainers\x18\x0e \x01(\r\x12\x0f\n\x07running\x18\x0f \x01(\r\x12\x16\n\x0e\x64\x65\x66\x61ult_config\x18\x10 \x01(\t\"H\n\x0c\x44rainRequest\x12\r\n\x05leave\x18\x01 \x01(\x08\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"0\n\rDrainResponse\x12\x0f\n\x07stopped\x18\x01 \x03(\t\x12\x0e\n\x06killed\x18\x02 \x03(\t2\x83\x01\n\x0bHostService\x12<\n\x07GetHost\x12\x17.lxcd.v1.GetHostRequest\x1a\x18.lxcd.v1.GetHostResponse\x12\x36\n\x05\x44rain\x12\x15.lxcd.v1.DrainRequest\x1a\x16.lxcd.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KERNELFEATURE']._serialized_start=82
   _globals['_KERNELFEATURE']._serialized_end=198
   _globals['_GETHOSTRESPONSE']._serialized_start=201
-  _globals['_GETHOSTRESPONSE']._serialized_end=569
-  _globals['_DRAINREQUEST']._serialized_start=571
-  _globals['_DRAINREQUEST']._serialized_end=643
-  _globals['_DRAINRESPONSE']._serialized_start=645
-  _globals['_DRAINRESPONSE']._serialized_end=693
-  _globals['_HOSTSERVICE']._serialized_start=696
-  _globals['_HOSTSERVICE']._serialized_end=827
+  _globals['_GETHOSTRESPONSE']._serialized_end=593
+  _globals['_DRAINREQUEST']._serialized_start=595
+  _globals['_DRAINREQUEST']._serialized_end=667
+  _globals['_DRAINRESPONSE']._serialized_start=669
+  _globals['_DRAINRESPONSE']._serialized_end=717
+  _globals['_HOSTSERVICE']._serialized_start=720
+  _globals['_HOSTSERVICE']._serialized_end=851
 # @@protoc_insertion_point(module_scope)

@@ -36,7 +36,7 @@ Global___GetHostRequest: _TypeAlias = GetHostRequest  # noqa: Y015
 
 @_typing.final
 class KernelFeature(_message.Message):
-    """One thing that a kernel may have or lack."""
+    """One thing that a kernel may have or lack, or a program that may be there or not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -47,7 +47,7 @@ class KernelFeature(_message.Message):
     NEEDED_BY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """`Namespaces`, `Control groups`, `Mounts`, `Processes`, `Security`, `Misc`."""
+    """`Namespaces`, `Control groups`, `Mounts`, `Processes`, `Security`, `Misc`, `Programs`."""
     name: _builtins.str
     """`Pid namespace`, `Overlay` …"""
     available: _builtins.bool
@@ -56,7 +56,7 @@ class KernelFeature(_message.Message):
     needed_by: _builtins.str
     """What of lxcd needs it."""
     detail: _builtins.str
-    """More about it: a version, an errno."""
+    """More about it: a version, an errno, the package of a program."""
     def __init__(
         self,
         *,
@@ -94,6 +94,7 @@ class GetHostResponse(_message.Message):
     MISSING_CAPABILITIES_FIELD_NUMBER: _builtins.int
     CONTAINERS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    DEFAULT_CONFIG_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     kernel_release: _builtins.str
     architecture: _builtins.str
@@ -104,9 +105,15 @@ class GetHostResponse(_message.Message):
     pid: _builtins.int
     keeper_pid: _builtins.int
     cgroup_layout: _builtins.str
-    """`v1`, `hybrid` or `v2`."""
+    """`v1`, `hybrid` or `v2`; `none` where no cgroup tree is mounted."""
     containers: _builtins.int
+    """Those in the default lxcpath, and of any other those that run."""
     running: _builtins.int
+    """Of these, those that have an init: frozen ones too."""
+    default_config: _builtins.str
+    """Text that `lxc-create` of LXC's own commands takes where it is given none (`lxc.default_config`); CreateContainer
+    takes none by itself. There may be no such file.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -133,10 +140,11 @@ class GetHostResponse(_message.Message):
         missing_capabilities: _abc.Iterable[_builtins.str] | None = ...,
         containers: _builtins.int = ...,
         running: _builtins.int = ...,
+        default_config: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cgroup_layout", b"cgroup_layout", "containers", b"containers", "features", b"features", "hostname", b"hostname", "keeper_pid", b"keeper_pid", "kernel_release", b"kernel_release", "lxcpath", b"lxcpath", "missing_capabilities", b"missing_capabilities", "pid", b"pid", "running", b"running", "runtime_dir", b"runtime_dir", "start_time", b"start_time", "state_dir", b"state_dir", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cgroup_layout", b"cgroup_layout", "containers", b"containers", "default_config", b"default_config", "features", b"features", "hostname", b"hostname", "keeper_pid", b"keeper_pid", "kernel_release", b"kernel_release", "lxcpath", b"lxcpath", "missing_capabilities", b"missing_capabilities", "pid", b"pid", "running", b"running", "runtime_dir", b"runtime_dir", "start_time", b"start_time", "state_dir", b"state_dir", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

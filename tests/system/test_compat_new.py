@@ -67,6 +67,22 @@ def test_the_life_of_a_container(host: Host, busybox_root: Path) -> None:
     assert list(host.lxcpath.iterdir()) == []
 
 
+def test_create_takes_the_default_configuration_of_the_daemon(
+    cold_host: Host, busybox_root: Path
+) -> None:
+    host = cold_host
+    file = configuration(host, busybox_root, "box", "lxc.group = default")
+    host.config.write_text(f'default_config = "{file}"\n')
+    host.start_daemon()
+    assert f"Default config: {file}\n" in host.ctl("host").stdout
+    assert _new(host, "create", "-t", "none", "-n", "box") == ""
+    assert (host.lxcpath / "box/config").read_text() == Path(file).read_text()
+    # One that is given counts more.
+    other = configuration(host, busybox_root, "more")
+    assert _new(host, "create", "-t", "none", "-n", "more", "-f", other) == ""
+    assert "lxc.group" not in (host.lxcpath / "more/config").read_text()
+
+
 def test_stop_need_not_wait(host: Host, busybox_root: Path) -> None:
     _create(host, busybox_root, "box")
     _new(host, "start", "box")

@@ -8,6 +8,7 @@ from lxc_compat import command
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import arguments
+from lxcctl.channel import LOOK_SECONDS
 from lxcctl.commands import create
 from lxcctl.errors import CallError, ClientError, UsageError
 
@@ -15,8 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxcd.v1.container_pb2 import Container
 
-# lxc.default_config of LXC.
-_DEFAULT_CONFIG = "/etc/lxc/default.conf"
 _STORES = ("dir", "best", "none")
 _UNSERVED = (
     *("lvname", "vgname", "thinpool", "fstype", "fssize", "zfsroot", "dir"),
@@ -60,7 +59,13 @@ def _create(call: Call) -> int:
 def _text(call: Call) -> tuple[str, str]:
     if call.given.has("config") or call.old:
         return arguments.read_text(call.given.last("config"))
-    return arguments.read_text(_DEFAULT_CONFIG if os.path.exists(_DEFAULT_CONFIG) else "")
+    from lxcd.v1.host_pb2 import GetHostRequest, GetHostResponse
+
+    # The daemon knows lxc.default_config, and what its own settings say.
+    host = call.session.channel.call(
+        "HostService/GetHost", GetHostRequest(), GetHostResponse, LOOK_SECONDS
+    )
+    return arguments.read_text(host.default_config if os.path.exists(host.default_config) else "")
 
 
 def _keep(call: Call, made: Container, text: str) -> None:

@@ -15,6 +15,7 @@ from lxcd.config.daemon import (
     load_container_settings,
     load_settings,
     load_system,
+    socket_path,
 )
 
 # The same examples every time, no file kept, and no clock to fail by on a busy machine.
@@ -25,7 +26,7 @@ lxcpath = "/srv/lxc"
 runtime_dir = "/run/x"
 state_dir = "/var/x"
 default_config = "/etc/x.conf"
-listen = ["unix:/run/x.sock", "tcp:0.0.0.0:8443"]
+listen = ["unix:/run/x.sock", "unix:/run/y.sock"]
 shutdown_timeout_seconds = 5
 """
 
@@ -35,7 +36,7 @@ def test_settings() -> None:
     found, problems = load_settings(FULL, "f")
     assert problems == ()
     assert found == Settings(
-        "/srv/lxc", "/run/x", "/var/x", "/etc/x.conf", ("unix:/run/x.sock", "tcp:0.0.0.0:8443"), 5.0
+        "/srv/lxc", "/run/x", "/var/x", "/etc/x.conf", ("unix:/run/x.sock", "unix:/run/y.sock"), 5.0
     )
     assert Settings().shutdown_timeout_seconds == 60
 
@@ -50,6 +51,9 @@ def test_settings() -> None:
         "listen = [1]",
         'listen = ["http://x"]',
         'listen = ["tcp:host:"]',
+        'listen = ["unix:relative"]',
+        'listen = ["unix:/"]',
+        f'listen = ["unix:/{"x" * 107}"]',
         'shutdown_timeout_seconds = "5"',
         "shutdown_timeout_seconds = true",
         "shutdown_timeout_seconds = -1",
@@ -134,24 +138,33 @@ def test_no_bytes_raise(data: bytes) -> None:
     load_system(data, "f")
 
 
-def test_labels() -> None:
-    data = b'[labels]\ntier = "web"\n"a b" = ""\nn = 1\nbad = "a\\u001bb"\n[restart]\npolicy = "always"\n[x]\n'
+def test_there_is_no_listening_on_tcp_yet() -> None:
+    text = "tcp:0.0.0.0:8443"
+    (problem,) = load_settings(f'listen = ["{text}"]'.encode(), "f")[1]
+    with pytest.raises(ValueError, match="only unix:PATH") as refused:
+        socket_path(text)
+    assert problem.message == str(refused.value)
+    assert socket_path("unix:/run/x.sock") == "/run/x.sock"
+
+
+def test_what_a_container_cannot_be_told_yet() -> None:
+    data = b'[labels]\ntier = "web"\n[restart]\npolicy = "always"\n[health]\n[x]\n'
     found, problems = load_container_settings(data, "f")
-    assert dict(found.labels) == {"tier": "web", "a b": ""}
-    assert [(p.severity, p.key) for p in problems] == [
-        ("error", "n"),
-        ("error", "bad"),
-        ("warning", "restart"),
-        ("warning", "x"),
+    assert found == ContainerSettings()
+    later = "understood, but lxcd does not act on it yet"
+    assert [(p.severity, p.origin, p.key, p.message) for p in problems] == [
+        ("warning", "f:1", "labels", later),
+        ("warning", "f:3", "restart", later),
+        ("warning", "f:5", "health", later),
+        ("warning", "f:6", "x", "not a setting: ignored"),
     ]
     assert load_container_settings(b"", "f") == (ContainerSettings(), ())
-    assert load_container_settings(b"labels = 1", "f")[1][0].severity == "error"
 
 
 def test_whether_the_fstab_of_a_container_stays_whole() -> None:
     assert not load_container_settings(b"", "f")[0].whole_fstab
     assert load_container_settings(b"whole_fstab = true", "f")[0].whole_fstab
-    found, problems = load_container_settings(b"labels = {}\nwhole_fstab = 1\n", "f")
+    found, problems = load_container_settings(b'image = ""\nwhole_fstab = 1\n', "f")
     assert not found.whole_fstab
     assert [(p.severity, p.origin, p.key) for p in problems] == [("error", "f:2", "whole_fstab")]
 

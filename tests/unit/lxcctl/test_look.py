@@ -355,6 +355,7 @@ def host(*, required: bool = False) -> Any:
         architecture="x86_64",
         pid=5,
         keeper_pid=6,
+        default_config="/etc/x.conf",
         features=[
             host_pb2.KernelFeature(group="Namespaces", name="Pid namespace", available=True),
             host_pb2.KernelFeature(
@@ -402,5 +403,6 @@ def test_checkconfig_lacks_what_is_required(daemon: FakeDaemon, lxcctl: Lxcctl) 
 def test_host(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     daemon.on["GetHost"] = host()
     assert "PID:            5, keeper 6\n" in lxcctl("host").out
+    assert "Default config: /etc/x.conf\n" in lxcctl("host").out
     assert json.loads(lxcctl("host", "--format", "json").out)["keeper_pid"] == 6
     assert lxcctl("host", "--format", "csv").out.startswith("version,kernel_release")
