@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lxcd.v1.types_pb2 import ConfigItem
 
 
+# What can be changed beside the keys of the file.
+_LIMITS = ", or limits.NAME of its lxcd.toml"
+
+
 def get_full(session: Session, name: str) -> Container:
     """A container with its configuration."""
     from lxcd.v1.container_pb2 import VIEW_FULL, Container, GetContainerRequest
@@ -26,9 +30,9 @@ def get_full(session: Session, name: str) -> Container:
     return session.channel.call("ContainerService/GetContainer", request, Container, LOOK_SECONDS)
 
 
-def _add_key(parser: Parser) -> None:
+def _add_key(parser: Parser, more: str = "") -> None:
     arguments.add_name(parser)
-    parser.add_argument("key", metavar="KEY", help="a key of lxc.container.conf(5)")
+    parser.add_argument("key", metavar="KEY", help=f"a key of lxc.container.conf(5){more}")
 
 
 def _get(session: Session, args: Namespace) -> int:
@@ -45,20 +49,22 @@ def _get(session: Session, args: Namespace) -> int:
 
 
 def _add_values(parser: Parser) -> None:
-    _add_key(parser)
+    _add_key(parser, _LIMITS)
     parser.add_argument("values", metavar="VALUE", nargs="+", help="one line of the file each")
     _add_scope(parser)
 
 
 def _add_unset(parser: Parser) -> None:
-    _add_key(parser)
+    _add_key(parser, _LIMITS)
     _add_scope(parser)
 
 
 def _add_scope(parser: Parser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--live", action="store_true", help="of the container that runs, too: limits and devices"
+        "--live",
+        action="store_true",
+        help="of the container that runs, too: limits.*, lxc.cgroup.*, lxc.cgroup2.*",
     )
     which.add_argument(
         "--live-only", action="store_true", help="of the container that runs, until it stops"

@@ -110,15 +110,17 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.ListProcessesResponse:
         """See container.proto."""
         del context
+        running = self._registry.running()
         if request.names:
-            actors = [self._registry.get(request.lxcpath, name) for name in request.names]
-            for actor in actors:
+            wanted = [self._registry.get(request.lxcpath, name) for name in request.names]
+            for actor in wanted:
                 actor.require_running()
         else:
-            actors = self._registry.running()
+            lxcpath = self._registry.lxcpath(request.lxcpath)
+            wanted = [actor for actor in running if actor.lxcpath == lxcpath]
         found = await asyncio.to_thread(
             lambda: processes.list_processes(
-                self._house.trees, actors, include_host=request.include_host
+                self._house.trees, wanted, include_host=request.include_host, running=running
             )
         )
         return pb.ListProcessesResponse(processes=[convert.process(value) for value in found])

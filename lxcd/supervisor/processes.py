@@ -10,6 +10,8 @@ from lxcd.keeper import protocol
 from lxcd.kernel import procfs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lxcd.cgroup.tree import Trees
     from lxcd.supervisor.container import Container
 
@@ -29,23 +31,30 @@ class Process:
 
 
 def list_processes(
-    trees: Trees, containers: list[Container], *, include_host: bool
+    trees: Trees,
+    wanted: list[Container],
+    *,
+    include_host: bool,
+    running: Iterable[Container] = (),
 ) -> list[Process]:
-    """Processes of these containers, and of the host if asked for. Reads /proc; not on the loop."""
-    owners: dict[tuple[str, str], str] = {}
-    for container in containers:
+    """Processes of those that are wanted, and of the host if asked for: not of others that are
+    `running`. Reads /proc; not on the loop.
+    """
+    owners: dict[tuple[str, str], Container] = {}
+    asked = frozenset(wanted)
+    for container in asked.union(running):
         for tree in trees.hierarchies:
             directory = container.record.cgroups.get(tree.key)
             if directory is not None:
-                owners[tree.key, directory.removeprefix(tree.mountpoint)] = container.name
+                owners[tree.key, directory.removeprefix(tree.mountpoint)] = container
     found: list[Process] = []
     for pid in procfs.pids():
         # It may end at any time while it is looked at.
         with contextlib.suppress(OSError, ValueError, IndexError):
             owner = _owner(pid, owners)
-            if owner or include_host:
-                process = _process(pid, owner)
-                if not (owner and _is_keepers(process)):
+            if include_host if owner is None else owner in asked:
+                process = _process(pid, owner.name if owner is not None else "")
+                if owner is None or not _is_keepers(process):
                     found.append(process)
     return found
 
@@ -58,16 +67,16 @@ def _is_keepers(process: Process) -> bool:
     return outside and process.comm == protocol.PROCESS_NAME
 
 
-def _owner(pid: int, owners: dict[tuple[str, str], str]) -> str:
+def _owner(pid: int, owners: dict[tuple[str, str], Container]) -> Container | None:
     for key, own in procfs.cgroups(pid).items():
         path = own
         # A container's process may have made itself a directory below.
         while len(path) > 1:
-            name = owners.get((key, path))
-            if name is not None:
-                return name
+            owner = owners.get((key, path))
+            if owner is not None:
+                return owner
             path = path.rpartition("/")[0]
-    return ""
+    return None
 
 
 def _process(pid: int, owner: str) -> Process:

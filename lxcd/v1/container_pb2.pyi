@@ -502,9 +502,10 @@ class ConfigChange(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """A key of lxc.container.conf(5), or `limits.NAME` of the container's lxcd.toml."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key holds afterwards, one line each; none removes it from the file."""
+        """What the key holds afterwards, one line each (of a limit the last counts); none removes it from the file."""
 
     def __init__(
         self,
@@ -533,7 +534,9 @@ class UpdateContainerRequest(_message.Message):
     request_id: _builtins.str
     validate_only: _builtins.bool
     scope: Global___Scope.ValueType
-    """LIVE can be limits and devices: keys of `lxc.cgroup.` and `lxc.cgroup2.`, given as `changes`."""
+    """LIVE can be limits and devices: `limits.NAME` and keys of `lxc.cgroup.` and `lxc.cgroup2.` (but not `dir` and
+    `relative`), given as `changes`.
+    """
     @_builtins.property
     def container(self) -> Global___Container:
         """`name`, `lxcpath`, and what the mask names. A non-empty etag must be the present one."""
@@ -1180,10 +1183,10 @@ class ListProcessesRequest(_message.Message):
     INCLUDE_HOST_FIELD_NUMBER: _builtins.int
     lxcpath: _builtins.str
     include_host: _builtins.bool
-    """The host's own processes too; their container is empty."""
+    """The host's own processes too; their container is empty. Those of other containers are not among them."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of these containers; of all if empty."""
+        """Of these containers, each of which must run; of all that run in the lxcpath if empty."""
 
     def __init__(
         self,

@@ -259,6 +259,28 @@ def test_ps_shows_both_pids_of_every_process_and_whose_it_is(running: Box) -> No
     )
 
 
+def test_a_listing_is_of_one_lxcpath(running: Box, busybox_root: Path) -> None:
+    host = running.host
+    place = host.root / "other"
+    place.mkdir()
+    other = ("--lxcpath", str(place))
+    before = _rows(host, "host")
+    config = over(host, busybox_root, "else") + KERNEL_MOUNTS
+    host.ctl(*other, "create", "else", "--config", "-", input=config)
+    try:
+        host.ctl(*other, "start", "else")
+        assert {row["container"] for row in _rows(host, "ps")} == {"box"}
+        assert {row["container"] for row in _rows(host, *other, "ps")} == {"else"}
+        # Nor is it the host's own, wherever it is.
+        inside = {row["pid"] for row in _rows(host, *other, "ps")}
+        assert not inside & {row["pid"] for row in _rows(host, "ps", "--all")}
+        after = _rows(host, "host")
+        for count in ("containers", "running"):
+            assert after[count] == before[count] + 1
+    finally:
+        host.ctl(*other, "delete", "--force", "else")
+
+
 def test_list_in_every_format_tells_the_same(running: Box) -> None:
     host = running.host
     (row,) = _rows(host, "list")
@@ -275,6 +297,9 @@ def test_checkconfig_tells_what_the_kernel_offers(shared_host: Host) -> None:
     assert "Namespaces" in done.stdout
     features = {row["name"]: row for row in _rows(shared_host, "checkconfig")}
     assert all(row["available"] for row in features.values() if row["required"])
+    programs = {name for name, row in features.items() if row["group"] == "Programs"}
+    assert programs == {"dnsmasq", "nft"}
+    assert not any(features[name]["required"] for name in programs)
 
 
 def test_plan_shows_every_step_and_marks_the_one_that_failed(
