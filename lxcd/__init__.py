@@ -5,6 +5,7 @@
     supervisor   one actor per container; state, policy, undo; what happened
     console      sessions with terminals and pipes: cursors into the keeper's rings
     network      devices, bridges of its own, addresses; the only pyroute2
+    storage      root file systems that are no directories: disk images, block devices
     images       what a new container is made of
     cgroup       directories in the cgroup trees: limits, devices, freezing, what is used
     keeper       a small process of its own that forks, reaps, and holds terminals; survives lxcd

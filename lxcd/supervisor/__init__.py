@@ -17,6 +17,15 @@ limiting.py    what it may use: applied at the start, changed while it runs
 updating.py    a change of its configuration: of the file, of what runs, of both
 nics.py        network devices of one life: made beside the walk, taken away at its end
 hotplug.py     one more of them while it runs, one less
+addresses.py   what is known of their networks, and who is told when it changes
+sockets.py     its sockets, and which of its processes hold them
+networks.py    managed networks: up when somebody needs them, and who is connected to them
+connecting.py  who that is: ports, addresses, names, filters, forwards
+forwarding.py  ports of the host that lead to containers, on request
+network_changes.py  managed networks on request: defined, changed, deleted
+network_store.py    what of them is on disk
+nameserver.py  the dnsmasq of one of them
+ruleset.py     the nftables tables of all of them
 nodes.py       device nodes that it is given while it runs, and their rights
 reports.py     hearing from a child while it walks
 faults.py      for tests: a start breaks at a given place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -138,3 +139,10 @@ def test_only_those_who_may_call(call: str) -> None:
         if used == call
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("room", ["lxcd/", "lxcd/rpc/", "lxcd/supervisor/"])
+def test_a_map_shows_every_door(room: str) -> None:
+    known = set(re.findall(r"\w+", (CHECKOUT / room / "__init__.py").read_text()))
+    doors = {name.removeprefix(room).split("/")[0] for name in _files() if name.startswith(room)}
+    assert {door.removesuffix(".py") for door in doors} - known - {"__init__"} == set()
