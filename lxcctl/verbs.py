@@ -37,8 +37,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "exec": (
         "exec",
-        "NAME [--user U] [--cwd D] [--env K=V]... [-t|-T] [--detach] [--] CMD...",
-        "run a command in a running container",
+        "NAME [--user U] [--cwd D] [--env K=V]... [-t|-T] [--detach] [[--] CMD...]",
+        "run a command in a running container, or the user's shell",
     ),
     "attach": (
         "exec",

@@ -8,7 +8,7 @@ import os
 
 from lxcctl import arguments, output
 from lxcctl.channel import GRACE_SECONDS, LOOK_SECONDS
-from lxcctl.errors import CallError, ClientError, UsageError
+from lxcctl.errors import CallError, ClientError
 from lxcctl.wire import exit_status, exit_words
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lxcctl.output import Column
     from lxcd.v1.exec_pb2 import CreateExecRequest, Exec
 
-_USAGE = "usage: lxcctl exec NAME [OPTIONS] [--] CMD..."
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _PRIVILEGES = ("cgroup", "capabilities", "security")
 _DETACHED = 5  # SESSION_END_DETACHED
@@ -117,9 +116,6 @@ def _privileges(text: str) -> list[int]:
 
 def _exec(session: Session, args: Namespace) -> int:
     from lxcctl import foreground
-
-    if not args.command:
-        raise UsageError("exec: which command?", _USAGE)
     from lxcd.v1.exec_pb2 import DISCONNECT_POLICY_KILL
 
     keys = foreground.keys_of(args.detach_keys)
@@ -149,7 +145,7 @@ def _request(session: Session, args: Namespace) -> CreateExecRequest:
     request = CreateExecRequest(
         container=args.name,
         lxcpath=session.lxcpath,
-        command=args.command,
+        command=args.command or (),
         env=environment,
         user=args.user,
         cwd=args.cwd,

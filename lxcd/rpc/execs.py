@@ -104,6 +104,8 @@ class Execs(exec_pb2_grpc.ExecServiceServicer):
 
     async def _run(self, request: pb.RunExecRequest) -> pb.RunExecResponse:
         actor = self._registry.get(request.lxcpath, request.container)
+        if not request.command:
+            raise errors.InvalidArgument("no command was given", "INVALID_COMMAND")
         command = _command(request)
         if request.validate_only:
             await entering.trial(self._house, actor, command)

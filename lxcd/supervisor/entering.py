@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWD_LIMIT_BYTES = 1 << 20
+# Where a user has no shell that could be run.
+_SHELL = "/bin/sh"
+_MAY_EXECUTE = 0o111
 _VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
 _UMASK_LIMIT = 0o777
 _STREAM_NAMES = ("stdin", "stdout", "stderr")
@@ -63,7 +67,7 @@ class Elevation:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run, as whom, and where."""
+    """What to run, as whom, and where. Without `argv` it is the user's shell."""
 
     argv: tuple[str, ...]
     environment: tuple[str, ...] = ()  # NAME=value
@@ -79,7 +83,7 @@ class Command:
 
 def check(command: Command) -> None:
     """Raise InvalidArgument for what cannot be run anywhere."""
-    if not command.argv or not command.argv[0]:
+    if command.argv and not command.argv[0]:
         raise errors.InvalidArgument("no command was given", "INVALID_COMMAND")
     if any("\0" in word for word in (*command.argv, command.cwd, command.user)):
         raise errors.InvalidArgument("an argument holds a NUL", "INVALID_COMMAND")
@@ -104,9 +108,10 @@ def check(command: Command) -> None:
 def _check_length(words: tuple[str, ...]) -> None:
     sizes = [len(word.encode(errors="surrogateescape")) + 1 for word in words]
     total = sum(sizes) + len(sizes) * _POINTER_BYTES
-    if max(sizes) > _WORD_BYTES or total > _WORDS_BYTES:
+    longest = max(sizes, default=0)
+    if longest > _WORD_BYTES or total > _WORDS_BYTES:
         raise errors.InvalidArgument(
-            f"arguments and environment have {total} bytes, the longest {max(sizes)}: the"
+            f"arguments and environment have {total} bytes, the longest {longest}: the"
             f" kernel takes {_WORDS_BYTES} in all and {_WORD_BYTES} in one (E2BIG)",
             "COMMAND_TOO_LONG",
             errno="E2BIG",
@@ -177,6 +182,7 @@ class Entry:
         # A program of the host's, in parts of the container: nothing of its confinement is meant.
         self._elevate = Elevation.ALL if command.namespaces else command.elevate
         self.user: passwd.User
+        self.argv = command.argv
 
     async def enter(self, before_exec: Callable[[Held], None] = lambda _: None) -> Held:
         """Return once the command was exec'ed, or has ended. Raises an LxcdError if the container
@@ -215,8 +221,8 @@ class Entry:
     async def find_user(self) -> Held:
         """Learn who it will run as; the container's init. Raises an LxcdError."""
         init = require_enterable(self._container)
-        self.user = await self._house.errands.run(
-            self._container.directory, lambda: self._find_user(init.pid)
+        self.user, self.argv = await self._house.errands.run(
+            self._container.directory, lambda: self._look_inside(init.pid)
         )
         return init
 
@@ -305,7 +311,7 @@ class Entry:
             Barrier(origin="exec", barrier=plan.READY, why="its streams are held here too"),
             credentials.Execute(
                 origin="exec",
-                argv=command.argv,
+                argv=self.argv,
                 environment=tuple(self._environment().items()),
                 cwd=command.cwd or user.home,
                 cwd_optional=not command.cwd,
@@ -355,6 +361,14 @@ class Entry:
             name, _, value = text.partition("=")
             environment[name] = value
         return environment
+
+    def _look_inside(self, pid: int) -> tuple[passwd.User, tuple[str, ...]]:
+        """Who it will run as, and its command line."""
+        user = self._find_user(pid)
+        if self._command.argv:
+            return user, self._command.argv
+        has_shell = "mnt" in self._namespaces and _is_program(pid, user.shell)
+        return user, (user.shell if has_shell else _SHELL,)
 
     def _find_user(self, pid: int) -> passwd.User:
         """Resolve a user in the container's own passwd and group, which are hostile (I6, I15); by
@@ -431,14 +445,31 @@ async def end(house: House, child: Held) -> None:
 
 def _file(pid: int, path: str) -> bytes:
     """A regular file below the container's root; empty where it is anything else or missing."""
-    resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS
     try:
-        with Fd(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-            with Fd(mount.openat2(root.fileno(), path, os.O_PATH, resolve)) as found:
-                if not os.path.isfile(f"/proc/self/fd/{found.fileno()}"):
-                    return b""
-                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                with Fd(os.open(f"/proc/self/fd/{found.fileno()}", flags)) as file:
-                    return kernel_fd.read_all(file.fileno(), _PASSWD_LIMIT_BYTES)
+        with _place(pid, path) as found:
+            if not stat.S_ISREG(os.fstat(found.fileno()).st_mode):
+                return b""
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            with Fd(os.open(f"/proc/self/fd/{found.fileno()}", flags)) as file:
+                return kernel_fd.read_all(file.fileno(), _PASSWD_LIMIT_BYTES)
     except OSError:
         return b""
+
+
+def _is_program(pid: int, path: str) -> bool:
+    """Whether somebody may execute what is there below the container's root."""
+    if not path.startswith("/"):
+        return False
+    try:
+        with _place(pid, path) as found:
+            mode = os.fstat(found.fileno()).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & _MAY_EXECUTE)
+
+
+def _place(pid: int, path: str) -> Fd:
+    """What is there below the container's root, unopened. Raises OSError."""
+    resolve = mount.RESOLVE_IN_ROOT | mount.RESOLVE_NO_MAGICLINKS
+    with Fd(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        return Fd(mount.openat2(root.fileno(), path, os.O_PATH, resolve))

@@ -84,7 +84,7 @@ class Execs:
                 container=container.name,
                 lxcpath=container.lxcpath,
                 generation=container.record.generation,
-                command=command.argv,
+                command=entry.argv,
                 user=f"{entry.user.uid}:{entry.user.gid}",
                 tty=command.size is not None,
                 created_ns=time.time_ns(),

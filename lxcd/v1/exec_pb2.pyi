@@ -190,7 +190,9 @@ class CreateExecRequest(_message.Message):
     validate_only: _builtins.bool
     """Only say whether it could be done."""
     @_builtins.property
-    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The user's shell if empty: of the container's passwd, or /bin/sh where that names no program."""
+
     @_builtins.property
     def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`NAME=value`, added to a clean login-like environment."""

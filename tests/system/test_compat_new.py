@@ -207,6 +207,11 @@ def test_attach(host: Host, busybox_root: Path) -> None:
         timeout=DEADLINE,
     )
     assert (shell.stdout, shell.returncode) == (b"box\n", 5)
+    # Which is that of the container's own passwd.
+    script = r"printf '#!/bin/sh\necho its own\n' > /bin/own; chmod 755 /bin/own"
+    passwd = "echo root:x:0:0::/:/bin/own > /etc/passwd"
+    assert _new(host, "attach", "box", "--", "/bin/sh", "-c", f"{script}; {passwd}") == ""
+    assert _new(host, "attach", "box") == "its own\n"
     lxc(host, "attach", "box", "--", "/no/such", era=NEW, status=127)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lxcd.v1 import container_pb2, exec_pb2
-from tests.system import ledger
+from tests.system import ledger, sessions
 from tests.system.boxes import Box, defined
 from tests.system.calls import application, idle, large_messages, refused, seconds
 from tests.system.host import Host
@@ -247,6 +247,40 @@ def test_a_user_is_one_of_the_containers_own(app: Box, user: str, expected: str)
 )
 def test_a_user_that_is_none_is_refused(app: Box, user: str) -> None:
     assert refused(lambda: app.run("/bin/id", user=user)).code == "INVALID_ARGUMENT"
+
+
+_SHELLS = """\
+root:x:0:0::/:/bin/its-own
+plain:x:1:1::/:
+relative:x:2:2::/:sh
+gone:x:3:3::/:/no/such
+locked:x:4:4::/:/etc/passwd
+named:x:5:5::/:/tmp
+linked:x:6:6::/:/etc/shell
+"""
+
+
+def test_without_a_command_it_is_the_users_shell(shared_host: Host, busybox_root: Path) -> None:
+    with idle(shared_host, busybox_root, "shells") as made:
+        made.sh("printf '#!/bin/sh\necho its own\n' > /bin/its-own; chmod 755 /bin/its-own")
+        made.sh(f"ln -s /bin/its-own /etc/shell; printf '{_SHELLS}' > /etc/passwd")
+        for user, shell in (
+            ("", "/bin/its-own"),
+            ("plain", "/bin/sh"),
+            ("relative", "/bin/sh"),
+            ("gone", "/bin/sh"),
+            ("locked", "/bin/sh"),
+            ("named", "/bin/sh"),
+            ("linked", "/etc/shell"),
+            ("1234", "/bin/sh"),
+        ):
+            found = sessions.create(made, user=user)
+            assert list(found.command) == [shell], user
+            sessions.delete(made.api, found.id)
+        only = sessions.create(made, namespaces=["net"])
+        assert list(only.command) == ["/bin/sh"]
+        sessions.delete(made.api, only.id)
+        assert made.host.ctl("exec", made.name).stdout == "its own\n"
 
 
 @pytest.mark.parametrize(

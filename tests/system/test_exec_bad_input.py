@@ -352,7 +352,6 @@ def test_a_container_that_dies_meanwhile(shared_host: Host, busybox_root: Path) 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"command": []}, "INVALID_COMMAND"),
         ({"command": [""]}, "INVALID_COMMAND"),
         ({"command": ["/bin/echo", "a\0b"]}, "INVALID_COMMAND"),
         ({"cwd": "/a\0b"}, "INVALID_COMMAND"),

@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SHELL = "/bin/sh"
 _ROOT = "/"
 # LXC's words, and lxcd's.
 _NAMESPACES = {
@@ -50,8 +49,9 @@ def _run(call: Call, directory: str) -> int:
     options, run = execs.VERBS["exec"]
     parser = Parser("exec", "", "")
     options(parser)
-    arguments = (*_arguments(call, directory), "--", *(call.words or (_SHELL,)))
-    return run(call.session, parser.read(arguments))
+    # Without a command it is the user's shell.
+    command = ("--", *call.words) if call.words else ()
+    return run(call.session, parser.read((*_arguments(call, directory), *command)))
 
 
 def _arguments(call: Call, directory: str) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _translate(text: str, known: dict[str, str]) -> str:
 COMMANDS = {
     "attach": Command(
         "--name=NAME [-- COMMAND]",
-        "runs COMMAND, or a shell, in the running container NAME: in this directory, else in /",
+        "runs COMMAND, or the user's shell, in the running NAME: in this directory, else in /",
         (
             Option("elevated-privileges", "e", "PRIVILEGES", "CAP|CGROUP|LSM", optional=True),
             Option("namespaces", "s", "LIST", "MOUNT|PID|UTSNAME|IPC|USER|NETWORK alone"),

@@ -80,6 +80,12 @@ def test_what_is_asked(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
     assert re.fullmatch(rf"\S+@\S+:{os.getpid()}", start.label)
 
 
+def test_without_a_command_it_is_the_users_shell(creating: FakeDaemon, lxcctl: Lxcctl) -> None:
+    assert lxcctl("exec", "001", "--user", "bob", stdin=b"id\n").raw == b"id\n"
+    (request,) = creating.asked("CreateExec")
+    assert (list(request.command), request.user) == ([], "bob")
+
+
 def test_privileges_are_those_of_the_api() -> None:
     words = [value.name for value in exec_pb2.Privilege.DESCRIPTOR.values]
     assert words[1:] == [f"PRIVILEGE_{word.upper()}" for word in module._PRIVILEGES]

@@ -195,7 +195,7 @@ _IMPORTS = """
 import sys
 before = set(sys.modules)
 from lxcctl.__main__ import dispatch
-for argv in (["help"], ["--version"], ["nonsense"], ["start", "--help"], ["exec", "001"],
+for argv in (["help"], ["--version"], ["nonsense"], ["start", "--help"], ["exec"],
              ["start"], ["wait", "001", "--for", "x"], ["run", "host"], ["config"],
              ["list", "--address", "tcp:x"], ["config", "set", "--help"]):
     dispatch(argv)
