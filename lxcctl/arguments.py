@@ -219,7 +219,7 @@ def add_streams(parser: Parser) -> None:
         *("-t", "--tty"),
         action="store_true",
         default=None,
-        help="with a terminal (default: if stdin and stdout are one)",
+        help="with a terminal (default: if stdin, stdout and stderr are one)",
     )
     terminal.add_argument(
         *("-T", "--no-tty"), dest="tty", action="store_false", help="without a terminal"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Made = TypeVar("Made")
 
-_STDIN, _STDOUT = 0, 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 # So often a person says that a command is to end before we leave without it.
 _PATIENCE = 3
 _ROLE_CONTROLLER = 2
@@ -39,11 +39,14 @@ def label() -> str:
     return f"{user}@{socket.gethostname()}:{os.getpid()}"
 
 
-def wants_terminal(asked: bool | None) -> bool:  # noqa: FBT001
-    """Whether the command gets a terminal: as asked, else if the caller types and reads on one."""
+def wants_terminal(asked: bool | None, *, shell: bool = False) -> bool:  # noqa: FBT001
+    """Whether the command gets a terminal: as asked, else if the caller types and reads on one, and
+    has not sent the command's messages elsewhere. A `shell` is of no use without one.
+    """
     if asked is not None:
         return asked
-    return os.isatty(_STDIN) and os.isatty(_STDOUT)
+    fds = (_STDIN, _STDOUT) if shell else (_STDIN, _STDOUT, _STDERR)
+    return all(map(os.isatty, fds))
 
 
 def show(stream: str, data: bytes) -> None:

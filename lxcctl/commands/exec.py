@@ -126,7 +126,7 @@ def _exec(session: Session, args: Namespace) -> int:
     request.on_disconnect = DISCONNECT_POLICY_KILL
     request.delete_on_exit = True
     request.lossless = True
-    if foreground.wants_terminal(args.tty):
+    if foreground.wants_terminal(args.tty, shell=not args.command):
         request.tty = True
         foreground.set_size(request.size)
         term = os.environ.get("TERM", "")

@@ -22,7 +22,7 @@ import pytest
 
 from lxcctl.terminal import RawTerminal, _as_stty
 from lxcd.v1 import exec_pb2
-from tests.unit.lxcctl.playing import CONSOLE, DETACHED, EXEC, ROOT, VIEWER, client, starts
+from tests.unit.lxcctl.playing import CONSOLE, DETACHED, EXEC, ROOT, VIEWER, client, says, starts
 
 if TYPE_CHECKING:
     from tests.unit.lxcctl.conftest import FakeDaemon
@@ -326,6 +326,19 @@ def test_a_hang_up_of_an_exec_on_a_terminal(pty: Pty, daemon: FakeDaemon, shown:
         process.send_signal(signal.SIGHUP)
         assert process.wait(DEADLINE) == 128 + signal.SIGHUP
     assert daemon.asked("SignalExec") == [exec_pb2.SignalExecRequest(id="e1", signal=1)]
+    assert pty.attributes == pty.before
+
+
+@pytest.mark.slow
+def test_messages_that_are_sent_elsewhere(pty: Pty, daemon: FakeDaemon) -> None:
+    daemon.on["CreateExec"] = lambda _: exec_pb2.Exec(id="e1")
+    daemon.on["AttachExec"] = says(EXEC, EXEC.output(b"bad", 0, "stderr"), EXEC.end(code=0))
+    streams = {"stdin": pty.slave, "stdout": pty.slave, "stderr": subprocess.PIPE}
+    for command, has_terminal in ((["--", "make"], False), ([], True), (["-t", "--", "vi"], True)):
+        with client(daemon, "exec", "001", *command, **streams) as process:
+            _, err = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, err) == (0, b"bad")
+        assert daemon.asked("CreateExec")[-1].tty == has_terminal
     assert pty.attributes == pty.before
 
 
