@@ -45,8 +45,21 @@ def wants_terminal(asked: bool | None, *, shell: bool = False) -> bool:  # noqa:
     """
     if asked is not None:
         return asked
-    fds = (_STDIN, _STDOUT) if shell else (_STDIN, _STDOUT, _STDERR)
-    return all(map(os.isatty, fds))
+    fds = (_STDOUT,) if shell else (_STDOUT, _STDERR)
+    return types_at_terminal() and all(map(os.isatty, fds))
+
+
+def types_at_terminal() -> bool:
+    """Whether standard input is a terminal at which the caller types to us: a shell that has put us
+    into the background has it for itself.
+    """
+    if not os.isatty(_STDIN):
+        return False
+    try:
+        return os.tcgetpgrp(_STDIN) == os.getpgrp()
+    except OSError:
+        # Not our controlling terminal: there are no jobs at it.
+        return True
 
 
 def show(stream: str, data: bytes) -> None:
@@ -70,10 +83,14 @@ def show_role(controls: bool, by: str) -> None:  # noqa: FBT001
 
 def signals(*, at_terminal: bool = True) -> SignalThread:
     """What takes signals for `begin`, `typing` and `Relay`, from before the first call on: before
-    anything is begun, they do what they do to any program.
+    anything is begun, they do what they do to any program. Without a terminal to be raw, nothing
+    that we read from one or write to one stops us.
     """
     from lxcctl.signals import FORWARDED, OF_A_TERMINAL, SignalThread
 
+    if not (at_terminal and types_at_terminal()):
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
     return SignalThread((*FORWARDED, *(OF_A_TERMINAL if at_terminal else ())), _act_as_anybody)
 
 
@@ -143,15 +160,15 @@ def typing(
     on_leaving: Callable[[int], None] = lambda _: None,
     on_started: Callable[[Any], None] = lambda _: None,
 ) -> Generator[None]:
-    """Have `types` type into the session, from the moment it has begun on; raw if standard input is
-    a terminal. Of the signals that are `taken` SIGWINCH becomes a new size, SIGTSTP suspends us,
+    """Have `types` type into the session, from the moment it has begun on; raw if the caller types
+    at a terminal. Of the signals that are `taken` SIGWINCH becomes a new size, SIGTSTP suspends us,
     what would end us lets go first.
     """
     from lxcctl.terminal import RawTerminal
 
     with contextlib.ExitStack() as stack:
         terminal: RawTerminal | None = None
-        if os.isatty(_STDIN):
+        if types_at_terminal():
             terminal = stack.enter_context(RawTerminal(_STDIN))
         seat = _Seat(attachment, terminal, on_leaving)
 

@@ -342,6 +342,46 @@ def test_messages_that_are_sent_elsewhere(pty: Pty, daemon: FakeDaemon) -> None:
     assert pty.attributes == pty.before
 
 
+# Leads a session on a terminal that stops whoever writes there from the background, runs a command
+# in the background, and says when that has stopped or ended.
+_SHELL = """
+import os, subprocess, sys, termios
+attributes = termios.tcgetattr(0)
+attributes[3] |= termios.TOSTOP
+termios.tcsetattr(0, termios.TCSANOW, attributes)
+job = subprocess.Popen(sys.argv[1:], process_group=0)
+_, status = os.waitpid(job.pid, os.WUNTRACED)
+job.returncode = 0
+sys.exit(99 if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv", [["console", "001"], ["exec", "001", "--", "make"], ["exec", "001"]]
+)
+def test_in_the_background_nobody_is_stopped(pty: Pty, daemon: FakeDaemon, argv: list[str]) -> None:
+    daemon.on["CreateExec"] = lambda _: exec_pb2.Exec(id="e1")
+    streams = {"console": ("console", CONSOLE), "exec": ("stdout", EXEC)}
+    stream, frames = streams[argv[0]]
+    daemon.on["AttachConsole"] = daemon.on["AttachExec"] = says(
+        frames, frames.output(b"ready\r\n", 0, stream), frames.end(code=0)
+    )
+    with subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-c", _SHELL, sys.executable, "-m", "lxcctl", *argv],
+        cwd=ROOT,
+        env={**os.environ, "LXCD_ADDRESS": daemon.address},
+        stdin=pty.slave,
+        stdout=pty.slave,
+        stderr=pty.slave,
+    ) as shell:
+        assert shell.wait(DEADLINE) == 0
+    pty.shows(b"ready")
+    for request in daemon.asked("CreateExec"):
+        assert not request.tty
+    assert not pty.is_raw
+
+
 @pytest.mark.slow
 def test_an_exec_that_is_left_running(pty: Pty, daemon: FakeDaemon, shown: Shown) -> None:
     with at(pty, daemon, "exec", "--detach-keys", "^]", "001", "--", "vi") as process:
