@@ -221,7 +221,8 @@ class _Seat:
 
     def _restore(self) -> None:
         if self._terminal is not None:
-            self._terminal.end()
+            # With its guard, who would put it back once more when the shell has it again.
+            self._terminal.leave()
 
 
 def size() -> tuple[int, int]:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import termios
+import threading
 import tty
 
 TYPE_CHECKING = False
@@ -24,6 +25,8 @@ class RawTerminal:
         self._fd = fd
         self._saved: list[object] = []
         self._guard: _Guard | None = None
+        self._leaving = threading.Lock()
+        self._left = False
 
     def __enter__(self) -> Self:
         self._saved = termios.tcgetattr(self._fd)
@@ -38,10 +41,20 @@ class RawTerminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end()
-        if self._guard is not None:
-            self._guard.dismiss()
-            self._guard = None
+        self.leave()
+
+    def leave(self) -> None:
+        """As it was found, for good: also for whoever ends this process right behind it. On any
+        thread; nothing the second time.
+        """
+        with self._leaving:
+            if self._left:
+                return
+            self._left = True
+            self.end()
+            if self._guard is not None:
+                self._guard.dismiss()
+                self._guard = None
 
     def begin(self) -> None:
         """Raw again; what was typed meanwhile is not thrown away."""

@@ -104,13 +104,30 @@ def test_put_back_after_an_exception(pty: Pty) -> None:
     assert pty.attributes == pty.before
 
 
+def _children() -> str:
+    with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
+        return file.read()
+
+
 def test_nobody_is_left_behind(pty: Pty) -> None:
     for _ in range(3):
         with RawTerminal(pty.slave):
             pass
-    children = f"/proc/self/task/{threading.get_native_id()}/children"
-    with open(children) as file:
-        assert file.read() == ""
+    assert _children() == ""
+
+
+def test_whoever_leaves_early_leaves_nobody_behind_either(pty: Pty) -> None:
+    with RawTerminal(pty.slave) as terminal:
+        assert _children()
+        for _ in range(2):
+            terminal.leave()
+            assert pty.attributes == pty.before
+            assert _children() == ""
+        # The shell has it again: nobody puts it back once more.
+        changed = pty.attributes
+        changed[3] &= ~termios.ECHO
+        termios.tcsetattr(pty.slave, termios.TCSANOW, changed)
+    assert pty.attributes == changed
 
 
 def test_what_was_typed_ahead_is_not_thrown_away(pty: Pty) -> None:
