@@ -53,7 +53,7 @@ def dispatch(argv: list[str]) -> int:
 
 
 def prepare_streams() -> None:
-    """Make sure that 0, 1 and 2 are open.
+    """Make sure that 0, 1 and 2 are open, and that Python has them.
 
     Otherwise the first socket would get such a number, and the output would go to the daemon.
     """
@@ -62,8 +62,11 @@ def prepare_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    # What was closed when Python began it has as None.
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it stays open to the end
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it stays open to the end
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     # A terminal of another encoding shows what it can.

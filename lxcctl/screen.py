@@ -64,7 +64,7 @@ class EndedBySignal(Exception):  # noqa: N818 - it is no mistake
 def require() -> None:
     """Raise ClientError where there is no terminal for a full screen."""
     hint = "top --batch writes lines"
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (os.isatty(_STDIN) and sys.stdout.isatty()):
         raise ClientError(f"top: stdin and stdout are not a terminal ({hint})")
     name = os.environ.get("TERM", "")
     try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lxcctl.channel import Session
     from lxcd.v1.container_pb2 import Container
 
+_STDIN = 0
+
 
 def _edit(session: Session, args: Namespace) -> int:
     container = get_full(session, args.name)
@@ -74,7 +76,7 @@ def _run_editor(path: str) -> None:
 
 
 def _asks_again(error: CallError) -> bool:
-    if not sys.stdin.isatty():
+    if not os.isatty(_STDIN):
         return False
     output.note(error.text)
     sys.stderr.write("Edit again? [Y/n] ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from lxcctl import arguments, output
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _STOPPED, _REBOOT, _KICKED, _DETACHED = 1, 2, 3, 5
 _VIEWER = 1
+_STDIN = 0
 
 
 def _console_options(parser: Parser) -> None:
@@ -158,7 +160,7 @@ class Viewer:
             start.role = _VIEWER
         else:
             start.steal = self._steal
-            if sys.stdin.isatty():
+            if os.isatty(_STDIN):
                 foreground.set_size(start.size)
         if self._live and not resumed:
             start.live_only = True

@@ -13,7 +13,8 @@ import pytest
 
 import lxcctl as package
 from lxcctl.errors import errno_words
-from lxcd.v1 import container_pb2
+from lxcd.v1 import container_pb2, exec_pb2
+from tests.unit.lxcctl.playing import CONSOLE, EXEC, says
 
 if TYPE_CHECKING:
     from typing import Any
@@ -269,3 +270,47 @@ def test_output_that_cannot_be_written(target: str, status: int) -> None:
     )
     assert done.returncode == status
     assert (b"No space left" in done.stderr) == (status == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["console", "001"],
+        ["create", "001", "--config", "-"],
+        ["config", "edit", "001"],
+        ["exec", "001"],
+        ["top"],
+    ],
+)
+def test_an_input_that_is_closed(
+    daemon: FakeDaemon, refusal: type[Refusal], argv: list[str], tmp_path: Path
+) -> None:
+    daemon.on["GetContainer"] = lambda _: container_pb2.Container(name="001", config_text="# 1\n")
+    daemon.on["CreateContainer"] = lambda _: iter(
+        [container_pb2.CreateContainerResponse(container=container_pb2.Container(name="001"))]
+    )
+    daemon.on["CreateExec"] = lambda _: exec_pb2.Exec(id="e1")
+    daemon.on["AttachConsole"] = says(CONSOLE, CONSOLE.end(code=0))
+    daemon.on["AttachExec"] = says(EXEC, EXEC.end(code=0))
+
+    def refuse(_: Any) -> Any:
+        raise refusal("INVALID_ARGUMENT", "no", "INVALID_CONFIG")
+
+    daemon.on["UpdateContainer"] = refuse
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "lxcctl", *argv],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "LXCD_ADDRESS": daemon.address,
+            "EDITOR": "sed -i s/1/2/",
+            "TMPDIR": str(tmp_path),
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == {"config": 2, "top": 1}.get(argv[0], 0), done.stderr
