@@ -14,7 +14,7 @@ from lxcctl.wire import exit_status, exit_words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from lxcctl.arguments import Parser
@@ -141,7 +141,7 @@ def _request(session: Session, args: Namespace) -> CreateExecRequest:
 
     environment = list(args.env)
     if args.keep_env:
-        environment = [f"{name}={value}" for name, value in os.environ.items()] + environment
+        environment = [*_environment_here(), *environment]
     request = CreateExecRequest(
         container=args.name,
         lxcpath=session.lxcpath,
@@ -156,6 +156,18 @@ def _request(session: Session, args: Namespace) -> CreateExecRequest:
     if args.umask is not None:
         request.umask = args.umask
     return request
+
+
+def _environment_here() -> Iterator[str]:
+    """All of it that a string of the API can hold."""
+    for name, value in os.environ.items():
+        text = f"{name}={value}"
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            output.note(f"{name} is left out: it is not valid UTF-8")
+        else:
+            yield text
 
 
 def _create(session: Session, request: CreateExecRequest) -> Exec:

@@ -6,6 +6,7 @@ import os
 
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
+from lxcctl import output
 from lxcctl.arguments import Parser
 from lxcctl.commands import exec as execs
 from lxcctl.errors import CallError, UsageError
@@ -64,14 +65,29 @@ def _arguments(call: Call, directory: str) -> Iterator[str]:
         yield f"--elevate={_translate(text, _PRIVILEGES) if text else 'all'}"
     if given.has("namespaces"):
         yield f"--namespace={_translate(given.last('namespaces'), _NAMESPACES)}"
-    if not given.has("clear-env"):
+    if given.latest("clear-env", "keep-env") == "clear-env":
+        for name in given.all("keep-var"):
+            yield from _kept(name)
+    else:
         yield "--keep-env"
-    for option in ("set-var", "keep-var"):
-        for text in given.all(option):
-            yield f"--env={text}"
+    for text in given.all("set-var"):
+        yield f"--env={text}"
     user, group = given.last("uid"), given.last("gid")
     if user or group:
         yield f"--user={user or '0'}{f':{group}' if group else ''}"
+
+
+def _kept(name: str) -> Iterator[str]:
+    """A variable of those here, if it is one."""
+    if name not in os.environ:
+        return
+    text = f"{name}={os.environ[name]}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        output.note(f"{name} is left out: it is not valid UTF-8")
+    else:
+        yield f"--env={text}"
 
 
 def _translate(text: str, known: dict[str, str]) -> str:

@@ -28,8 +28,8 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What stands on a command line: the values of each option, by its long name, and the words
-    that belong to none.
+    """What stands on a command line: the values of each option, by its long name, in the order in
+    which they stand there last, and the words that belong to none.
     """
 
     values: Mapping[str, tuple[str, ...]]
@@ -42,6 +42,11 @@ class Given:
     def last(self, name: str, default: str = "") -> str:
         """Its value: of several the last."""
         return self.values.get(name, (default,))[-1]
+
+    def latest(self, *names: str) -> str:
+        """Which of these options stands last; empty if none is there."""
+        found = [name for name in self.values if name in names]
+        return found[-1] if found else ""
 
     def all(self, name: str) -> tuple[str, ...]:
         """Its values, in order."""
@@ -131,7 +136,8 @@ class _Reading:
         raise UsageError(complaint)
 
     def _add(self, option: Option, value: str) -> None:
-        self._values[option.long] = (*self._values.get(option.long, ()), value)
+        # Out and in again: to its new place.
+        self._values[option.long] = (*self._values.pop(option.long, ()), value)
 
 
 def usage(options: Sequence[Option]) -> Iterator[str]:
