@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.compat import NEW, OLD, configuration, lxc
+from tests.system.compat import NEW, OLD, configuration, lxc, shown
 from tests.system.host import Host
 
 _FAILED = {OLD: 255, NEW: 1}
@@ -46,21 +46,37 @@ def test_an_unknown_option(shared_host: Host, era: str) -> None:
         ("console", ()),
         ("destroy", ()),
         ("freeze", ()),
-        ("info", ()),
         ("kill", ()),
         ("netstat", ("-a",)),
         ("start", ()),
-        ("stop", ()),
         ("unfreeze", ()),
-        ("wait", ("-s", "RUNNING")),
     ],
 )
 def test_an_unknown_container(
     shared_host: Host, command: str, arguments: tuple[str, ...], era: str
 ) -> None:
-    status = 2 if (command, era) == ("stop", NEW) else None
-    text = _fails(shared_host, command, "-n", "nobody", *arguments, era=era, status=status)
-    assert "nobody" in text
+    assert "nobody" in _fails(shared_host, command, "-n", "nobody", *arguments, era=era)
+
+
+def test_what_is_said_of_an_unknown_container(shared_host: Host) -> None:
+    host = shared_host
+    assert "nobody" in _fails(host, "info", "-n", "nobody", era=NEW)
+    assert "nobody" in _fails(host, "stop", "-n", "nobody", era=NEW, status=2)
+    # 0.7 knew only what runs.
+    assert shown(host, "info", "-n", "nobody", era=OLD) == "'nobody' is STOPPED\n"
+    assert shown(host, "stop", "-n", "nobody", era=OLD) == ""
+
+
+@ERAS
+def test_a_wait_for_an_unknown_container(shared_host: Host, era: str) -> None:
+    for name in ("nobody", "../x"):
+        state = "RUNNING" if name == "nobody" else "STOPPED"
+        done = lxc(
+            shared_host, "wait", "-n", name, "-s", state, "-t", "1", era=era, status=_FAILED[era]
+        )
+        assert done.stdout == ""
+        assert (name in done.stderr) == (name == "../x")
+    assert shown(shared_host, "wait", "-n", "nobody", "-s", "STOPPED", era=era) == ""
 
 
 @ERAS

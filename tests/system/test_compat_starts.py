@@ -232,6 +232,17 @@ def test_attach_begins_where_it_was_typed(host: Host, busybox_root: Path, era: s
 # ---- what is not there
 
 
+@ERAS
+def test_a_wait_for_one_that_is_yet_to_come(host: Host, busybox_root: Path, era: str) -> None:
+    with running(host, "wait", "-n", "box", "-s", "RUNNING", era=era) as client:
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(1.5)
+        _create(host, busybox_root, "box")
+        shown(host, "start", "-d", "-n", "box", era=era)
+        assert client.communicate(timeout=DEADLINE) == ("", "")
+    assert client.returncode == 0
+
+
 @pytest.mark.parametrize("command", ["autostart", "monitor", "top", "copy"])
 def test_no_other_lxc_acts_in_its_place(shared_host: Host, command: str) -> None:
     done = subprocess.run(

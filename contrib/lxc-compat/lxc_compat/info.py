@@ -26,11 +26,16 @@ _FILTERS = ("ips", "pid", "stats", "state")
 
 def _info(call: Call) -> int:
     found = command.find(call, full=True)
-    if found is None:
-        raise ClientError(f"{call.name} doesn't exist")
     asked = [name for name in _FILTERS if call.given.has(name)]
     keys = call.given.all("config")
-    if call.old and not asked and not keys:
+    as_old = call.old and not asked and not keys
+    if found is None:
+        if not as_old:
+            raise ClientError(f"{call.name} doesn't exist")
+        # 0.7 knew only what runs.
+        output.line(f"'{output.harmless(call.name)}' is STOPPED")
+        return 0
+    if as_old:
         output.line(f"'{output.harmless(call.name)}' is {state_name(found.state)}")
         return 0
     raw = call.given.has("no-humanize")

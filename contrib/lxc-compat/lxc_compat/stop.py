@@ -30,11 +30,11 @@ def _stop(call: Call) -> int:
         raise UsageError("--reboot: lxcd waits for it, and kills what does not end in time")
     found = command.find(call)
     if found is None or not found.pid:
-        if call.old and found is not None:
-            # 0.7 did not mind.
+        if call.old:
+            # 0.7 did not mind, nor know whether there is one at all.
             return 0
         output.note(f"{call.name} is not running")
-        return call.failed if call.old else _NOT_RUNNING
+        return _NOT_RUNNING
     seconds = _seconds(given.last("timeout", str(_SECONDS)))
     if given.has("reboot"):
         _restart(call, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
@@ -10,10 +11,16 @@ from lxcctl import arguments
 from lxcctl.commands import wait
 from lxcctl.errors import CallError, UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lxcd.v1.container_pb2 import WaitContainerRequest
+
+# How often somebody looks whether it has come.
+_PAUSE_SECONDS = 0.5
+
 
 def _wait(call: Call) -> int:
     from lxcd.v1.container_pb2 import WaitContainerRequest
-    from lxcd.v1.types_pb2 import STATE_STOPPED
 
     if not call.given.has("state"):
         raise UsageError("--state: which?")
@@ -24,14 +31,26 @@ def _wait(call: Call) -> int:
     request = WaitContainerRequest(name=call.name, lxcpath=call.session.lxcpath)
     request.states.extend(states)  # type: ignore[arg-type]  # the stubs want the enum
     span = _span(call.given.last("timeout", "-1"))
-    try:
-        reply = wait.until(call.session, request, span)
-    except CallError as error:
-        # What is not there does not run.
-        if error.reason == "CONTAINER_NOT_FOUND" and STATE_STOPPED in states:
-            return 0
-        raise
-    return 0 if reply.reached else call.failed
+    return 0 if _reached(call, request, span) else call.failed
+
+
+def _reached(call: Call, request: WaitContainerRequest, span: float | None) -> bool:
+    """Wait, also for a container that is yet to come: what is not there does not run."""
+    from lxcd.v1.types_pb2 import STATE_STOPPED
+
+    end = None if span is None else time.monotonic() + span
+    while True:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        try:
+            return wait.until(call.session, request, left).reached
+        except CallError as error:
+            if error.reason != "CONTAINER_NOT_FOUND":
+                raise
+        if STATE_STOPPED in request.states:
+            return True
+        if left == 0:
+            return False
+        time.sleep(_PAUSE_SECONDS if left is None else min(_PAUSE_SECONDS, left))
 
 
 def _span(text: str) -> float | None:
