@@ -105,6 +105,7 @@ def test_what_ls_shows(host: Host, busybox_root: Path) -> None:
     assert _new(host, "ls", "-1", "^a") == "a1\n"
     assert _new(host, "ls", "-1", "--filter=er$") == "b-longer\n"
     assert _new(host, "ls", "nothing") == ""
+    assert _new(host, "ls", "-1", "^[[:alpha:]][[:digit:]]+$") == "a1\n"
     assert _new(host, "ls", "--fancy", "--stopped").splitlines() == [
         "NAME STATE   AUTOSTART GROUPS  IPV4 IPV6 UNPRIVILEGED ",
         "a1   STOPPED 1         web, db -    -    false        ",

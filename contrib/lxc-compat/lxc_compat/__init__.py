@@ -3,6 +3,7 @@
     __main__    which command, and how it ends
     command     what a command is; what they all know: options of all, eras, exit statuses
     options     getopt_long(3), as LXC uses it
+    regex       regex(7), as LXC uses it
     words       texts that a command of LXC shows; pure
     title       what ps shows of us
     the others  a command each, or two

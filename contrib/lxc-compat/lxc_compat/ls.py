@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
-from lxc_compat import words
+from lxc_compat import regex, words
 from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import output
@@ -18,6 +17,7 @@ from lxcctl.wire import state_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Mapping
 
     from lxcd.v1.container_pb2 import Container
@@ -84,8 +84,8 @@ def _pattern(call: Call) -> re.Pattern[str]:
         raise UsageError(f"too many arguments: {' '.join(call.words)}")
     text = call.given.last("filter") or "".join(call.words)
     try:
-        return re.compile(text)
-    except re.error as error:
+        return regex.compiled(text)
+    except ValueError as error:
         raise UsageError(f"--filter: {text!r}: {error}") from error
 
 
