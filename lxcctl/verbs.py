@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "NAME... [--timeout S] [--kill | --no-kill]",
         "shut containers down",
     ),
-    "restart": ("lifecycle", "NAME... [--timeout S] [--kill]", "stop and start again"),
+    "restart": ("lifecycle", "NAME... [--timeout S] [--kill | --no-kill]", "stop and start again"),
     "freeze": ("lifecycle", "NAME...", "suspend every process of containers"),
     "thaw": ("lifecycle", "NAME...", "let frozen containers go on"),
     "signal": ("lifecycle", "NAME SIGNAL", "send a signal to the container's init"),

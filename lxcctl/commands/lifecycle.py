@@ -78,7 +78,11 @@ def _note_method(name: str, method: str) -> None:
 def _restart_options(parser: Parser) -> None:
     arguments.add_names(parser)
     _add_timeout(parser)
-    parser.add_argument("--kill", action="store_true", help="SIGKILL at once")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--kill", action="store_true", help="SIGKILL at once")
+    how.add_argument(
+        "--no-kill", action="store_true", help="have init reboot by itself; fail rather than kill"
+    )
 
 
 def _restart(session: Session, args: Namespace) -> int:
@@ -87,7 +91,9 @@ def _restart(session: Session, args: Namespace) -> int:
     replies: list[tuple[str, RestartContainerResponse]] = []
 
     def begin(name: str) -> Callable[[], RestartContainerResponse]:
-        request = RestartContainerRequest(name=name, lxcpath=session.lxcpath, kill=args.kill)
+        request = RestartContainerRequest(
+            name=name, lxcpath=session.lxcpath, kill=args.kill, no_kill=args.no_kill
+        )
         if args.timeout is not None:
             set_duration(request.timeout, args.timeout)
         # No deadline: the second half is a start.

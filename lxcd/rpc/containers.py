@@ -9,7 +9,7 @@ from lxcd import errors
 from lxcd.rpc import convert, requests, starting, waiting
 from lxcd.rpc import sockets as socket_messages
 from lxcd.rpc.status import Context, stream, unary
-from lxcd.supervisor import freezing, nodes, processes, sockets, updating
+from lxcd.supervisor import freezing, nodes, processes, rebooting, sockets, updating
 from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
@@ -337,6 +337,8 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         del context
 
         async def work() -> pb.RestartContainerResponse:
+            if request.kill and request.no_kill:
+                raise errors.InvalidArgument("one of kill and no_kill", "KILL_AND_NO_KILL")
             actor = self._registry.get(request.lxcpath, request.name)
             async with actor.lock:
                 actor.require_running()
@@ -353,12 +355,19 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 seconds = (
                     None if request.kill else requests.seconds(request, "timeout", _STOP_SECONDS)
                 )
-                stopped = await actor.stop(seconds or None)
-                started = await actor.start(definition, asked, transient_dir=transient)
+                if not request.no_kill:
+                    stopped = await actor.stop(seconds or None)
+                    started = await actor.start(definition, asked, transient_dir=transient)
+                    return pb.RestartContainerResponse(
+                        pid=started.child.pid,
+                        generation=started.record.generation,
+                        method=stopped.method,
+                    )
+                reboot = await rebooting.ask(actor)
+            if seconds:
+                await rebooting.done(actor, reboot, seconds)
             return pb.RestartContainerResponse(
-                pid=started.child.pid,
-                generation=started.record.generation,
-                method=stopped.method,
+                pid=actor.record.pid, generation=actor.record.generation, method=reboot.method
             )
 
         return await self._replays.once(request, work)

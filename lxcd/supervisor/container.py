@@ -369,6 +369,7 @@ class Container(Changes):
         """It was not done."""
         self.record = self.record.but(intent=None)
         self.write_record()
+        self.wake()
 
     def forget_output(self) -> None:
         """Its last life's output is not wanted any more."""

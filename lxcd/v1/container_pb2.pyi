@@ -853,11 +853,16 @@ class RestartContainerRequest(_message.Message):
     KILL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    NO_KILL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     kill: _builtins.bool
     request_id: _builtins.str
     validate_only: _builtins.bool
+    no_kill: _builtins.bool
+    """Never kill: init is asked to reboot (lxc.signal.reboot), and if it does not in time the call fails and the
+    container goes on. A timeout of zero only asks.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -869,10 +874,11 @@ class RestartContainerRequest(_message.Message):
         kill: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        no_kill: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kill", b"kill", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kill", b"kill", "lxcpath", b"lxcpath", "name", b"name", "no_kill", b"no_kill", "request_id", b"request_id", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -880,6 +886,8 @@ Global___RestartContainerRequest: _TypeAlias = RestartContainerRequest  # noqa: 
 
 @_typing.final
 class RestartContainerResponse(_message.Message):
+    """Of its next life; where init was only asked, of the present one."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PID_FIELD_NUMBER: _builtins.int

@@ -129,6 +129,14 @@ class Box:
         )
         return reply
 
+    def restart(self, **options: Any) -> container_pb2.RestartContainerResponse:
+        """Restart it."""
+        request = container_pb2.RestartContainerRequest(name=self.name, **options)
+        reply: container_pb2.RestartContainerResponse = self._call(
+            lambda: self.api.container.RestartContainer(request, timeout=DEADLINE * 1.5)
+        )
+        return reply
+
     def delete(self, *, force: bool = False) -> container_pb2.DeleteContainerResponse:
         """Delete it."""
         request = container_pb2.DeleteContainerRequest(name=self.name, force=force)

@@ -46,6 +46,7 @@ def test_the_life_of_a_container(host: Host, busybox_root: Path) -> None:
     # It does go on.
     assert _new(host, "unfreeze", "box") == ""
     first = _new(host, "info", "-pH", "box")
+    until(lambda: "busybox is up" in host.ctl("logs", "box").stdout, "it knows its signals")
     assert _new(host, "stop", "--reboot", "box") == ""
     assert _new(host, "info", "-pH", "box") != first
     assert lxc(host, "destroy", "box", era=NEW, status=1).stderr == "lxc-destroy: box is running\n"

@@ -200,6 +200,18 @@ def test_a_stop_that_nobody_interrupts(host: Host, busybox_root: Path) -> None:
     assert _state(host, "box") == "STOPPED"
 
 
+def test_a_reboot_kills_nobody(host: Host, busybox_root: Path) -> None:
+    _deaf(host, busybox_root)
+    pid = shown(host, "info", "-pH", "-n", "box", era=NEW)
+    done = lxc(host, "stop", "-r", "-n", "box", "-t", "1", era=NEW, status=1)
+    assert done.stderr == "lxc-stop: box did not reboot in 1 s after SIGINT (reboot)\n"
+    for options in (("-W",), ("-t", "0"), ("-W", "-t", "60"), ("-W", "--nokill")):
+        assert shown(host, "stop", "-r", "-n", "box", *options, era=NEW) == ""
+    assert shown(host, "info", "-pH", "-n", "box", era=NEW) == pid
+    assert _state(host, "box") == "RUNNING"
+    lxc(host, "stop", "-n", "box", "-k", era=NEW)
+
+
 # ---- an entry
 
 

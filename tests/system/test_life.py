@@ -24,6 +24,7 @@ from tests.system.boxes import (
     info,
     over,
 )
+from tests.system.calls import refused, seconds
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
 
@@ -130,6 +131,52 @@ def test_restart_is_a_stop_and_a_start(running: Box) -> None:
     assert after.pid != before.pid
     assert after.exit.cause == types_pb2.CAUSE_REQUESTED
     assert after.state == types_pb2.STATE_RUNNING
+
+
+def test_a_restart_that_kills_nobody_is_a_reboot(running: Box) -> None:
+    before = running.info()
+    done = running.host.ctl("restart", "--no-kill", "box")
+    assert "SIGINT (reboot)" in done.stderr
+    after = running.info()
+    assert after.generation == before.generation + 1
+    assert after.pid != before.pid
+    assert after.exit.cause == types_pb2.CAUSE_REBOOT
+    assert after.state == types_pb2.STATE_RUNNING
+    # What is frozen hears it, too.
+    busybox_up(running)
+    running.host.ctl("freeze", "box")
+    running.host.ctl("restart", "--no-kill", "box")
+    assert running.info().generation == after.generation + 1
+
+
+def test_a_reboot_that_init_does_not_hear_of(shared_host: Host, busybox_root: Path) -> None:
+    deaf = ("/bin/sh", "-c", "trap 'echo asked' USR1 INT; echo deaf; while :; do sleep 1; done")
+    config = over(shared_host, busybox_root) + "lxc.signal.reboot = SIGUSR1\n"
+    with box(shared_host, config, "box", *deaf) as made:
+        until(lambda: "deaf" in shared_host.ctl("logs", "box").stdout, "it does not listen")
+        before = made.info()
+        done = shared_host.ctl("restart", "--no-kill", "--timeout", "1", "box", check=False)
+        assert done.returncode != 0
+        assert "box did not reboot in 1 s after SIGUSR1 (lxc.signal.reboot)" in done.stderr
+        assert "asked" in shared_host.ctl("logs", "box").stdout
+        # Only to ask for it.
+        answer = made.restart(no_kill=True, timeout=seconds(0))
+        after = made.info()
+        assert (before.pid, before.generation) == (after.pid, after.generation)
+        assert (answer.pid, answer.generation) == (after.pid, after.generation)
+        assert after.state == types_pb2.STATE_RUNNING
+        error = refused(lambda: made.restart(no_kill=True, kill=True))
+        assert (error.code, error.reason) == ("INVALID_ARGUMENT", "KILL_AND_NO_KILL")
+        made.restart(no_kill=True, validate_only=True)
+
+
+def test_an_init_that_ends_where_it_was_to_reboot(shared_host: Host, busybox_root: Path) -> None:
+    ends = ("/bin/sh", "-c", "trap 'exit 3' INT; echo ready; while :; do sleep 1; done")
+    with box(shared_host, over(shared_host, busybox_root), "box", *ends) as made:
+        until(lambda: "ready" in shared_host.ctl("logs", "box").stdout, "it listens")
+        error = refused(lambda: made.restart(no_kill=True))
+        assert (error.code, error.reason) == ("FAILED_PRECONDITION", "CONTAINER_NOT_RUNNING")
+        assert made.info().exit.code == 3
 
 
 def test_a_restart_that_could_not_start_does_not_stop(running: Box) -> None:

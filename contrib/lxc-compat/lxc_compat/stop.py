@@ -26,8 +26,6 @@ def _stop(call: Call) -> int:
             raise UsageError(f"-k doesn't allow --{option}")
     if given.has("nolock") and not given.has("kill"):
         raise UsageError("--nolock is for -k alone")
-    if given.has("reboot") and (given.has("nowait") or given.has("nokill")):
-        raise UsageError("--reboot: lxcd waits for it, and kills what does not end in time")
     found = command.find(call)
     if found is None or not found.pid:
         if call.old:
@@ -37,7 +35,7 @@ def _stop(call: Call) -> int:
         return _NOT_RUNNING
     seconds = _seconds(given.last("timeout", str(_SECONDS)))
     if given.has("reboot"):
-        _restart(call, seconds)
+        _reboot(call, 0.0 if given.has("nowait") else seconds)
     elif given.has("nowait") and not kill:
         _is_over(call, _AT_ONCE)
     else:
@@ -97,10 +95,11 @@ def _kill(call: Call) -> None:
             raise
 
 
-def _restart(call: Call, seconds: float) -> None:
+def _reboot(call: Call, seconds: float) -> None:
+    """Have init do it: nobody is killed. Zero only asks."""
     from lxcd.v1.container_pb2 import RestartContainerRequest, RestartContainerResponse
 
-    request = RestartContainerRequest(name=call.name, lxcpath=call.session.lxcpath)
+    request = RestartContainerRequest(name=call.name, lxcpath=call.session.lxcpath, no_kill=True)
     set_duration(request.timeout, seconds)
     # No deadline: the second half is a start.
     call.session.channel.call(
@@ -113,9 +112,9 @@ COMMANDS = {
         "--name=NAME",
         "stops the container NAME; in 0.7 by SIGKILL",
         (
-            Option("reboot", "r", "", "Stop it and start it again"),
-            Option("nowait", "W", "", "Don't wait for the shutdown"),
-            Option("timeout", "t", "T", "Kill it after T seconds (60); -1 never"),
+            Option("reboot", "r", "", "Have it reboot: by lxc.signal.reboot, never by a kill"),
+            Option("nowait", "W", "", "Don't wait for the shutdown or the reboot"),
+            Option("timeout", "t", "T", "Wait T seconds (60), then kill it; -1 for ever"),
             Option("kill", "k", "", "Kill it rather than ask for a clean shutdown"),
             Option("nolock", "", "", "With -k; lxcd has no locks that one could wait for"),
             Option("nokill", "", "", "Only ask for a clean shutdown; fail rather than kill"),

@@ -169,6 +169,10 @@ def test_restart(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
     assert result.out == "name,pid,generation,method\n001,7,2,SIGKILL\n"
     assert result.err == "001: SIGKILL\n"
     assert daemon.asked("RestartContainer")[0].kill
+    assert not daemon.asked("RestartContainer")[0].no_kill
+    assert lxcctl("restart", "001", "--no-kill").status == 0
+    assert daemon.asked("RestartContainer")[-1].no_kill
+    assert lxcctl("restart", "001", "--no-kill", "--kill").status == 2
 
 
 def test_freeze_and_thaw(daemon: FakeDaemon, lxcctl: Lxcctl) -> None:
