@@ -30,6 +30,8 @@ class Starting:
             raise errors.InvalidArgument(
                 "standard input and descriptors are for STDIO_PIPES", "INVALID_STDIO"
             )
+        if request.application and request.system:
+            raise errors.InvalidArgument("one of application and system", "INVALID_COMMAND")
         with self._side.redeem(request.descriptors_token) as given:
             return await self._with(request, given)
 
@@ -39,7 +41,7 @@ class Starting:
         defines = convert.defines(request.define)
         wanted = Request(
             command=requests.command(request.command),
-            application=bool(request.command) and not request.system,
+            application=request.application or (bool(request.command) and not request.system),
             pipes=request.stdio == pb.STDIO_PIPES,
             stdin=request.stdin,
             ephemeral=request.ephemeral,

@@ -667,6 +667,7 @@ class StartContainerRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     STDIN_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_TOKEN_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     lxcpath: _builtins.str
     system: _builtins.bool
@@ -687,6 +688,8 @@ class StartContainerRequest(_message.Message):
     """With STDIO_PIPES: give it a standard input that can be typed into."""
     descriptors_token: _builtins.str
     """With STDIO_PIPES, of the side socket: these descriptors become its own streams, in place of ours."""
+    application: _builtins.bool
+    """As with a `command`: where that is empty, lxc.execute.cmd is it. Not with `system`."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Run this under lxcd's own PID 1 instead of the container's init. With `system`, exec it as init itself."""
@@ -712,10 +715,11 @@ class StartContainerRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         stdin: _builtins.bool = ...,
         descriptors_token: _builtins.str = ...,
+        application: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "config_origin", b"config_origin", "config_text", b"config_text", "define", b"define", "descriptors_token", b"descriptors_token", "ephemeral", b"ephemeral", "image", b"image", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "stdin", b"stdin", "stdio", b"stdio", "system", b"system", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "command", b"command", "config_origin", b"config_origin", "config_text", b"config_text", "define", b"define", "descriptors_token", b"descriptors_token", "ephemeral", b"ephemeral", "image", b"image", "lxcpath", b"lxcpath", "name", b"name", "request_id", b"request_id", "stdin", b"stdin", "stdio", b"stdio", "system", b"system", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

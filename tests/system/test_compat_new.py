@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lxcd.v1.container_pb2 import StartContainerRequest
+from tests.system.calls import refused
 from tests.system.compat import NEW, configuration, environment, lxc, running, shown
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
@@ -166,6 +168,21 @@ def test_execute_of_one_that_is_defined(host: Host, busybox_root: Path) -> None:
     _new(host, "start", "box")
     until(lambda: "busybox is up" in host.ctl("logs", "box").stdout, "it is up")
     _new(host, "stop", "-k", "box")
+
+
+def test_execute_has_its_command_from_the_configuration(host: Host, busybox_root: Path) -> None:
+    _create(host, busybox_root, "box", "lxc.execute.cmd = /bin/sh -c 'hostname; exit 4'")
+    assert lxc(host, "execute", "box", era=NEW, status=4).stdout == "box\n"
+    assert _new(host, "execute", "box", "-s", "lxc.execute.cmd = /bin/echo hi") == "hi\n"
+    assert _new(host, "execute", "box", "/bin/echo", "own") == "own\n"
+    file = configuration(host, busybox_root, "app")
+    for arguments in (("-f", file), ()):
+        done = lxc(host, "execute", "app", *arguments, era=NEW, status=1)
+        assert "lxc.execute.cmd is not set" in done.stderr
+    assert _new(host, "ls", "-1") == "box\n"
+    with host.channel() as api:
+        request = StartContainerRequest(name="box", application=True, system=True)
+        assert refused(lambda: api.container.StartContainer(request)).reason == "INVALID_COMMAND"
 
 
 def test_execute_needs_no_configuration(host: Host) -> None:

@@ -7,7 +7,6 @@ from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import foreground
 from lxcctl.commands import run
-from lxcctl.errors import UsageError
 from lxcctl.wire import exit_status
 
 TYPE_CHECKING = False
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 
 def _execute(call: Call) -> int:
-    if not call.words:
-        raise UsageError("No command to execute")
     if call.given.has("daemon"):
         starting.start(call.session, _request(call))
         return 0
@@ -38,6 +35,8 @@ def _execute(call: Call) -> int:
 
 def _request(call: Call) -> StartContainerRequest:
     request = starting.request(call, call.words)
+    # Without a command it is lxc.execute.cmd.
+    request.application = True
     if not starting.is_defined(call):
         # Where nothing says what its root file system is, it is not the host's, but one beside it.
         request.ephemeral, request.image = True, "host"
@@ -49,8 +48,8 @@ def _request(call: Call) -> StartContainerRequest:
 
 COMMANDS = {
     "execute": Command(
-        "--name=NAME -- COMMAND",
-        "runs COMMAND as an application in the container NAME, which need not be defined",
+        "--name=NAME [-- COMMAND]",
+        "runs COMMAND, or lxc.execute.cmd, as an application in NAME, which need not be defined",
         (
             Option("daemon", "d", "", "Leave it running"),
             *starting.OPTIONS,

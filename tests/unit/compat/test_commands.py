@@ -177,7 +177,6 @@ def test_no_daemon(
     [
         ("start", ("-p", "file", "x"), "--pidfile"),
         ("start", ("-d", "-F", "x"), "--daemon"),
-        ("execute", ("x",), "No command"),
         ("create", ("x",), "template"),
         ("create", ("x", "-t", "none", "-B", "btrfs"), "btrfs"),
         ("create", ("x", "-t", "none", "--lvname", "v"), "--lvname"),
