@@ -125,6 +125,9 @@ def test_what_info_shows(host: Host, busybox_root: Path) -> None:
     assert _new(host, "info", "box", "-pi") == ""
     assert _new(host, "info", "box", "-c", "lxc.group") == "lxc.group = a\nb\n"
     assert _new(host, "info", "box", "-H", "-c", "lxc.group") == "a\nb\n"
+    assert _new(host, "info", "box", "-sH", "--rcfile", "/dev/null") == "STOPPED\n"
+    done = lxc(host, "info", "box", "-c", "lxc.group", "--rcfile", "/dev/null", era=NEW, status=1)
+    assert "--rcfile" in done.stderr
     # One that could be there, and those that could not.
     assert _new(host, "info", "box", "-c", "lxc.cap.drop") == "lxc.cap.drop = \n"
     for key in ("lxc.nosuch", "no key"):
@@ -283,6 +286,9 @@ def test_messages_in_a_file(host: Host) -> None:
     done = lxc(host, "info", "-o", str(log), "-q", "nobody", era=NEW, status=1)
     assert done.stderr == ""
     assert log.read_text() == "lxc-info: nobody doesn't exist\n"
+    # Which is no name of a file.
+    assert _new(host, "ls", "-o", "none") == ""
+    assert not Path("none").exists()
     # Errors are none of what a log of this priority holds.
     lxc(host, "info", "-o", str(log), "-l", "FATAL", "nobody", era=NEW, status=1)
     assert log.read_text() == "lxc-info: nobody doesn't exist\n"

@@ -10,7 +10,7 @@ import sys
 from lxc_compat import command as commands
 from lxc_compat import options, title
 from lxc_compat.command import Call, Command
-from lxcctl import errors, output
+from lxcctl import arguments, errors, output
 from lxcctl.__main__ import flush, prepare_streams
 from lxcctl.channel import DEFAULT_ADDRESS, Session
 from lxcctl.errors import CallError, ClientError, UsageError
@@ -131,6 +131,8 @@ def _run(command: Command, given: Given, *, old: bool) -> int:
         if given.has(option.long):
             raise UsageError(f"--{option.long}: {reason}")
     _prepare_notes(given)
+    if commands.RCFILE in command.common:
+        arguments.read_text(given.last(commands.RCFILE.long))
     name, words = commands.named(command, given)
     if len(given.all("lxcpath")) > 1:
         raise UsageError("-P: more than one path")
@@ -150,7 +152,7 @@ def _run(command: Command, given: Given, *, old: bool) -> int:
 def _prepare_notes(given: Given) -> None:
     priority = given.last("logpriority", "ERROR")
     commands.check_priority(priority)
-    if given.has("logfile") and commands.tells_errors(priority):
+    if given.last("logfile", "none") != "none" and commands.tells_errors(priority):
         output.write_notes_to(given.last("logfile"))
     if given.has("quiet"):
         output.keep_silent()

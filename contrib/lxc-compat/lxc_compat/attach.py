@@ -107,7 +107,7 @@ COMMANDS = {
             Option("elevated-privileges", "e", "PRIVILEGES", "CAP|CGROUP|LSM", optional=True),
             Option("namespaces", "s", "LIST", "MOUNT|PID|UTSNAME|IPC|USER|NETWORK alone"),
             Option("clear-env", "", "", "Without the environment here"),
-            Option("keep-env", "", "", "With it (default)"),
+            Option("keep-env", "", "", "With it (default); the last of the two counts"),
             Option("set-var", "v", "KEY=VAL", "Set a variable"),
             Option("keep-var", "", "KEY", "Keep a variable, with --clear-env"),
             Option("uid", "u", "UID", "As this user"),

@@ -31,7 +31,7 @@ FAILED_OLD = 255
 NAME = Option("name", "n", "NAME", "NAME of the container")
 _PRIORITIES = ("TRACE", "DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "CRIT", "ALERT", "FATAL")
 COMMON = (
-    Option("logfile", "o", "FILE", "Write messages to FILE, too"),
+    Option("logfile", "o", "FILE", "Write messages to FILE, too; none: to no file"),
     Option("logpriority", "l", "LEVEL", f"of them: {' '.join(_PRIORITIES)}"),
     Option("quiet", "q", "", "Don't produce any messages"),
     Option("lxcpath", "P", "PATH", "Use specified container path"),
@@ -39,6 +39,8 @@ COMMON = (
     Option("usage", "", "", "Give a short usage message"),
     Option("version", "", "", "Print the version number"),
 )
+# Of those commands that have no use of their own for it.
+RCFILE = Option("rcfile", "", "FILE", "Must be there; what the container itself has counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,15 @@ class Command:
     def known(self) -> tuple[Option, ...]:
         """Every option that it understands."""
         own = (NAME, *self.options) if self.named else self.options
-        return (*own, *COMMON, *(option for option, _ in self.refused))
+        return (*own, *self.common, *(option for option, _ in self.refused))
+
+    @property
+    def common(self) -> tuple[Option, ...]:
+        """Of these, those that all have."""
+        own = (*self.options, *(option for option, _ in self.refused))
+        if self.foreign or RCFILE.long in (option.long for option in own):
+            return COMMON
+        return (*COMMON, RCFILE)
 
     def known_in(self, *, old: bool) -> tuple[Option, ...]:
         """The same in an era: where options are another program's, -l is one of them."""
@@ -113,7 +123,7 @@ def help_text(program: str, command: Command) -> str:
             *usage((NAME, *command.options) if command.named else command.options),
             "",
             "Common options :",
-            *usage(COMMON),
+            *usage(command.common),
             "",
             "A command of LXC as a client of lxcd. LXCD_COMPAT=0.7: as in LXC 0.7.",
             "",

@@ -95,9 +95,12 @@ COMMANDS = {
         ),
         _create,
         words=True,
-        refused=tuple(
-            (Option(name, "", "VALUE"), "lxcd keeps a root file system in a directory alone")
-            for name in _UNSERVED
+        refused=(
+            *(
+                (Option(name, "", "VALUE"), "lxcd keeps a root file system in a directory alone")
+                for name in _UNSERVED
+            ),
+            (Option("rcfile", "", "FILE"), "-f FILE is the text of its configuration"),
         ),
     )
 }

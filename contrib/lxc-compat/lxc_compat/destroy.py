@@ -36,6 +36,9 @@ COMMANDS = {
         "removes the container NAME",
         (Option("force", "f", "", "Kill it first, if it runs"),),
         _destroy,
-        refused=((Option("snapshots", "s"), "lxcd has no snapshots yet"),),
+        refused=(
+            (Option("snapshots", "s"), "lxcd has no snapshots yet"),
+            (Option("rcfile", "", "FILE"), "lxcd removes what the container's own names"),
+        ),
     )
 }

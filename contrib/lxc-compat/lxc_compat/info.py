@@ -9,7 +9,7 @@ from lxc_compat.command import Call, Command
 from lxc_compat.options import Option
 from lxcctl import output
 from lxcctl.commands.addresses import INET, INET6
-from lxcctl.errors import CallError, ClientError
+from lxcctl.errors import CallError, ClientError, UsageError
 from lxcctl.usage import number
 from lxcctl.wire import state_name
 
@@ -28,6 +28,8 @@ def _info(call: Call) -> int:
     found = command.find(call, full=True)
     asked = [name for name in _FILTERS if call.given.has(name)]
     keys = call.given.all("config")
+    if keys and call.given.has("rcfile"):
+        raise UsageError("--rcfile: lxcd shows the values that the container itself has")
     as_old = call.old and not asked and not keys
     if found is None:
         if not as_old:

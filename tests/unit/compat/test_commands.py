@@ -201,6 +201,9 @@ def test_no_daemon(
         ("start", ("-c", "file", "x"), "--console"),
         ("info", ("x", "y"), "y"),
         ("info", ("-l", "LOUD", "x"), "LOUD"),
+        ("info", ("--rcfile", "/no/such.conf", "x"), "/no/such.conf"),
+        ("create", ("x", "-t", "none", "--rcfile", "/dev/null"), "-f FILE"),
+        ("destroy", ("x", "--rcfile=/dev/null"), "--rcfile"),
         ("info", ("-P", "/a", "-P", "/b", "x"), "-P"),
     ],
 )
@@ -269,3 +272,26 @@ def test_of_problems_only_unknown_keys_are_told(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == (
         "lxcctl: x:2: warning: lxc.bogus: not a key of LXC: ignored\n"
     )
+
+
+@NAMES
+def test_another_configuration_is_taken_or_refused_with_a_reason(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if _command(name).foreign:
+        return
+    command = _command(name)
+    assert "rcfile" in {option.long for option in command.known}
+    assert dispatch(f"lxc-{name}", ["--help"]) == 0
+    told = "--rcfile" in capsys.readouterr().err
+    assert told == ("rcfile" not in {option.long for option, _ in command.refused})
+
+
+def test_a_log_that_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LXCD_ADDRESS", f"unix:{tmp_path}/no.sock")
+    assert dispatch("lxc-info", ["-n", "x", "-o", "none"]) == 1
+    assert "no daemon" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
