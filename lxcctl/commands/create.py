@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _create_options(parser: Parser) -> None:
     arguments.add_name(parser)
-    parser.add_argument("--image", metavar="I", default="", help="root file system (default: host)")
+    parser.add_argument("--image", metavar="I", default="", help="host or none (default: host)")
     parser.add_argument(
         "--config", metavar="FILE", default="", help="text of the configuration; - is stdin"
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # How long the output of a container that was deleted with its end can still be read.
 ENDED_SECONDS = 30.0
 _HOSTNAME = 64  # __NEW_UTS_LEN
+# In place of an image: its configuration is all that it has.
+_NO_IMAGE = "none"
 
 
 class Registry:
@@ -176,7 +178,7 @@ class Registry:
                 return definition
             definition.require_sound()
             skeleton = None
-            if definition.config.rootfs is None:
+            if definition.config.rootfs is None and image != _NO_IMAGE:
                 skeleton, whole = await self._furnish(image, directory, name, whole)
             definition = read_text(whole, os.path.join(directory, CONFIG_NAME))
             definition.require_sound()

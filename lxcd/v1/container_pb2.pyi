@@ -284,7 +284,7 @@ class CreateContainerRequest(_message.Message):
     config_origin: _builtins.str
     """Where the text comes from, for messages."""
     image: _builtins.str
-    """`host` if empty and the text names no rootfs."""
+    """`host` if empty and the text names no rootfs. `none`: it has none then, and runs in that of the host."""
     request_id: _builtins.str
     validate_only: _builtins.bool
     @_builtins.property

@@ -11,7 +11,7 @@ import pytest
 
 from lxcd.v1.container_pb2 import StartContainerRequest
 from tests.system.calls import refused
-from tests.system.compat import NEW, configuration, environment, lxc, running, shown
+from tests.system.compat import NEW, OLD, configuration, environment, lxc, running, shown
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
 from tests.system.seat import Seat
@@ -278,6 +278,26 @@ def test_the_template_that_lxcd_has(host: Host) -> None:
     _new(host, "start", "box")
     assert _new(host, "attach", "box", "--", "cat", "/etc/hostname") == "box\n"
     lxc(host, "destroy", "-f", "box", era=NEW)
+    assert list(host.lxcpath.iterdir()) == []
+
+
+@pytest.mark.parametrize(("era", "template"), [(NEW, ("-t", "none")), (OLD, ())])
+def test_a_container_without_a_root_of_its_own(
+    host: Host, era: str, template: tuple[str, ...]
+) -> None:
+    text = "# mine\nlxc.uts.name = inside\nlxc.environment = A=b\n"
+    file = host.root / "bare.conf"
+    file.write_text(text)
+    assert shown(host, "create", "-n", "box", *template, "-f", str(file), era=era) == ""
+    assert [path.name for path in (host.lxcpath / "box").iterdir()] == ["config"]
+    assert (host.lxcpath / "box/config").read_text() == text
+    # It sees the host's.
+    script = f"hostname; cat {file}"
+    assert shown(host, "execute", "-n", "box", "--", "sh", "-c", script, era=era) == (
+        f"inside\n{text}"
+    )
+    assert shown(host, "destroy", "-n", "box", era=era) == ""
+    assert file.exists()
     assert list(host.lxcpath.iterdir()) == []
 
 

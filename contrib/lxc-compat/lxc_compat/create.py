@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxcd.v1.container_pb2 import Container
 
+_NO_TEMPLATE = "none"
 _STORES = ("dir", "best", "none")
 _UNSERVED = (
     *("lvname", "vgname", "thinpool", "fstype", "fssize", "zfsroot", "dir"),
@@ -39,7 +40,7 @@ def _create(call: Call) -> int:
         lxcpath=call.session.lxcpath,
         config_text=text,
         config_origin=origin,
-        image="" if template == "none" else template,
+        image=template or _NO_TEMPLATE,
     )
     try:
         made = create.define(call.session, request)
@@ -90,7 +91,12 @@ COMMANDS = {
         "defines the container NAME; in 0.7 without a template, by its configuration alone",
         (
             Option("config", "f", "FILE", "Text of its configuration"),
-            Option("template", "t", "TEMPLATE", "host: the userland of this machine; or none"),
+            Option(
+                "template",
+                "t",
+                "TEMPLATE",
+                "host: the userland of this machine; none: what the configuration names",
+            ),
             Option("bdev", "B", "BDEV", "dir, best or none"),
         ),
         _create,
