@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container import program
 from lxcd.container.spec import Step
-from lxcd.kernel import identity, libc, mount, process, seccomp
+from lxcd.kernel import identity, mount, process, seccomp
 
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
@@ -28,9 +28,9 @@ class SetPersonality(Step):
         """See Step."""
         return f"personality {self.arch}"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.personality(self.persona)
+        walk.call("personality", self.persona)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +46,15 @@ class WriteSysctl(Step):
         """See Step."""
         return f"sysctl {self.key} = {self.value}"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        proc = mount.fsmount("proc")
+        proc = walk.fsmount("proc")
         path = "sys/" + self.key.replace(".", "/")
         resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
-        try:
-            fd = mount.openat2(proc, path, os.O_WRONLY, resolve)
-            try:
-                os.write(fd, self.value.encode(errors="surrogateescape"))
-            except OSError as error:
-                raise libc.oserror(error.errno or errno.EIO, "write", f"/proc/{path}") from None
-            finally:
-                os.close(fd)
-        finally:
-            os.close(proc)
+        file = walk.openat2(proc, path, os.O_WRONLY, resolve)
+        value = self.value.encode(errors="surrogateescape")
+        walk.call("write", file, value, len(value), path=f"/proc/{path}")
+        walk.close(file, proc)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +73,17 @@ class LimitCapabilities(Step):
         ]
         return f"drop capabilities: {' '.join(dropped) or 'none'}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         walk.capabilities = frozenset(self.keep)
-        identity.drop_bounding(walk.capabilities, self.last)
+        # Inheritable and ambient ones bring a container's root what it must not have
+        # (CVE-2022-29162).
+        walk.call("prctl", identity.PR_CAP_AMBIENT, identity.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        for number in range(self.last + 1):
+            if number not in walk.capabilities:
+                walk.call("prctl", identity.PR_CAPBSET_DROP, number, 0, 0, 0)
+        # What is permitted stays so until the exec.
+        walk.call("limit", -1, named="capset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,14 @@ class GuardHost(Step):
         """See Step."""
         return "refuse swapon, swapoff" + (", mount -o remount,ro" if self.remounts else "")
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        seccomp.install_guard(remounts=self.remounts)
+        code = seccomp.GUARDS[self.remounts]
+        # struct sock_fprog of linux/filter.h.
+        program = walk.pointing(
+            struct.pack("=H14x", len(code) // seccomp.INSTRUCTION_BYTES), {8: walk.block(code)}
+        )
+        walk.call("seccomp", seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_SPEC_ALLOW, program)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +118,9 @@ class NoNewPrivs(Step):
         """See Step."""
         return "no new privileges"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        identity.set_no_new_privs()
+        walk.call("prctl", process.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +150,6 @@ class Execute(Step):
         words = " ".join(repr(word)[1:-1] for word in self.argv)
         return f"exec {words}{who}{under}"
 
-    def apply(self, walk: Walk) -> None:
-        """See Step. Does not return."""
+    def compile(self, walk: Walk) -> None:
+        """See Step."""
         program.become(walk, self)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
+import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lxcd.container.mounts import attach
+from lxcd.container.calls import Data, Label, Register
 from lxcd.container.spec import Step
 from lxcd.container.walk import DEVPTS_PLACE
-from lxcd.kernel import libc, mount, tty
+from lxcd.kernel import mount, tty
 
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
@@ -33,6 +35,8 @@ _LINKS = (
     ("core", "/proc/kcore"),
 )
 _ROWS, _COLUMNS = 24, 80
+_FORMAT = 0o170000  # S_IFMT
+_STATFS_BYTES = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,39 +57,41 @@ class MakeDev(Step):
         how = "bound from the host" if self.bind else "made"
         return f"mount tmpfs on /dev; null, zero, full, random, urandom, tty {how}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         options = (("mode", "755"), ("size", str(self.size_bytes)), ("nr_inodes", "4096"))
-        dev = mount.fsmount("tmpfs", options, mount.MOUNT_ATTR_NOSUID)
-        walk.dev = dev
+        walk.dev = dev = walk.fsmount("tmpfs", options, mount.MOUNT_ATTR_NOSUID)
         for name, major, minor in NODES:
             if self.bind:
-                os.mknod(name, stat.S_IFREG | 0o666, dir_fd=dev)
+                walk.call("mknodat", dev, name, stat.S_IFREG | 0o666, 0, path=name)
                 continue
-            try:
-                os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
-            except OSError as error:
-                raise libc.oserror(error.errno or errno.EPERM, "mknodat", name) from None
-            os.chmod(name, 0o666, dir_fd=dev)  # noqa: S103 - as on every host
+            mode, device = stat.S_IFCHR | 0o666, encoded(major, minor)
+            walk.call("mknodat", dev, name, mode, device, path=name)
+            walk.call("fchmodat", dev, name, 0o666, path=name)
         for name, where in _LINKS:
-            os.symlink(where, name, dir_fd=dev)
+            walk.call("symlinkat", where, dev, name, path=name)
         for name in ("pts", "shm", "mqueue"):
-            os.mkdir(name, 0o755, dir_fd=dev)
-        attach(walk, dev, "dev", "dir")
+            walk.call("mkdirat", dev, name, 0o755, path=name)
+        walk.attach(dev, "dev", "dir")
         if self.bind:
             for name, major, minor in NODES:
-                _bind_node(walk, name, os.makedev(major, minor))
+                _bind_node(walk, name, major, minor)
 
 
-def _bind_node(walk: Walk, name: str, device: int) -> None:
-    node = mount.open_tree(mount.AT_FDCWD, f"/dev/{name}")
-    try:
-        found = os.fstat(node)
-        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != device:
-            raise libc.oserror(errno.ENODEV, "fstat", f"/dev/{name}")
-        mount.move_mount(node, walk.dev, name)
-    finally:
-        os.close(node)
+def encoded(major: int, minor: int) -> int:
+    """As mknod(2) takes it: new_decode_dev() in the kernel."""
+    return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
+
+
+def _bind_node(walk: Walk, name: str, major: int, minor: int) -> None:
+    path = f"/dev/{name}"
+    node = walk.open_tree(mount.AT_FDCWD, path)
+    found = walk.statx(node, path)
+    walk.call("test", found.mode, 2, _FORMAT, stat.S_IFCHR, errno.ENODEV, path=path)
+    walk.call("test", found.device, 8, -1, major | minor << 32, errno.ENODEV, path=path)
+    assert walk.dev is not None
+    walk.move_mount(node, walk.dev, name)
+    walk.close(node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,33 +112,38 @@ class MountDevpts(Step):
             return "devpts for the console, not visible inside"
         return f"mount devpts (at most {self.max} ptys) on /dev/pts; /dev/ptmx is its ptmx"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         options = (("mode", "0620"), ("ptmxmode", "0666"), ("max", str(self.max)))
         attributes = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC
-        try:
-            fd = mount.fsmount("devpts", (*options, ("gid", str(self.gid))), attributes)
-        except OSError as error:
-            # Group `tty` may not be mapped into the user namespace.
-            if error.errno != errno.EINVAL:
-                raise
-            fd = mount.fsmount("devpts", options, attributes)
-        walk.devpts = fd
+        unmapped, made = Label(), Label()
+        # Group `tty` may not be mapped into the user namespace.
+        walk.devpts = devpts = walk.fsmount(
+            "devpts",
+            (*options, ("gid", str(self.gid))),
+            attributes,
+            unless=((errno.EINVAL, unmapped),),
+        )
+        walk.go(made)
+        walk.put(unmapped)
+        walk.call("set", walk.fsmount("devpts", options, attributes), into=devpts)
+        walk.put(made)
         if not self.visible:
             # Hung where only the child's old root has it: a mount that hangs nowhere cannot be
             # bound from.
-            mount.move_mount(fd, mount.AT_FDCWD, DEVPTS_PLACE)
+            walk.move_mount(devpts, mount.AT_FDCWD, DEVPTS_PLACE)
             return
-        attach(walk, fd, "dev/pts", "dir")
-        if walk.dev >= 0:
-            os.symlink("pts/ptmx", "ptmx", dir_fd=walk.dev)
-        elif walk.exists("dev/ptmx"):
-            # The host's /dev: its files stay, ours lies over them in this mount namespace only.
-            ptmx = mount.open_tree(fd, "ptmx")
-            try:
-                attach(walk, ptmx, "dev/ptmx")
-            finally:
-                os.close(ptmx)
+        walk.attach(devpts, "dev/pts", "dir")
+        if walk.dev is not None:
+            walk.call("symlinkat", "pts/ptmx", walk.dev, "ptmx", path="ptmx")
+            return
+        # The host's /dev: its files stay, ours lies over them in this mount namespace only.
+        absent = Label()
+        walk.if_exists("dev/ptmx", absent)
+        ptmx = walk.open_tree(devpts, "ptmx")
+        walk.attach(ptmx, "dev/ptmx")
+        walk.close(ptmx)
+        walk.put(absent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,49 +173,69 @@ class OpenTerminals(Step):
             words.append(f"{place}1" + (f" to {place}{self.ttys}" if self.ttys > 1 else ""))
         return f"open terminals: {', '.join(words)}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        streams: dict[str, int] = {}
-        numbers: list[str] = []
+        streams: dict[str, Register] = {}
         for name in self.streams:
-            master = tty.open_master(walk.devpts)
-            streams[name] = master
-            tty.set_window_size(master, _ROWS, _COLUMNS)
-            slave = tty.open_peer(master)
+            streams[name] = master = _open_master(walk, walk.devpts, _ROWS, _COLUMNS)
+            slave = _open_peer(walk, master)
             # As on a real machine: the console is root's alone, a getty hands a tty to its user.
-            os.fchmod(slave, 0o600 if name == "console" else 0o620)
+            walk.call("fchmod", slave, 0o600 if name == "console" else 0o620)
             _place(walk, slave, name, self.directory)
             if name == "console":
                 walk.stdio = [slave]
                 walk.controlling = True
             else:
-                numbers.append(f"pts/{tty.pty_number(master)}")
-                os.close(slave)
-        if numbers:
+                walk.close(slave)
+        if self.ttys:
+            # In a devpts that has just been made the first is 0.
+            names = enumerate(self.streams)
+            numbers = [f"pts/{number}" for number, name in names if name != "console"]
             walk.environment["container_ttys"] = " ".join(numbers)
         walk.hand_streams(streams, self.history_bytes)
 
 
-def _place(walk: Walk, slave: int, name: str, directory: str) -> None:
+def _open_master(walk: Walk, devpts: Register, rows: int, columns: int) -> Register:
+    """A new pty in the devpts that `devpts` is the root of: its master, unlocked. Nothing that is
+    mounted over its ptmx is opened.
+    """
+    resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
+    how = walk.constant(struct.pack("=3Q", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, 0, resolve))
+    master = walk.call("openat2", devpts, "ptmx", how, 24, path="ptmx", named="open")
+    unlocked = walk.constant(struct.pack("=i", 0))
+    walk.call("ioctl", master, tty.TIOCSPTLCK, unlocked, named="ioctl TIOCSPTLCK")
+    size = walk.constant(struct.pack("=HHHH", rows, columns, 0, 0))
+    walk.call("ioctl", master, termios.TIOCSWINSZ, size, named="ioctl TIOCSWINSZ")
+    return master
+
+
+def _open_peer(walk: Walk, master: Register) -> Register:
+    """TIOCGPTPEER: the slave of this very master, whatever has been mounted over its path since
+    (CVE-2025-52565).
+    """
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    return walk.call("ioctl", master, tty.TIOCGPTPEER, flags, named="ioctl TIOCGPTPEER")
+
+
+def _place(walk: Walk, slave: Register, name: str, directory: str) -> None:
     """Hang a slave over /dev/NAME; /dev/DIRECTORY/NAME as well, or instead for a tty."""
     places = [f"dev/{name}"]
-    create = "file" if walk.dev >= 0 else ""
-    if directory and walk.dev >= 0:
+    if directory and walk.dev is not None:
         places = [f"dev/{directory}/{name}"]
         if name == "console":
             places.append("dev/console")
         else:
-            os.symlink(f"{directory}/{name}", name, dir_fd=walk.dev)
+            walk.call("symlinkat", f"{directory}/{name}", walk.dev, name, path=name)
     for place in places:
-        if not create and not walk.exists(place):
+        absent = Label()
+        if walk.dev is None:
             # In a /dev that is not ours nothing is made; the terminal is there, only its name is
             # not.
-            continue
-        bound = mount.open_tree(slave, "", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
-        try:
-            attach(walk, bound, place, create)
-        finally:
-            os.close(bound)
+            walk.if_exists(place, absent)
+        bound = walk.open_tree(slave, "", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
+        walk.attach(bound, place, "file" if walk.dev is not None else "")
+        walk.close(bound)
+        walk.put(absent)
 
 
 # In place of the number of a descriptor.
@@ -240,21 +271,24 @@ class OpenPipes(Step):
         words = (f"{name} is {known.get(what, 'given')}" for name, what in self._named())
         return f"standard streams: {', '.join(words)}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        ours: dict[str, int] = {}
+        ours: dict[str, Register] = {}
         walk.stdio = []
         walk.controlling = False
         for name, what in self._named():
             if what == PIPE:
-                ends = os.pipe2(os.O_CLOEXEC)
-                theirs, ours[name] = ends if name == "stdin" else reversed(ends)
+                ends = walk.block(b"\0" * 8)
+                walk.call("pipe2", ends, os.O_CLOEXEC)
+                reads = walk.call("load", ends)
+                writes = walk.call("load", Data(ends + 4))
+                theirs, ours[name] = (reads, writes) if name == "stdin" else (writes, reads)
                 if self.uid >= 0:
-                    os.fchown(theirs, self.uid, self.gid)
+                    walk.call("fchown", theirs, self.uid, self.gid)
             elif what == NULL:
                 theirs = walk.null()
             else:
-                theirs = walk.fds[what]
+                theirs = walk.sent(what)
             walk.stdio.append(theirs)
         if ours:
             walk.hand_streams(ours, waits=self.waits)
@@ -281,21 +315,22 @@ class OpenTerminal(Step):
         """See Step."""
         return f"a terminal of {self.rows} rows and {self.columns} columns from /dev/pts"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
-            devpts = os.open("/dev/pts", directory)
-        except OSError as error:
-            raise libc.oserror(error.errno or errno.EIO, "open", "/dev/pts") from None
-        try:
-            master = tty.open_master(devpts)
-        finally:
-            os.close(devpts)
-        tty.set_window_size(master, self.rows, self.columns)
-        slave = tty.open_peer(master)
-        os.fchown(slave, self.uid, -1)
-        os.fchmod(slave, 0o620)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        devpts = walk.call(
+            "openat", mount.AT_FDCWD, "/dev/pts", flags, path="/dev/pts", named="open"
+        )
+        # If it is no devpts, where nobody can put anything, that is ENODEV.
+        found = walk.block(b"\0" * _STATFS_BYTES)
+        walk.call("fstatfs", devpts, found, path="ptmx", named="open")
+        magic = tty.DEVPTS_SUPER_MAGIC
+        walk.call("test", found, 8, -1, magic, errno.ENODEV, path="ptmx", named="open")
+        master = _open_master(walk, devpts, self.rows, self.columns)
+        walk.close(devpts)
+        slave = _open_peer(walk, master)
+        walk.call("fchown", slave, self.uid, -1)
+        walk.call("fchmod", slave, 0o620)
         walk.stdio = [slave]
         walk.controlling = True
         walk.hand_streams({"terminal": master})
@@ -309,7 +344,7 @@ class NoTerminal(Step):
         """See Step."""
         return "no console: standard streams are /dev/null"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         walk.stdio = [walk.null()]
         walk.controlling = False

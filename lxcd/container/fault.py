@@ -5,15 +5,12 @@ fail.
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lxcd.kernel import libc
-
 if TYPE_CHECKING:
-    from lxcd.container.channel import ChildEnd
+    from lxcd.container.walk import Walk
 
 # The barrier at which lxcd does what the test wants of it.
 BARRIER = "fault"
@@ -29,13 +26,13 @@ class Fault:
     index: int
     act: str
 
-    def strike(self, end: ChildEnd) -> None:
-        """In the child."""
+    def compile(self, walk: Walk) -> None:
+        """Write it."""
         if self.act == KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
+            walk.call("kill", walk.call("getpid"), signal.SIGKILL)
             # The init of a pid namespace does not die by its own signal: pid_namespaces(7).
-            end.wait_at(KILL)
+            walk.wait_at(KILL)
         elif self.act == BARRIER:
-            end.wait_at(BARRIER)
+            walk.wait_at(BARRIER)
         else:
-            raise libc.oserror(getattr(errno, self.act), "fault")
+            walk.call("raise", getattr(errno, self.act), named="fault")

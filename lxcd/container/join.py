@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
-from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import identity, process
+from lxcd.kernel import process
 
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
@@ -38,12 +36,12 @@ class Join(Step):
         """See Step."""
         return f"join namespaces {' '.join(self.namespaces)}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         walk.joined = True
         for number in self.cgroups:
             # 0 is the writer itself: cgroups(7).
-            kernel_fd.write(walk.fds[number], b"0")
+            walk.call("write", walk.sent(number), b"0", 1, path="cgroup.procs")
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
@@ -54,21 +52,18 @@ class Join(Step):
             flags &= ~process.CLONE_NEWCGROUP
         if self.host_mounts >= 0:
             # Out of the keeper's own small tree: the program is the host's.
-            process.setns(walk.fds[self.host_mounts], process.CLONE_NEWNS)
-            os.fchdir(walk.fds[self.host_mounts + 1])
-            os.chroot(".")
+            walk.call("setns", walk.sent(self.host_mounts), process.CLONE_NEWNS)
+            walk.call("fchdir", walk.sent(self.host_mounts + 1))
+            walk.call("chroot", ".", path=".")
         if flags:
-            process.setns(walk.fds[self.fd], flags)
-        # setns(2) into a time namespace is for who shares its memory with nobody, and what is born
-        # there maps the vDSO's page of it.
-        has_time = "time" in self.namespaces
-        walk.fork(0, walk.fds[self.cgroup] if self.cgroup >= 0 else -1, own_memory=has_time)
+            walk.call("setns", walk.sent(self.fd), flags)
+        walk.fork(0, self.cgroup)
         if last >= 0:
-            process.setns(walk.fds[last], process.CLONE_NEWCGROUP)
+            walk.call("setns", walk.sent(last), process.CLONE_NEWCGROUP)
         if "user" in self.namespaces:
-            identity.set_user(0, 0, ())
+            walk.set_user(0, 0, ())
             # A change of ids may have made it dumpable again (fs.suid_dumpable).
-            process.prctl(process.PR_SET_DUMPABLE, 0)
+            walk.call("prctl", process.PR_SET_DUMPABLE, 0, 0, 0, 0)
         if "mnt" in self.namespaces:
             # setns(2) left it at the container's root; a relative path must not start elsewhere.
-            os.chdir("/")
+            walk.call("chdir", "/", path="/")

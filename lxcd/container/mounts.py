@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lxcd.container import guest_fstab
+from lxcd.container.calls import Label, Register
 from lxcd.container.spec import Step
 from lxcd.container.walk import DEVPTS_PLACE
 from lxcd.kernel import mount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lxcd.container.walk import Walk
 
 Options = tuple[tuple[str, str | None], ...]
 
+# A text that was fitted is longer by what stands in front of its lines.
+_COVER_BYTES = 16 * guest_fstab.MAXIMUM_BYTES
 _HARMLESS = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 
 
@@ -39,26 +41,6 @@ def describe_attributes(attributes: int) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def attach(walk: Walk, fd: int, target: str, create: str = "") -> None:
-    """Hang the mount `fd` over `target`."""
-    place = walk.target(target, create)
-    try:
-        mount.move_mount(fd, place)
-    finally:
-        os.close(place)
-
-
-def unless_optional(optional: bool, act: Callable[[], None]) -> None:  # noqa: FBT001
-    """Do it; for an optional mount entry a failure of the kernel is no failure (LXC's
-    `optional`).
-    """
-    try:
-        act()
-    except OSError:
-        if not optional:
-            raise
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountTree(Step):
     """Hang a mount that lxcd opened on the host's side over a place in the container."""
@@ -75,18 +57,17 @@ class MountTree(Step):
         """See Step."""
         return f"mount {self.source} on /{self.target}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        # -1: lxcd could not open it, and it is optional.
-        if walk.fds[self.fd] >= 0:
-            unless_optional(self.optional, lambda: self._mount(walk))
-
-    def _mount(self, walk: Walk) -> None:
-        fd = walk.fds[self.fd]
-        mount.mount_setattr(fd, propagation=mount.MS_PRIVATE, recursive=True)
-        attach(walk, fd, self.target, self.create)
-        if self.propagation:
-            mount.mount_setattr(fd, propagation=self.propagation, recursive=self.recursive)
+        mounted, absent = walk.sent(self.fd), Label()
+        # lxcd could not open it, and it is optional.
+        walk.unless_there(mounted, absent)
+        with walk.optional(self.optional):
+            walk.mount_setattr(mounted, propagation=mount.MS_PRIVATE, recursive=True)
+            walk.attach(mounted, self.target, self.create)
+            if self.propagation:
+                walk.mount_setattr(mounted, propagation=self.propagation, recursive=self.recursive)
+        walk.put(absent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,32 +89,24 @@ class MountBeneath(Step):
         verb = "move" if self.move else "bind"
         return f"{verb} /{self.source} on /{self.target}{describe_attributes(self.set_)}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        unless_optional(self.optional, lambda: self._mount(walk))
-
-    def _mount(self, walk: Walk) -> None:
-        source = walk.target(self.source)
-        try:
-            fd = source
+        with walk.optional(self.optional):
+            mounted = source = walk.target(self.source)
             if not self.move:
                 flags = mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH
-                fd = mount.open_tree(
+                mounted = walk.open_tree(
                     source, "", flags | (mount.AT_RECURSIVE if self.recursive else 0)
                 )
-            try:
-                if self.set_ or self.clear:
-                    mount.mount_setattr(
-                        fd, set_=self.set_, clear=self.clear, recursive=self.recursive
-                    )
-                attach(walk, fd, self.target, self.create)
-                if self.propagation:
-                    mount.mount_setattr(fd, propagation=self.propagation, recursive=self.recursive)
-            finally:
-                if fd != source:
-                    os.close(fd)
-        finally:
-            os.close(source)
+                walk.close(source)
+            if self.set_ or self.clear:
+                walk.mount_setattr(
+                    mounted, set_=self.set_, clear=self.clear, recursive=self.recursive
+                )
+            walk.attach(mounted, self.target, self.create)
+            if self.propagation:
+                walk.mount_setattr(mounted, propagation=self.propagation, recursive=self.recursive)
+            walk.close(mounted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,18 +131,14 @@ class MountFilesystem(Step):
             f"{describe_attributes(self.attributes)}"
         )
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        unless_optional(self.optional, lambda: self._mount(walk))
-
-    def _mount(self, walk: Walk) -> None:
-        fd = mount.fsmount(self.fstype, self.options, self.attributes)
-        try:
-            attach(walk, fd, self.target, self.create)
+        with walk.optional(self.optional):
+            mounted = walk.fsmount(self.fstype, self.options, self.attributes)
+            walk.attach(mounted, self.target, self.create)
             if self.propagation:
-                mount.mount_setattr(fd, propagation=self.propagation)
-        finally:
-            os.close(fd)
+                walk.mount_setattr(mounted, propagation=self.propagation)
+            walk.close(mounted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,38 +153,27 @@ class CoverFstab(Step):
         """See Step."""
         return "cover /etc/fstab where it names swap, / or devices that are not there"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        text = walk.fds[self.fd]
-        if text < 0:
-            return
-        size = os.fstat(text).st_size
+        text, followed = walk.sent(self.fd), Label()
+        walk.unless_there(text, followed)
         # Made here, and not by lxcd: the file is to belong to the container's own root.
-        options = (("mode", "755"), ("size", str(size)), ("nr_inodes", "2"))
-        tree = mount.fsmount("tmpfs", options, _HARMLESS)
-        try:
-            _fill(tree, text, size)
-            # A mount that hangs nowhere cannot be bound from (before Linux 6.15).
-            mount.move_mount(tree, mount.AT_FDCWD, DEVPTS_PLACE)
-            try:
-                copy = _copy(tree, "fstab", mount.MOUNT_ATTR_RDONLY)
-            finally:
-                mount.umount2(DEVPTS_PLACE)
-        finally:
-            os.close(tree)
-        attach(walk, copy, "etc/fstab")
-        os.close(copy)
-
-
-def _fill(tree: int, text: int, size: int) -> None:
-    file = os.open("fstab", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=tree)
-    try:
-        os.fchmod(file, 0o644)
-        offset = 0
-        while offset < size:
-            offset += os.sendfile(file, text, offset, size - offset)
-    finally:
-        os.close(file)
+        options = (("mode", "755"), ("size", str(_COVER_BYTES)), ("nr_inodes", "2"))
+        tree = walk.fsmount("tmpfs", options, _HARMLESS)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = walk.call("openat", tree, "fstab", flags, 0o600, path="fstab")
+        walk.call("fchmod", file, 0o644)
+        # All of it, wherever the offset of the other one is.
+        walk.call("sendfile", file, text, walk.block(b"\0" * 8), _COVER_BYTES)
+        walk.close(file)
+        # A mount that hangs nowhere cannot be bound from (before Linux 6.15).
+        walk.move_mount(tree, mount.AT_FDCWD, DEVPTS_PLACE)
+        copy = _copy(walk, tree, "fstab", mount.MOUNT_ATTR_RDONLY)
+        walk.call("umount2", DEVPTS_PLACE, mount.MNT_DETACH, path=DEVPTS_PLACE)
+        walk.close(tree)
+        walk.attach(copy, "etc/fstab")
+        walk.close(copy)
+        walk.put(followed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,29 +188,25 @@ class MountProc(Step):
         """See Step."""
         return f"mount proc ({self.mode}) on /proc"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        proc = mount.fsmount("proc", (), _HARMLESS)
-        try:
-            attach(walk, proc, "proc", "dir")
-            copies: list[tuple[str, int]] = []
-            if self.mode == "mixed":
-                # All taken before one is hung up, and from a mount that only this process has seen:
-                # nothing can lie over these places yet (I3). Not before it hangs somewhere itself:
-                # then there is nothing to be bound from, before Linux 6.15.
-                for path, attributes in (
-                    ("sys", mount.MOUNT_ATTR_RDONLY),
-                    ("sys/net", 0),
-                    ("sysrq-trigger", mount.MOUNT_ATTR_RDONLY),
-                ):
-                    # sys/net is not there for every user namespace's owner of the network.
-                    with contextlib.suppress(FileNotFoundError):
-                        copies.append((path, _copy(proc, path, attributes)))
-            for path, copy in copies:
-                attach(walk, copy, f"proc/{path}")
-                os.close(copy)
-        finally:
-            os.close(proc)
+        proc = walk.fsmount("proc", (), _HARMLESS)
+        walk.attach(proc, "proc", "dir")
+        copies: list[tuple[str, Register]] = []
+        if self.mode == "mixed":
+            # All taken before one is hung up, and from a mount that only this process has seen:
+            # nothing can lie over these places yet (I3). Not before it hangs somewhere itself:
+            # then there is nothing to be bound from, before Linux 6.15.
+            for path, attributes in (
+                ("sys", mount.MOUNT_ATTR_RDONLY),
+                ("sys/net", 0),
+                ("sysrq-trigger", mount.MOUNT_ATTR_RDONLY),
+            ):
+                # sys/net is not there for every user namespace's owner of the network.
+                copies.append((path, _copy(walk, proc, path, attributes)))
+        for path, copy in copies:
+            _attach_copy(walk, copy, f"proc/{path}")
+        walk.close(proc)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,24 +219,18 @@ class MountSys(Step):
         """See Step."""
         return f"mount sysfs ({self.mode}) on /sys"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        sys = mount.fsmount("sysfs", (), _HARMLESS)
+        sys = walk.fsmount("sysfs", (), _HARMLESS)
+        walk.attach(sys, "sys", "dir")
         net = "devices/virtual/net"
-        try:
-            attach(walk, sys, "sys", "dir")
-            copy = -1
-            if self.mode == "mixed":
-                # As for proc: from a mount that hangs somewhere, and that nobody else has seen.
-                with contextlib.suppress(FileNotFoundError):
-                    copy = _copy(sys, net, 0)
-            if self.mode != "rw":
-                mount.mount_setattr(sys, set_=mount.MOUNT_ATTR_RDONLY)
-            if copy >= 0:
-                attach(walk, copy, f"sys/{net}")
-                os.close(copy)
-        finally:
-            os.close(sys)
+        # As for proc: from a mount that hangs somewhere, and that nobody else has seen.
+        copy = _copy(walk, sys, net, 0) if self.mode == "mixed" else None
+        if self.mode != "rw":
+            walk.mount_setattr(sys, set_=mount.MOUNT_ATTR_RDONLY)
+        if copy is not None:
+            _attach_copy(walk, copy, f"sys/{net}")
+        walk.close(sys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,33 +252,29 @@ class MountCgroups(Step):
         ]
         return f"mount cgroups on /sys/fs/cgroup: {', '.join(words)}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         base = "sys/fs/cgroup"
         if all(directory for directory, _, _ in self.hierarchies):
             # Filled before it is hung up, then made read-only: only the child ever sees it empty.
-            tree = mount.fsmount("tmpfs", (("mode", "755"), ("size", "64k")), _HARMLESS)
-            try:
-                for directory, options, _ in self.hierarchies:
-                    os.mkdir(directory, 0o755, dir_fd=tree)
-                    for controller in (options or "").split(","):
-                        # `cpu -> cpu,cpuacct`, as every distribution has them.
-                        if controller not in ("", directory) and "=" not in controller:
-                            os.symlink(directory, controller, dir_fd=tree)
-                attach(walk, tree, base, "dir")
-                mount.mount_setattr(tree, set_=mount.MOUNT_ATTR_RDONLY)
-            finally:
-                os.close(tree)
+            tree = walk.fsmount("tmpfs", (("mode", "755"), ("size", "64k")), _HARMLESS)
+            for directory, options, _ in self.hierarchies:
+                walk.call("mkdirat", tree, directory, 0o755, path=directory)
+                for controller in (options or "").split(","):
+                    # `cpu -> cpu,cpuacct`, as every distribution has them.
+                    if controller not in ("", directory) and "=" not in controller:
+                        walk.call("symlinkat", directory, tree, controller, path=controller)
+            walk.attach(tree, base, "dir")
+            walk.mount_setattr(tree, set_=mount.MOUNT_ATTR_RDONLY)
+            walk.close(tree)
         for directory, options, writable in self.hierarchies:
             attributes = _HARMLESS | (0 if writable else mount.MOUNT_ATTR_RDONLY)
             if options is None:
-                fd = mount.fsmount("cgroup2", (), attributes)
+                mounted = walk.fsmount("cgroup2", (), attributes)
             else:
-                fd = mount.fsmount("cgroup", _v1_options(options), attributes)
-            try:
-                attach(walk, fd, f"{base}/{directory}".rstrip("/"), "dir")
-            finally:
-                os.close(fd)
+                mounted = walk.fsmount("cgroup", _v1_options(options), attributes)
+            walk.attach(mounted, f"{base}/{directory}".rstrip("/"), "dir")
+            walk.close(mounted)
 
 
 def _v1_options(options: str) -> Options:
@@ -342,9 +286,21 @@ def _v1_options(options: str) -> Options:
     return tuple(found)
 
 
-def _copy(tree: int, path: str, attributes: int) -> int:
-    """A second mount of what lies at `path` in a mount, which hangs nowhere yet."""
-    fd = mount.open_tree(tree, path)
+def _copy(walk: Walk, tree: Register, path: str, attributes: int) -> Register:
+    """A second mount of what lies at `path` in a mount, which hangs nowhere yet; none if there is
+    nothing.
+    """
+    absent = Label()
+    copy = walk.open_tree(tree, path, unless=((errno.ENOENT, absent),))
     if attributes:
-        mount.mount_setattr(fd, set_=attributes)
-    return fd
+        walk.mount_setattr(copy, set_=attributes)
+    walk.put(absent)
+    return copy
+
+
+def _attach_copy(walk: Walk, copy: Register, target: str) -> None:
+    absent = Label()
+    walk.unless_there(copy, absent)
+    walk.attach(copy, target)
+    walk.close(copy)
+    walk.put(absent)

@@ -4,7 +4,6 @@ barriers.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
@@ -12,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxcd.container.spec import Step
-from lxcd.kernel import identity, libc, process
+from lxcd.kernel import mount, process
 
 if TYPE_CHECKING:
     from lxcd.container.walk import Walk
 
-_SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
+_JOIN_SESSION_KEYRING = 1  # KEYCTL_JOIN_SESSION_KEYRING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +32,9 @@ class Barrier(Step):
         """See Step."""
         return f"wait for lxcd: {self.why}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        walk.channel.wait_at(self.barrier)
+        walk.wait_at(self.barrier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +49,14 @@ class Fork(Step):
 
     fd: int
     pid_namespace: bool
-    own_memory: bool = False
 
     def describe(self) -> str:
         """See Step."""
         return "fork" + (" into a new pid namespace" if self.pid_namespace else "")
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        cgroup = walk.fds[self.fd] if self.fd >= 0 else -1
-        flags = process.CLONE_NEWPID if self.pid_namespace else 0
-        walk.fork(flags, cgroup, own_memory=self.own_memory)
+        walk.fork(process.CLONE_NEWPID if self.pid_namespace else 0, self.fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +71,9 @@ class ShareNamespace(Step):
         """See Step."""
         return f"join the {self.namespace} namespace of {self.whose}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.setns(walk.fds[self.fd], process.NAMESPACES[self.namespace])
+        walk.call("setns", walk.sent(self.fd), process.NAMESPACES[self.namespace])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +88,12 @@ class MakeNamespaces(Step):
         """See Step."""
         return f"make namespaces {' '.join(self.namespaces)}"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
         flags = 0
         for name in self.namespaces:
             flags |= process.NAMESPACES[name]
-        process.unshare(flags)
+        walk.unshare(flags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +106,9 @@ class BecomeRoot(Step):
         """See Step."""
         return "become root of the user namespace"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        identity.set_user(0, 0, ())
+        walk.set_user(0, 0, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +119,9 @@ class UnshareCgroups(Step):
         """See Step."""
         return "new cgroup namespace, rooted in the container's cgroups"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.unshare(process.CLONE_NEWCGROUP)
+        walk.unshare(process.CLONE_NEWCGROUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,26 +139,22 @@ class OffsetClocks(Step):
             f"new time namespace: monotonic {self.monotonic_ns:+} ns, boottime {self.boot_ns:+} ns"
         )
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.unshare(process.CLONE_NEWTIME)
+        walk.unshare(process.CLONE_NEWTIME)
         lines: list[str] = []
         for clock, offset in (("monotonic", self.monotonic_ns), ("boottime", self.boot_ns)):
             seconds, nanoseconds = divmod(offset, 1_000_000_000)
             lines.append(f"{clock} {seconds} {nanoseconds}\n")
-        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, "".join(lines).encode())
-        except OSError as error:
-            raise libc.oserror(error.errno or 0, "write", "/proc/self/timens_offsets") from None
-        finally:
-            os.close(fd)
+        text, path = "".join(lines).encode(), "/proc/self/timens_offsets"
+        file = walk.call("openat", mount.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, path=path)
+        walk.call("write", file, text, len(text), path=path)
+        walk.close(file)
         # unshare(CLONE_NEWTIME) is for children; a process with one thread may follow them.
-        namespace = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            process.setns(namespace, process.CLONE_NEWTIME)
-        finally:
-            os.close(namespace)
+        path = "/proc/self/ns/time_for_children"
+        made = walk.call("openat", mount.AT_FDCWD, path, os.O_RDONLY | os.O_CLOEXEC, path=path)
+        walk.call("setns", made, process.CLONE_NEWTIME)
+        walk.close(made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,12 +167,10 @@ class SetHostname(Step):
         """See Step."""
         return f"hostname {self.hostname}"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        try:
-            socket.sethostname(self.hostname)
-        except OSError as error:
-            raise libc.oserror(error.errno or 0, "sethostname", self.hostname) from None
+        name = os.fsencode(self.hostname)
+        walk.call("sethostname", name, len(name), path=self.hostname)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +181,9 @@ class NewKeyring(Step):
         """See Step."""
         return "new session keyring"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.new_session_keyring()
+        walk.call("keyctl", _JOIN_SESSION_KEYRING, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +194,9 @@ class NewCoreCookie(Step):
         """See Step."""
         return "new core scheduling cookie"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        process.new_core_cookie()
+        walk.call("prctl", process.PR_SCHED_CORE, process.PR_SCHED_CORE_CREATE, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,20 +207,11 @@ class LoopbackUp(Step):
         """See Step."""
         return "set lo up"
 
-    def apply(self, walk: Walk) -> None:  # noqa: ARG002
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        set_loopback_up()
-
-
-def set_loopback_up() -> None:
-    """Set `lo` up unless it is. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        request = struct.pack("16sH22x", b"lo", 0)
-        try:
-            answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
-            (flags,) = struct.unpack_from("H", answer, 16)
-            if flags & _IFF_UP:
-                return
-            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
-        except OSError as error:
-            raise libc.oserror(error.errno or 0, "ioctl SIOCSIFFLAGS", "lo") from None
+        any_socket = walk.call("socket", socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
+        request = walk.block(struct.pack("16sH22x", b"lo", _IFF_UP))
+        walk.call(
+            "ioctl", any_socket, _SIOCSIFFLAGS, request, path="lo", named="ioctl SIOCSIFFLAGS"
+        )
+        walk.close(any_socket)

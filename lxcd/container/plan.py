@@ -16,6 +16,7 @@ The order is LXC's (lxc_spawn, do_start, lxc_setup), with a place for what comes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxcd.config.model import DEFAULT, ContainerConfig, Nic
 from lxcd.container import credentials, devices, namespaces, resources, rootfs
@@ -23,6 +24,9 @@ from lxcd.container.draft import Draft, Host, Life, fail
 from lxcd.container.mount_plan import MountPlanner
 from lxcd.container.spec import Spec
 from lxcd.kernel import identity, process, seccomp
+
+if TYPE_CHECKING:
+    from lxcd.container.calls import Program
 
 __all__ = ["Host", "Life", "Plan", "compile_plan"]
 
@@ -55,6 +59,7 @@ class Plan:
     flags: int  # of clone3
     resources: tuple[resources.Resource, ...]
     spec: Spec
+    program: Program  # what the child is told of the spec
     capabilities: tuple[int, ...] | None  # all that any process of it may have; None: not limited
     command: tuple[str, ...]
 
@@ -218,11 +223,14 @@ class _Compiler:
             # Its cgroup comes behind all that is opened for it.
             kinds = [type(step) for step in draft.steps]
             draft.steps[kinds.index(namespaces.Fork)] = self._fork(len(draft.resources))
+        spec = Spec(tuple(draft.steps))
         return Plan(
             namespaces=draft.namespaces,
             flags=flags,
             resources=tuple(draft.resources),
-            spec=Spec(draft.life.name, tuple(draft.steps)),
+            spec=spec,
+            # And its cgroup of version 2.
+            program=spec.compile(len(draft.resources) + 1),
             capabilities=draft.capabilities,
             command=execute.argv,
         )
@@ -292,9 +300,7 @@ class _Compiler:
 
     def _fork(self, fd: int) -> namespaces.Fork:
         has_pid = "pid" in self.draft.namespaces
-        # setns(2) into a time namespace is for who shares its memory with nobody.
-        own_memory = "time" in self.draft.namespaces
-        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid, own_memory=own_memory)
+        return namespaces.Fork(origin=DEFAULT, fd=fd, pid_namespace=has_pid)
 
     def _names(self) -> None:
         config = self.draft.config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,14 +27,14 @@ class AttachRootfs(Step):
         """See Step."""
         return f"root file system {self.source}"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        rootfs = walk.fds[self.fd]
-        mount.move_mount(rootfs, mount.AT_FDCWD, ROOTFS_PLACE)
+        rootfs = walk.sent(self.fd)
+        walk.move_mount(rootfs, mount.AT_FDCWD, ROOTFS_PLACE)
         # What happens in the container's mounts stays there, and nothing of the host comes in
         # later.
         propagation = mount.MS_SLAVE if self.follow else mount.MS_PRIVATE
-        mount.mount_setattr(rootfs, propagation=propagation, recursive=True)
+        walk.mount_setattr(rootfs, propagation=propagation, recursive=True)
         walk.root = rootfs
 
 
@@ -49,13 +48,13 @@ class PivotRoot(Step):
         """See Step."""
         return "pivot_root, then unmount the old root"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        os.fchdir(walk.root)
-        mount.pivot_root(".", ".")
+        walk.call("fchdir", walk.root)
+        walk.call("pivot_root", ".", ".", path=".")
         # The old root now lies over the new one at `.`; this takes it away.
-        mount.umount2(".")
-        os.chdir("/")
+        walk.call("umount2", ".", mount.MNT_DETACH, path=".")
+        walk.call("chdir", "/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +67,6 @@ class ShareMounts(Step):
         """See Step."""
         return "make all mounts shared inside"
 
-    def apply(self, walk: Walk) -> None:
+    def compile(self, walk: Walk) -> None:
         """See Step."""
-        mount.mount_setattr(walk.root, propagation=mount.MS_SHARED, recursive=True)
+        walk.mount_setattr(walk.root, propagation=mount.MS_SHARED, recursive=True)

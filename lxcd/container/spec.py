@@ -1,25 +1,23 @@
-"""`Spec`: the flat list of steps that lxcd compiles and a child walks, and how it travels.
+"""`Spec`: the flat list of steps that lxcd compiles, and what a child is told of them.
 
-It travels as JSON: readable in a debugger, and a keeper of another version names a step that it
-does not know instead of misreading it. Text that is no UTF-8 (paths, environment) survives as
-surrogate escapes.
+A step says what it is (`describe`, for people) and what the child has to do (`compile`): what
+travels are the system calls alone.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from lxcd.container.fault import Fault
+from lxcd.container.walk import Walk
 
 if TYPE_CHECKING:
-    from lxcd.container.walk import Walk
+    from lxcd.container.calls import Program
+    from lxcd.container.fault import Fault
 
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_STEPS: dict[str, type[Step]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,6 @@ class Step(ABC):
     def __init_subclass__(cls) -> None:
         # dataclass(slots=True) makes each class twice; the second one, which counts, comes last.
         cls.name = _WORD.sub("_", cls.__name__).lower()
-        _STEPS[cls.name] = cls
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -46,56 +43,22 @@ class Step(ABC):
         """The step in words, for `lxcctl plan`."""
 
     @abstractmethod
-    def apply(self, walk: Walk) -> None:
-        """Do it. Raises OSError."""
+    def compile(self, walk: Walk) -> None:
+        """Write the calls that do it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """All that a child needs besides descriptors. Steps name descriptors by their place among those
-    handed over.
-    """
+    """All that a child does. Steps name descriptors by their place among those handed over."""
 
-    container: str
     steps: tuple[Step, ...]
-    fault: Fault | None = None
 
-    def encode(self) -> bytes:
-        """The text that travels."""
-        steps = [
-            [step.name, {name: getattr(step, name) for name in _fields(type(step))}]
-            for step in self.steps
-        ]
-        data: dict[str, Any] = {"container": self.container, "steps": steps}
-        if self.fault is not None:
-            data["fault"] = [self.fault.index, self.fault.act]
-        return json.dumps(data).encode()
-
-
-def decode(text: bytes) -> Spec:
-    """Read the text back. ValueError names a step that this version does not know."""
-    data = json.loads(text)
-    steps: list[Step] = []
-    for name, values in data["steps"]:
-        kind = _STEPS.get(name)
-        if kind is None:
-            raise ValueError(f"this keeper does not know the step {name}")
-        steps.append(kind(**{key: _tuples(value) for key, value in values.items()}))
-    fault = Fault(*data["fault"]) if "fault" in data else None
-    return Spec(container=data["container"], steps=tuple(steps), fault=fault)
-
-
-def every_step() -> bytes:
-    """The text of a Spec with one step of every kind, which can be read but not walked."""
-    steps = [[name, dict.fromkeys(_fields(kind))] for name, kind in _STEPS.items()]
-    return json.dumps({"container": "", "steps": steps}).encode()
-
-
-def _fields(kind: type[Step]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON held
-    if type(value) is list:
-        return tuple(_tuples(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
-    return value
+    def compile(self, descriptors: int, fault: Fault | None = None) -> Program:
+        """The calls, for so many descriptors; with a fault on purpose before one of the steps."""
+        walk = Walk(descriptors)
+        for index, step in enumerate(self.steps):
+            walk.begin(step.name)
+            if fault is not None and fault.index == index:
+                fault.compile(walk)
+            step.compile(walk)
+        return walk.program()

@@ -14,7 +14,6 @@ import socket
 import sys
 from typing import TextIO, cast
 
-from lxcd.container import pid1
 from lxcd.keeper import handover, protocol, spawn, upgrade
 from lxcd.keeper.journal import Journal
 from lxcd.keeper.loop import Keeper
@@ -79,8 +78,8 @@ def _prepare(*, managed: bool) -> None:
     identity.drop_bounding(frozenset(range(64)), identity.last_capability())
     for missing in spawn.raise_own_limits():
         print(f"keeper: {missing}", file=sys.stderr)
-    if missing := pid1.load():
-        print(f"keeper: {missing}", file=sys.stderr)
+    if missing := spawn.load():
+        print(f"keeper: {missing}: nothing can be started", file=sys.stderr)
 
 
 def _begin(options: dict[str, str]) -> Keeper:

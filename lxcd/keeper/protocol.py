@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     import types
 
 # Of the messages, and of the steps that children are given.
-VERSION = 4
+VERSION = 5
 MESSAGE_LIMIT = 192 * 1024
-PROCESS_NAME = "lxcd-keeper"  # and its children's, until they exec
+PROCESS_NAME = "lxcd-keeper"
+CHILD_NAME = "lxcd-walker"  # until it becomes something
 STREAM_NAME = re.compile(r"[a-z0-9]{1,32}")
 CHILD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SOCKET_NAME = "keeper.sock"

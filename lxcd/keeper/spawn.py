@@ -1,17 +1,16 @@
-"""The fork."""
+"""The fork. A child is a program of its own (`kernel/native/`): nothing in it is the keeper's."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import errno
 import os
 import resource
 import socket
-from typing import NoReturn
 
-from lxcd.container import init, pid1
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import process
+from lxcd.kernel import libc, spawn
+from lxcd.kernel.native import images
 
 # The kernel's own soft limit (INR_OPEN_CUR): a service manager has raised it for the fd store, and
 # programs inside may close all that there could be, or use select(2).
@@ -23,8 +22,31 @@ def _found_nofile() -> tuple[int, int]:
     return (min(soft, _SOFT_NOFILE) if soft != resource.RLIM_INFINITY else _SOFT_NOFILE), hard
 
 
+_TITLES = {"walker": "lxcd-walker", "pid1": "lxc-init"}
+# Memfds. Nobody can change them, however he comes to one from inside a container (CVE-2019-5736);
+# and nobody inside may read them, so that what is exec'ed there cannot be traced, from its first
+# instruction on (would_dump() in the kernel).
+_programs: dict[str, int] = {}
 # RLIMIT_NOFILE before the keeper raised its own: what its children get back.
 _inherited = {"nofile": _found_nofile()}
+
+
+def load() -> str:
+    """Have the programs ready that children become; why they are not, if so: nothing can be
+    started then.
+    """
+    machine = os.uname().machine
+    for name in ("walker", "pid1"):
+        image = images.IMAGES[name].get(machine)
+        if image is None:
+            return f"lxcd has no program for {machine}"
+        try:
+            title = _TITLES[name]
+            _programs[name] = kernel_fd.sealed_program(title, bytes.fromhex(image))
+        except OSError as error:
+            # EACCES where vm.memfd_noexec is 2.
+            return f"memfd_create: {error.strerror}"
+    return ""
 
 
 def prepare(
@@ -34,36 +56,25 @@ def prepare(
     `channel`.
 
     Returns its pid, its pidfd and our end of its way to us; the caller owns both, and still owns
-    what it gave. Raises OSError from clone3(2).
+    what it gave. Raises OSError from clone3(2), or execveat(2).
     """
+    if len(_programs) < len(_TITLES):
+        raise libc.oserror(errno.EACCES, "memfd_create")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        pid, pidfd = process.clone3(flags, cgroup)
-        if pid == 0:
-            _child(channel, theirs.detach(), cgroups, flags)
+        with theirs:
+            fds = [channel, theirs.fileno(), _programs["pid1"], *cgroups]
+            words = [_TITLES["walker"], *map(str, [*fds[:3], flags, *cgroups])]
+            pid, pidfd = spawn.spawn(flags, _programs["walker"], words, fds, cgroup)
+        # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited["nofile"])
         _reset_oom_score(pid)
     except BaseException:
         ours.close()
         raise
-    finally:
-        theirs.close()
     ours.setblocking(False)
     return pid, pidfd, ours
-
-
-def _child(channel: int, control: int, cgroups: list[int], flags: int) -> NoReturn:
-    """The child's first acts, in the keeper's image: nothing of the keeper's or of another
-    container stays open.
-    """
-    try:
-        gc.disable()
-        kernel_fd.close_all_but([0, 1, 2, channel, control, *cgroups, *pid1.descriptors()])
-        # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
-        resource.setrlimit(resource.RLIMIT_NOFILE, _inherited["nofile"])
-        ours, keeper = socket.socket(fileno=channel), socket.socket(fileno=control)
-        init.live(ours, keeper, cgroups, flags)
-    finally:
-        os._exit(125)
 
 
 def _reset_oom_score(pid: int) -> None:

@@ -54,10 +54,10 @@ CAPABILITIES = [
     "checkpoint_restore",
 ]
 
-_PR_CAPBSET_READ = 23
-_PR_CAPBSET_DROP = 24
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _MAXIMUM = 64  # bits in the kernel's sets
 
@@ -101,10 +101,10 @@ def drop_bounding(keep: frozenset[int], last: int) -> None:
     `last` is `last_capability()`, read while there was a /proc. What is permitted stays so until an
     exec(2), or until `limit_permitted`.
     """
-    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(last + 1):
-        if number not in keep and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
-            prctl(_PR_CAPBSET_DROP, number)
+        if number not in keep and libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            prctl(PR_CAPBSET_DROP, number)
     _set(frozenset(_sets()[1]))
 
 

@@ -50,12 +50,12 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-_FSOPEN_CLOEXEC = 1
-_FSMOUNT_CLOEXEC = 1
-_FSCONFIG_SET_FLAG = 0
-_FSCONFIG_SET_STRING = 1
-_FSCONFIG_SET_FD = 5
-_FSCONFIG_CMD_CREATE = 6
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_SET_FD = 5
+FSCONFIG_CMD_CREATE = 6
 
 
 class _MountAttr(ctypes.Structure):
@@ -150,7 +150,7 @@ class FsContext:
     def __init__(self, fstype: str) -> None:
         self.fstype = fstype
         self._fd = libc.check(
-            libc.syscall(libc.SYS_FSOPEN, _path(fstype), libc.UInt(_FSOPEN_CLOEXEC)),
+            libc.syscall(libc.SYS_FSOPEN, _path(fstype), libc.UInt(FSOPEN_CLOEXEC)),
             "fsopen",
             fstype,
         )
@@ -193,26 +193,26 @@ class FsContext:
 
     def flag(self, key: str) -> None:
         """An option without a value."""
-        self._config(_FSCONFIG_SET_FLAG, key, None, 0, key)
+        self._config(FSCONFIG_SET_FLAG, key, None, 0, key)
 
     def string(self, key: str, value: str) -> None:
         """An option with a value; `source` is what is mounted."""
-        self._config(_FSCONFIG_SET_STRING, key, _path(value), 0, f"{key}={value}")
+        self._config(FSCONFIG_SET_STRING, key, _path(value), 0, f"{key}={value}")
 
     def descriptor(self, key: str, fd: int) -> None:
         """An option whose value is a descriptor (overlay's layers, Linux 6.13)."""
-        self._config(_FSCONFIG_SET_FD, key, None, fd, key)
+        self._config(FSCONFIG_SET_FD, key, None, fd, key)
 
     def create(self) -> None:
         """Make the superblock out of what was configured."""
-        self._config(_FSCONFIG_CMD_CREATE, None, None, 0, "cannot be mounted")
+        self._config(FSCONFIG_CMD_CREATE, None, None, 0, "cannot be mounted")
 
     def mount(self, attributes: int = 0) -> int:
         """fsmount(2): a mount of it that hangs nowhere; the caller owns the descriptor."""
         result = libc.syscall(
             libc.SYS_FSMOUNT,
             libc.Long(self._fd),
-            libc.UInt(_FSMOUNT_CLOEXEC),
+            libc.UInt(FSMOUNT_CLOEXEC),
             libc.UInt(attributes),
         )
         return libc.check(result, "fsmount", self.fstype)

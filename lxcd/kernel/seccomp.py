@@ -7,18 +7,15 @@ A filter is a program in classic BPF that looks at the number of a call and its 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 from dataclasses import dataclass
 
-from lxcd.kernel import libc
-
-_SET_MODE_FILTER = 1
+SET_MODE_FILTER = 1
 # Without it older kernels slow every process that has a filter down (Documentation/userspace-api/
 # spec_ctrl.rst): this one does not confine hostile code within a process.
-_FILTER_FLAG_SPEC_ALLOW = 1 << 2
+FILTER_FLAG_SPEC_ALLOW = 1 << 2
 
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
@@ -28,6 +25,7 @@ _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 # struct seccomp_data; of the fourth argument the lower half, which is all of the flags of mount(2).
 _NUMBER, _ARCHITECTURE, _MOUNT_FLAGS = 0, 4, 40
+INSTRUCTION_BYTES = 8  # struct sock_filter
 # x32 has the numbers of x86-64, with this bit.
 _X32 = 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
@@ -54,15 +52,6 @@ _ARCHITECTURES = {
         _Architecture(0x400000F3, 224, 225, 40),  # with CONFIG_COMPAT
     ),
 }
-
-
-class _Program(ctypes.Structure):
-    """struct sock_fprog of linux/filter.h."""
-
-    _fields_ = (  # type: ignore[mutable-override]  # the way of ctypes
-        ("length", ctypes.c_ushort),
-        ("filter", ctypes.c_char_p),
-    )
 
 
 def guard(machine: str, *, remounts: bool) -> bytes:
@@ -113,25 +102,10 @@ def _instruction(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("=HBBI", code, yes, no, value)
 
 
-# For this kernel, by `remounts`. Made once, in the keeper.
-_GUARDS = {remounts: guard(os.uname().machine, remounts=remounts) for remounts in (False, True)}
+# For this kernel, by `remounts`.
+GUARDS = {remounts: guard(os.uname().machine, remounts=remounts) for remounts in (False, True)}
 
 
 def is_known() -> bool:
     """Whether there is a program for this machine."""
-    return bool(_GUARDS[False])
-
-
-def install_guard(*, remounts: bool) -> None:
-    """Refuse it from now on, for ever: seccomp(2). Needs CAP_SYS_ADMIN, or no_new_privs."""
-    code = _GUARDS[remounts]
-    if not code:
-        return
-    program = _Program(len(code) // 8, code)
-    result = libc.syscall(
-        libc.SYS_SECCOMP,
-        libc.UInt(_SET_MODE_FILTER),
-        libc.UInt(_FILTER_FLAG_SPEC_ALLOW),
-        ctypes.byref(program),
-    )
-    libc.check(result, "seccomp")
+    return bool(GUARDS[False])

@@ -11,9 +11,9 @@ import termios
 from lxcd.kernel import libc, mount
 
 # linux/magic.h
-_DEVPTS_SUPER_MAGIC = 0x1CD1
-_TIOCGPTPEER = 0x5441
-_TIOCSPTLCK = 0x40045431
+DEVPTS_SUPER_MAGIC = 0x1CD1
+TIOCGPTPEER = 0x5441
+TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
 
 
@@ -27,12 +27,12 @@ def open_master(devpts_fd: int) -> int:
     """
     resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
     try:
-        if mount.filesystem_type(devpts_fd) != _DEVPTS_SUPER_MAGIC:
+        if mount.filesystem_type(devpts_fd) != DEVPTS_SUPER_MAGIC:
             raise libc.oserror(errno.ENODEV, "open", "ptmx")
         master = mount.openat2(devpts_fd, "ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
     except OSError as error:
         raise libc.oserror(error.errno or errno.EIO, "open", "ptmx") from None
-    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
     return master
 
 
@@ -43,7 +43,7 @@ def open_peer(master: int) -> int:
     Never becomes the controlling terminal. The caller owns the descriptor.
     """
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-    return libc.check(libc.ioctl(master, _TIOCGPTPEER, flags), "ioctl TIOCGPTPEER")
+    return libc.check(libc.ioctl(master, TIOCGPTPEER, flags), "ioctl TIOCGPTPEER")
 
 
 def pty_number(master: int) -> int:

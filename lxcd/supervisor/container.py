@@ -244,7 +244,7 @@ class Container(Changes):
                 if share.namespace in plan.SHAREABLE
             },
         )
-        return plan.compile_plan(definition.config, self._house.host, life)
+        return self._house.plans.compile(definition, life)
 
     def _namespace(self, share: Share) -> str:
         """The file of a namespace that is to be shared: a path, a pid's, or a container's. Raises

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from lxcd.container.calls import Program
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
@@ -193,11 +194,11 @@ class Entry:
             prepared = await self._take()
             with prepared.channel:
                 try:
-                    self._send(init, prepared)
+                    program = self._send(init, prepared)
                     # Whoever is root inside may stop it on its way, or have it wait for a file
                     # system of his.
                     async with asyncio.timeout(_ENTRY_SECONDS):
-                        await self._joined(prepared.child, prepared.channel, before_exec)
+                        await self._joined(prepared.child, prepared.channel, program, before_exec)
                 except TimeoutError:
                     prepared.channel.close()
                     await end(self._house, prepared.child)
@@ -235,20 +236,19 @@ class Entry:
     def _doing(self) -> str:
         return f"joining {self._container.name}"
 
-    def _send(self, init: Held, prepared: Prepared) -> None:
-        """Give the child its Spec, and what that names. On the loop: a few opens."""
+    def _send(self, init: Held, prepared: Prepared) -> Program:
+        """Give the child its Spec, and what that names: the former. On the loop: a few opens."""
         opened: list[int] = []
         fds = [init.pidfd.fileno()]
         try:
             join = self._join(init, fds, opened)
             steps = (join, *self._steps(len(fds)))
             fds += [self._given[name] for name in _STREAM_NAMES if name in self._given]
-            spec = Spec(self._container.name, steps)
+            program = Spec(steps).compile(len(fds))
+            reports.send_spec(prepared.channel, program)
             with contextlib.suppress(ConnectionError):
-                # If it has gone already, its end is what is looked at next.
-                with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
-                    channel.send_spec(prepared.channel, memfd.fileno())
                 channel.send_fds(prepared.channel, fds)
+            return program
         finally:
             kernel_fd.close_all(opened)
 
@@ -388,7 +388,11 @@ class Entry:
     # ---- hearing from it
 
     async def _joined(
-        self, child: Held, ours: socket.socket, before_exec: Callable[[Held], None]
+        self,
+        child: Held,
+        ours: socket.socket,
+        program: Program,
+        before_exec: Callable[[Held], None],
     ) -> None:
         """Wait until the command was exec'ed. Raises an LxcdError if the container could not be
         entered.
@@ -399,7 +403,9 @@ class Entry:
             before_exec(child)
 
         streams = self._streams(0).streams
-        failure = await reports.failure_of(self._house.keeper, child, ours, streams, at_ready)
+        failure = await reports.failure_of(
+            self._house.keeper, child, ours, program, streams, at_ready
+        )
         if failure is not None:
             raise self._refused(child, failure)
 

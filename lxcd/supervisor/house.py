@@ -7,6 +7,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lxcd.supervisor.plans import Plans
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -43,10 +45,14 @@ class House:
     drains: int = 0  # under way, or with which lxcd leaves: nothing is started
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
+    plans: Plans = field(init=False)
     networks: Networks = field(init=False)  # set at once: they work with the house
     addresses: Addresses = field(init=False)
     alarms: Alarms = field(init=False)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def __post_init__(self) -> None:
+        self.plans = Plans(self.host)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done beside what is being done."""

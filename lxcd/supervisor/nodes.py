@@ -21,9 +21,7 @@ from lxcd.container.join import Join
 from lxcd.container.namespaces import Barrier
 from lxcd.container.nodes import BindNode, MakeNode, UnbindNode
 from lxcd.container.spec import Spec
-from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import procfs
-from lxcd.kernel.fd import Fd
 from lxcd.supervisor import entering, reports
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.records import write
@@ -268,15 +266,13 @@ async def _walk(house: House, container: Container, init: Held, steps: tuple[Ste
         child = prepared.child
         with prepared.channel:
             try:
-                spec = Spec(container.name, steps)
+                program = Spec(steps).compile(1)
+                reports.send_spec(prepared.channel, program)
                 with contextlib.suppress(ConnectionError):
-                    # If it has gone already, its end is what is looked at next.
-                    with Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd:
-                        channel.send_spec(prepared.channel, memfd.fileno())
                     channel.send_fds(prepared.channel, [init.pidfd.fileno()])
                 async with asyncio.timeout(_SECONDS):
                     failure = await reports.failure_of(
-                        house.keeper, child, prepared.channel, (), lambda: None
+                        house.keeper, child, prepared.channel, program, (), lambda: None
                     )
                 if failure is not None and house.keeper.lost(child):
                     raise gone()

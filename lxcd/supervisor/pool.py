@@ -3,8 +3,8 @@ container; and others, in none, waiting to become an exec.
 
 They take the clone, and on version 1 a directory in every tree, out of the caller's time. Each is
 used once or never. In stock are as many as were asked for of late one right after the other, faster
-than one is made: 1.7 MB of private memory each. Their directories are journaled before they are
-made; a rename makes them the container's.
+than one is made: some 20 kB of memory each, and what its namespaces cost the kernel. Their
+directories are journaled before they are made; a rename makes them the container's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel
+from lxcd.container.calls import NOTHING
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import limiting, reports
 from lxcd.supervisor.keeper import gone
@@ -288,7 +289,7 @@ class Pool:
             raise
         prepared = Prepared(child, ours, slot, limited)
         try:
-            report = await reports.next_report(ours)
+            report = await reports.next_report(ours, NOTHING)
         except BaseException:
             await self._end(prepared)
             raise

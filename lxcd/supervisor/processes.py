@@ -61,10 +61,10 @@ def list_processes(
 
 def _is_keepers(process: Process) -> bool:
     """A prepared child, or the first half of one that has become the container: it is on its way
-    out (`kernel.vfork`). Nobody inside of a pid namespace can look like that.
+    out. Nobody inside of a pid namespace can look like that.
     """
     outside = process.container_pid == process.pid
-    return outside and process.comm == protocol.PROCESS_NAME
+    return outside and process.comm == protocol.CHILD_NAME
 
 
 def _owner(pid: int, owners: dict[tuple[str, str], Container]) -> Container | None:

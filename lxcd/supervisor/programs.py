@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lxcd import errors
-from lxcd.container import channel, credentials, devices, plan
+from lxcd.container import calls, channel, credentials, devices, plan
 from lxcd.container.join import Join
 from lxcd.container.namespaces import Barrier
 from lxcd.container.spec import Spec
@@ -72,9 +72,9 @@ async def begin(
             try:
                 if write_down is not None:
                     write_down(child)
-                _send(ours, program, streams, list(given.values()))
+                compiled = _send(ours, program, streams, list(given.values()))
                 async with asyncio.timeout(_ENTRY_SECONDS):
-                    await _require_exec(house, program, child, ours, streams.streams)
+                    await _require_exec(house, program, child, ours, compiled, streams.streams)
             except BaseException as error:
                 ours.close()
                 await end(house, child)
@@ -112,7 +112,7 @@ _HOST = ("/proc/self/ns/mnt", "/")
 
 def _send(
     ours: socket.socket, program: Program, streams: devices.OpenPipes, given: list[int]
-) -> None:
+) -> calls.Program:
     flags = os.O_RDONLY | os.O_CLOEXEC
     opened: list[int] = []
     try:
@@ -131,20 +131,24 @@ def _send(
                 groups=(),
             ),
         )
-        with (
-            contextlib.suppress(ConnectionError),
-            Fd(kernel_fd.sealed_memfd("lxcd-spec", Spec("", steps).encode())) as memfd,
-        ):
-            channel.send_spec(ours, memfd.fileno())
+        compiled = Spec(steps).compile(len(opened) + len(given))
+        reports.send_spec(ours, compiled)
+        with contextlib.suppress(ConnectionError):
             channel.send_fds(ours, [*opened, *given])
+        return compiled
     finally:
         kernel_fd.close_all(opened)
 
 
 async def _require_exec(
-    house: House, program: Program, child: Held, ours: socket.socket, streams: tuple[str, ...]
+    house: House,
+    program: Program,
+    child: Held,
+    ours: socket.socket,
+    compiled: calls.Program,
+    streams: tuple[str, ...],
 ) -> None:
-    failure = await reports.failure_of(house.keeper, child, ours, streams, lambda: None)
+    failure = await reports.failure_of(house.keeper, child, ours, compiled, streams, lambda: None)
     if failure is not None:
         raise _refused(program, failure)
 

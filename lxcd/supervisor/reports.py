@@ -16,11 +16,22 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from lxcd.container.calls import Program
     from lxcd.supervisor.held import Held
 
 
-async def next_report(ours: socket.socket) -> channel.Report | None:
-    """What the child says next; None once its end is closed: it has exec'ed, or it is gone.
+def send_spec(ours: socket.socket, program: Program, progress: int = -1) -> None:
+    """What it is to walk. If it has gone already, its end is what is looked at next."""
+    with (
+        contextlib.suppress(ConnectionError),
+        kernel_fd.Fd(kernel_fd.sealed_memfd("lxcd-spec", program.text)) as memfd,
+    ):
+        channel.send_spec(ours, memfd.fileno(), len(program.text), progress)
+
+
+async def next_report(ours: socket.socket, program: Program) -> channel.Report | None:
+    """What the child that walks `program` says next; None once its end is closed: it has exec'ed,
+    or it is gone.
 
     ValueError for what no child of ours says.
     """
@@ -35,7 +46,7 @@ async def next_report(ours: socket.socket) -> channel.Report | None:
             # error is told once.
             continue
         kernel_fd.close_all(fds)
-        return channel.decode(data) if data else None
+        return channel.decode(data, program) if data else None
 
 
 async def _readable(ours: socket.socket) -> None:
@@ -63,6 +74,7 @@ async def failure_of(
     keeper: Keeper,
     child: Held,
     ours: socket.socket,
+    program: Program,
     streams: tuple[str, ...],
     at_ready: Callable[[], None],
 ) -> channel.Failed | None:
@@ -72,7 +84,7 @@ async def failure_of(
     raises, and Unavailable if the keeper is lost there.
     """
     executing = False
-    while (report := await next_report(ours)) is not None:
+    while (report := await next_report(ours, program)) is not None:
         match report:
             case channel.Failed():
                 if is_cut_off(report):

@@ -25,13 +25,12 @@ from lxcd.kernel.fd import Fd
 from lxcd.network import namespace
 from lxcd.storage import image
 from lxcd.storage.choice import ImageBusyError, ImageError
-from lxcd.supervisor import limiting, nics, walking
+from lxcd.supervisor import limiting, nics, reports, walking
 from lxcd.supervisor.patience import Patience
 from lxcd.supervisor.records import RUNNING, STARTING, Record, write
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping, Sequence
 
     from lxcd.config.model import ContainerConfig, IdMapping, Problem
@@ -137,10 +136,15 @@ class _Start:
         clock.note("prepare")
         with Fd(os.memfd_create("lxcd-progress", os.MFD_CLOEXEC)) as progress:
             self._enter("spec", prepared.child)
-            # It reads the steps while what they name is being opened.
-            _send_spec(house, prepared.channel, self._plan, progress.fileno())
+            # It has the calls before what they name is opened.
+            program, fault = self._plan.program, house.faults.of_steps()
+            if fault is not None:
+                program = self._plan.spec.compile(len(self._plan.resources) + 1, fault)
+            reports.send_spec(prepared.channel, program, progress.fileno())
             self._enter("claim", prepared.child)
-            walk = walking.Walk(house, self._config, self._plan, prepared, progress.fileno())
+            walk = walking.Walk(
+                house, self._config, self._plan, prepared, program, progress.fileno()
+            )
             try:
                 await self._furnished(prepared, None if alone else own)
             except ProcessLookupError:
@@ -429,16 +433,6 @@ class _Clock:
 
 def _ranges(idmap: tuple[IdMapping, ...], kind: str) -> tuple[tuple[int, int, int], ...]:
     return tuple((m.first, m.host, m.count) for m in idmap if m.kind == kind and m.count)
-
-
-def _send_spec(house: House, ours: socket.socket, made: plan.Plan, progress: int) -> None:
-    spec = replace(made.spec, fault=house.faults.of_steps())
-    # If it has gone already, its end is what is looked at next.
-    with (
-        contextlib.suppress(ConnectionError),
-        Fd(kernel_fd.sealed_memfd("lxcd-spec", spec.encode())) as memfd,
-    ):
-        channel.send_spec(ours, memfd.fileno(), progress)
 
 
 async def _remove_cgroups(

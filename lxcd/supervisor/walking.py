@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from lxcd.config.model import ContainerConfig, IdMapping, ResourceLimit
+    from lxcd.container.calls import Program
     from lxcd.supervisor.house import House
     from lxcd.supervisor.pool import Prepared
 
@@ -37,6 +38,7 @@ class Walk:
         config: ContainerConfig,
         made: plan.Plan,
         prepared: Prepared,
+        program: Program,
         progress: int,
     ) -> None:
         """`network` is set, if there is something to wait for, before the walk."""
@@ -45,6 +47,7 @@ class Walk:
         self._plan = made
         self._child = prepared.child
         self._socket = prepared.channel
+        self._program = program
         self._progress = progress
         self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers = {step.barrier for step in made.spec.steps if isinstance(step, Barrier)}
@@ -65,7 +68,7 @@ class Walk:
             self._house.begin(self._release_ahead())
         executing = False
         while True:
-            report = await reports.next_report(self._socket)
+            report = await reports.next_report(self._socket, self._program)
             match report:
                 case None:
                     break

@@ -9,30 +9,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import NoReturn
 
-from lxcd.container import pid1, program
-from lxcd.container.walk import Walk
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import identity, process
+from lxcd.kernel.native import images
 from tests.kernel import forked
 from tests.kernel.keeper import PATIENCE, select_readable, wait_readable
 
-# The program, and the copy of the keeper that takes its place where it cannot be exec'ed.
-KINDS = ["program", "fallback"]
 # glibc keeps 32 and 33 for itself.
 SIGNALS = sorted(int(number) for number in signal.valid_signals())
 LAST = int(signal.SIGRTMAX)
-
-
-@dataclass
-class _Walk:
-    """As much of one as PID 1 looks at."""
-
-    channel: socket.socket
-    capabilities: frozenset[int] | None = None
-    first_half: int = -1
+_READERS = frozenset(
+    identity.capability_number(name) for name in ("dac_override", "dac_read_search")
+)
 
 
 Command = Callable[[int], int]
@@ -69,7 +59,6 @@ class Init:
 
     def __init__(
         self,
-        kind: str,
         command: Command | tuple[str, ...] | None,
         *,
         new_namespace: bool = True,
@@ -80,7 +69,7 @@ class Init:
         self.pid, self.pidfd = process.clone3(process.CLONE_NEWPID if new_namespace else 0)
         if self.pid == 0:
             try:
-                _live(kind, command, _Walk(theirs, capabilities), said)
+                _live(command, theirs, capabilities, said)
             finally:
                 os._exit(99)
         _made.append(self)
@@ -132,26 +121,50 @@ class Init:
             return [int(word) for word in file.read().split()]
 
 
-def _live(kind: str, command: Command | tuple[str, ...] | None, found: _Walk, said: int) -> None:
-    if kind == "program":
-        assert pid1.load() == ""
-    else:
-        # What no kernel executes.
-        pid1._held[:] = [kernel_fd.sealed_program("lxc-init", b"nonsense")]
-    walk = cast("Walk", found)
-    if found.capabilities is not None:
-        identity.drop_bounding(found.capabilities, identity.last_capability())
+def become(command: int, title: tuple[str, ...], channel: int) -> NoReturn:
+    """As a walk ends that leaves PID 1 behind (`container/program.py`)."""
+    program = bytes.fromhex(images.IMAGES["pid1"][os.uname().machine])
+    held = kernel_fd.sealed_program("lxc-init", program)
+    exec_sealed(held, title, channel, {"COMMAND": str(command)} if command else {})
+
+
+def exec_sealed(
+    held: int, title: tuple[str, ...], channel: int, environment: dict[str, str]
+) -> NoReturn:
+    """A program that nobody may read, with nothing open but the channel."""
+    kernel_fd.close_all_but([channel, held])
+    os.set_inheritable(channel, True)
+    identity.limit_permitted(frozenset(range(64)) - _READERS)
+    os.execve(held, title, environment)
+
+
+def _live(
+    command: Command | tuple[str, ...] | None,
+    channel: socket.socket,
+    capabilities: frozenset[int] | None,
+    said: int,
+) -> None:
+    if capabilities is not None:
+        identity.drop_bounding(capabilities, identity.last_capability())
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    if command is None:
-        program._stay(walk, 0, ())
-    pid, _ = process.clone3(0)
-    if pid:
-        program._stay(walk, pid, ("/bin/command", "an argument"))
+    pid = 0
+    if command is not None:
+        pid, _ = process.clone3(0)
+        if pid == 0:
+            _run(command, channel, said)
+    if capabilities is not None:
+        identity.limit_permitted(capabilities)
+    title = ("lxc-init", "--", "/bin/command", "an argument") if pid else ("lxc-init",)
+    become(pid, title, channel.fileno())
+
+
+def _run(command: Command | tuple[str, ...], channel: socket.socket, said: int) -> NoReturn:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if isinstance(command, tuple):
-        program.reset_signals()
         os.execv(command[0], command)
-    found.channel.close()
-    program.reset_signals()
+    channel.close()
     os._exit(command(said))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lxcd.container import channel
+from lxcd.container.calls import NOTHING, Program
 from lxcd.container.channel import Report
 from lxcd.container.spec import Spec, Step
 from lxcd.keeper import protocol
@@ -119,6 +120,7 @@ class Spawned:
     pid: int
     pidfd: int
     channel: socket.socket
+    program: Program = NOTHING
     reports: list[Report] = field(default_factory=list)
 
     def walk(self, *steps: Step, fds: list[int] | None = None) -> None:
@@ -127,8 +129,10 @@ class Spawned:
         self.listen()
 
     def send_spec(self, *steps: Step, fds: list[int] | None = None) -> None:
-        with kernel_fd.Fd(kernel_fd.sealed_memfd("spec", Spec("test", steps).encode())) as memfd:
-            channel.send_spec(self.channel, memfd.fileno())
+        self.program = Spec(steps).compile(len(fds or []))
+        text = self.program.text
+        with kernel_fd.Fd(kernel_fd.sealed_memfd("spec", text)) as memfd:
+            channel.send_spec(self.channel, memfd.fileno(), len(text))
         channel.send_fds(self.channel, fds or [])
 
     def listen(self) -> None:
@@ -140,7 +144,7 @@ class Spawned:
                 continue
             if not data:
                 return
-            report = channel.decode(data)
+            report = channel.decode(data, self.program)
             if report != channel.Prepared():
                 self.reports.append(report)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import struct
 import sys
 
 import pytest
 
 import lxcd
-from lxcd.container import channel
 from lxcd.container.channel import Executing, Failed
+from lxcd.container.spec import Spec
 from lxcd.keeper import protocol
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import procfs
@@ -157,28 +159,20 @@ def test_a_channel_that_is_no_socket(keeper: RunningKeeper) -> None:
     with kernel_fd.Fd(os.open("/dev/null", os.O_RDWR)) as null:
         connection.send(protocol.Prepare("child", "init", 0, False, 0), [null.fileno()])
     exited, _ = connection.expect(protocol.Exited, "child")
-    assert os.waitstatus_to_exitcode(exited.status) == 125
+    assert os.waitstatus_to_exitcode(exited.status) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "step"),
-    [
-        (b"garbage", "decode_spec"),
-        (b"[]", "decode_spec"),
-        (b'{"container": "c", "steps": [["no_such_step", {}]]}', "decode_spec"),
-        (b'{"container": "c", "steps": []}', "receive_descriptors"),
-    ],
+    ("text", "layout"), [(b"garbage", 1), (b"\1\0\0\0" * 4, 1), (Spec(()).compile(0).text, 2)]
 )
-def test_a_spec_that_makes_no_sense(keeper: RunningKeeper, text: bytes, step: str) -> None:
+def test_a_spec_that_makes_no_sense(keeper: RunningKeeper, text: bytes, layout: int) -> None:
     connection = keeper.greeted()
     child = keeper.spawn(connection, "child")
     with kernel_fd.Fd(kernel_fd.sealed_memfd("spec", text)) as memfd:
-        kernel_fd.send(child.channel, b'["SPEC"]', [memfd.fileno()])
-    channel.send_fds(child.channel, [])
+        message = struct.pack("=4I", 1, len(text), layout, 0)
+        kernel_fd.send(child.channel, message, [memfd.fileno()])
     child.listen()
-    (report,) = child.reports
-    assert isinstance(report, Failed)
-    assert (report.index, report.step) == (-1, step)
+    assert child.reports == [Failed(-1, "map_spec", "mmap", errno.EPROTO, "Protocol error")]
     exited, _ = connection.expect(protocol.Exited, "child")
     assert os.waitstatus_to_exitcode(exited.status) == 125
 

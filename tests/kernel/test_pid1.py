@@ -1,4 +1,4 @@
-"""PID 1 of an application container, alone: the program that it is, and what takes its place, do the same."""
+"""PID 1 of an application container, alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import pytest
 from lxcd.kernel import identity, process, procfs
 from tests.kernel import forked
 from tests.kernel.forked import JSON
-from tests.kernel.inits import KINDS, LAST, SIGNALS, Init, beside, in_child, tell_signals, until
-
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+from tests.kernel.inits import LAST, SIGNALS, Init, beside, in_child, tell_signals, until
 
 # Those that nobody can wait for, and the one that is about children.
 _NOT_FORWARDED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -37,15 +35,15 @@ _ANOTHER_USER = 4711
 
 
 @pytest.mark.slow
-def test_the_status_is_the_command_s(kind: str) -> None:
+def test_the_status_is_the_command_s() -> None:
     def act() -> JSON:
-        return [Init(kind, lambda _, code=code: code).ends() for code in range(256)]  # type: ignore[misc]
+        return [Init(lambda _, code=code: code).ends() for code in range(256)]  # type: ignore[misc]
 
     assert in_child(act) == list(range(256))
 
 
 @pytest.mark.slow
-def test_of_a_signal_it_is_128_and_the_number(kind: str) -> None:
+def test_of_a_signal_it_is_128_and_the_number() -> None:
     def die(number: int) -> int:
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -53,19 +51,19 @@ def test_of_a_signal_it_is_128_and_the_number(kind: str) -> None:
         return 1
 
     def act() -> JSON:
-        return [Init(kind, lambda _, number=number: die(number)).ends() for number in _DEADLY]  # type: ignore[misc]
+        return [Init(lambda _, number=number: die(number)).ends() for number in _DEADLY]  # type: ignore[misc]
 
     assert in_child(act) == [128 + number for number in _DEADLY]
 
 
-def test_what_the_command_leaves_keeps_it_up_and_the_status_is_the_first_one_s(kind: str) -> None:
+def test_what_the_command_leaves_keeps_it_up_and_the_status_is_the_first_one_s() -> None:
     def command(said: int) -> int:
         # As daemons do it: of a parent that has gone.
         beside(lambda said: 0 * beside(tell_signals, said), said)
         return 5
 
     def act() -> JSON:
-        init = Init(kind, command)
+        init = Init(command)
         heard = init.hears()
         until(lambda: len(init.children()) == 1, "only the daemon is left")
         lives = init.lives()
@@ -75,17 +73,17 @@ def test_what_the_command_leaves_keeps_it_up_and_the_status_is_the_first_one_s(k
     assert in_child(act) == [[0], True, [LAST], 5]
 
 
-def test_a_child_that_is_there_when_it_begins_is_not_forgotten(kind: str) -> None:
+def test_a_child_that_is_there_when_it_begins_is_not_forgotten() -> None:
     """The command may have ended before PID 1 is what it is to be."""
 
     def act() -> JSON:
-        return [Init(kind, lambda _: 9).ends() for _ in range(50)]
+        return [Init(lambda _: 9).ends() for _ in range(50)]
 
     assert in_child(act) == [9] * 50
 
 
 @pytest.mark.slow
-def test_thousands_of_orphans_are_reaped(kind: str) -> None:
+def test_thousands_of_orphans_are_reaped() -> None:
     script = (
         "n=0; while [ $n -lt 3000 ]; do (: & :) & n=$((n + 1)); done; echo done; exec sleep 1000"
     )
@@ -95,7 +93,7 @@ def test_thousands_of_orphans_are_reaped(kind: str) -> None:
         os.execv("/bin/sh", ["sh", "-c", script])
 
     def act() -> JSON:
-        init = Init(kind, command)
+        init = Init(command)
         heard = init.hears(5).decode()
         # The shell's own are the shell's; all theirs have lost it.
         until(lambda: len(init.children()) == 1, "all are reaped")
@@ -108,9 +106,9 @@ def test_thousands_of_orphans_are_reaped(kind: str) -> None:
 # signals
 
 
-def test_every_signal_from_outside_reaches_the_command(kind: str) -> None:
+def test_every_signal_from_outside_reaches_the_command() -> None:
     def act() -> JSON:
-        init = Init(kind, tell_signals)
+        init = Init(tell_signals)
         heard = [*init.hears()]
         for number in _FORWARDED:
             init.send(signal.SIGCHLD)
@@ -121,7 +119,7 @@ def test_every_signal_from_outside_reaches_the_command(kind: str) -> None:
     assert in_child(act) == [[0, *_FORWARDED], 7]
 
 
-def test_one_that_comes_as_soon_as_it_has_begun_is_not_lost(kind: str) -> None:
+def test_one_that_comes_as_soon_as_it_has_begun_is_not_lost() -> None:
     """PID 1 and its command have just been exec'ed then, with what the keeper ignores ignored in both until here."""
     sent = [number for number in _DEADLY if number not in _NOT_FORWARDED]
 
@@ -131,7 +129,7 @@ def test_one_that_comes_as_soon_as_it_has_begun_is_not_lost(kind: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         statuses: list[JSON] = []
         for number in sent:
-            init = Init(kind, ("/bin/sleep", "1000"))
+            init = Init(("/bin/sleep", "1000"))
             init.send(number)
             statuses.append(init.ends())
         return statuses
@@ -139,7 +137,7 @@ def test_one_that_comes_as_soon_as_it_has_begun_is_not_lost(kind: str) -> None:
     assert in_child(act) == [128 + number for number in sent]
 
 
-def test_one_that_may_not_be_sent_is_no_failure(kind: str) -> None:
+def test_one_that_may_not_be_sent_is_no_failure() -> None:
     """The command is another user's, and the container has no CAP_KILL."""
 
     def command(said: int) -> int:
@@ -148,7 +146,7 @@ def test_one_that_may_not_be_sent_is_no_failure(kind: str) -> None:
 
     def act() -> JSON:
         rest = frozenset(range(64)) - {identity.capability_number("kill")}
-        init = Init(kind, command, capabilities=rest)
+        init = Init(command, capabilities=rest)
         heard = [*init.hears()]
         (child,) = init.children()
         init.send(signal.SIGUSR1)
@@ -161,14 +159,14 @@ def test_one_that_may_not_be_sent_is_no_failure(kind: str) -> None:
     assert in_child(act) == [[0, LAST], 7]
 
 
-def test_no_signal_from_inside_does(kind: str) -> None:
+def test_no_signal_from_inside_does() -> None:
     def command(said: int) -> int:
         for number in SIGNALS:
             os.kill(1, number)
         return tell_signals(said)
 
     def act() -> JSON:
-        init = Init(kind, command)
+        init = Init(command)
         heard = [*init.hears()]
         # Those that queue: of the others one is enough, and that one may be from inside.
         init.send(signal.SIGRTMIN)
@@ -180,14 +178,14 @@ def test_no_signal_from_inside_does(kind: str) -> None:
     assert in_child(act) == [[0, signal.SIGRTMIN, LAST], 7]
 
 
-def test_when_the_command_has_ended_they_reach_everybody(kind: str) -> None:
+def test_when_the_command_has_ended_they_reach_everybody() -> None:
     def command(said: int) -> int:
         for _ in range(3):
             beside(tell_signals, said)
         return 5
 
     def act() -> JSON:
-        init = Init(kind, command)
+        init = Init(command)
         heard = [*init.hears(3)]
         until(lambda: len(init.children()) == 3, "the command has ended")
         for number in (signal.SIGUSR1, signal.SIGTERM, LAST):
@@ -200,9 +198,9 @@ def test_when_the_command_has_ended_they_reach_everybody(kind: str) -> None:
 
 
 @pytest.mark.parametrize("ending", _ENDING)
-def test_with_nothing_to_run_it_stays_until_it_is_told_to_end(kind: str, ending: int) -> None:
+def test_with_nothing_to_run_it_stays_until_it_is_told_to_end(ending: int) -> None:
     def act() -> JSON:
-        init = Init(kind, None)
+        init = Init(None)
         for number in _FORWARDED:
             if number not in _ENDING:
                 init.send(number)
@@ -213,11 +211,11 @@ def test_with_nothing_to_run_it_stays_until_it_is_told_to_end(kind: str, ending:
     assert in_child(act) == [True, 0]
 
 
-def test_with_nothing_to_run_it_waits_for_what_others_have_left_there(kind: str) -> None:
+def test_with_nothing_to_run_it_waits_for_what_others_have_left_there() -> None:
     """A command that has joined leaves a daemon."""
 
     def act() -> JSON:
-        init = Init(kind, None)
+        init = Init(None)
         heard, said = os.pipe()
         os.close(init.heard)
         init.heard = heard
@@ -236,9 +234,9 @@ def test_with_nothing_to_run_it_waits_for_what_others_have_left_there(kind: str)
     assert in_child(act) == [[0, signal.SIGTERM, LAST], True, 0]
 
 
-def test_killed_it_takes_everybody_along(kind: str) -> None:
+def test_killed_it_takes_everybody_along() -> None:
     def act() -> JSON:
-        init = Init(kind, tell_signals)
+        init = Init(tell_signals)
         init.hears()
         init.send(signal.SIGKILL)
         gone = os.read(init.heard, 1)
@@ -254,9 +252,9 @@ def _shared(act: Callable[[], JSON]) -> JSON:
     return forked.in_child(lambda: in_child(act), unshare=process.CLONE_NEWPID)
 
 
-def test_in_a_shared_namespace_it_forwards_whatever_comes(kind: str) -> None:
+def test_in_a_shared_namespace_it_forwards_whatever_comes() -> None:
     def act() -> JSON:
-        init = Init(kind, tell_signals, new_namespace=False)
+        init = Init(tell_signals, new_namespace=False)
         heard = [*init.hears()]
         for number in _FORWARDED:
             init.send(number)
@@ -266,13 +264,13 @@ def test_in_a_shared_namespace_it_forwards_whatever_comes(kind: str) -> None:
     assert _shared(act) == [1, [0, *_FORWARDED], 7]
 
 
-def test_in_a_shared_namespace_orphans_are_not_its_own(kind: str) -> None:
+def test_in_a_shared_namespace_orphans_are_not_its_own() -> None:
     def command(said: int) -> int:
         beside(tell_signals, said)
         return 4
 
     def act() -> JSON:
-        init = Init(kind, command, new_namespace=False)
+        init = Init(command, new_namespace=False)
         # It has ended with the command, before the other: that one is ours now, as it would be the keeper's.
         pidfd, heard = init.pidfd, os.dup(init.heard)
         status = init.ends()
@@ -285,7 +283,7 @@ def test_in_a_shared_namespace_orphans_are_not_its_own(kind: str) -> None:
     assert _shared(act) == [4, True, 7]
 
 
-def test_in_a_shared_namespace_it_never_signals_everybody(kind: str) -> None:
+def test_in_a_shared_namespace_it_never_signals_everybody() -> None:
     def exists(pid: int) -> bool:
         try:
             os.kill(pid, 0)
@@ -300,7 +298,7 @@ def test_in_a_shared_namespace_it_never_signals_everybody(kind: str) -> None:
         return 3
 
     def act() -> JSON:
-        init = Init(kind, command, new_namespace=False)
+        init = Init(command, new_namespace=False)
         first, brother = (number for number in init.hears(3) if number)
         reader, writer = os.pipe()
         bystander = beside(tell_signals, writer)
@@ -319,12 +317,12 @@ def test_in_a_shared_namespace_it_never_signals_everybody(kind: str) -> None:
 
 
 @pytest.mark.parametrize("ending", _ENDING)
-def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(kind: str, ending: int) -> None:
+def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(ending: int) -> None:
     def act() -> JSON:
         reader, writer = os.pipe()
         bystander = beside(tell_signals, writer)
         os.read(reader, 1)
-        init = Init(kind, None, new_namespace=False)
+        init = Init(None, new_namespace=False)
         init.send(signal.SIGUSR1)
         lives = init.lives()
         init.send(ending)
@@ -338,7 +336,7 @@ def test_in_a_shared_namespace_with_nothing_to_run_it_ends_alone(kind: str, endi
 # what one sees of it
 
 
-def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
+def test_ps_shows_what_it_is_and_it_holds_nothing() -> None:
     def look(init: Init, wanted: str) -> tuple[str, str, list[str]]:
         def what() -> tuple[str, str, list[str]]:
             command = procfs.read(init.pid, "cmdline").rstrip(b"\0").decode()
@@ -354,13 +352,10 @@ def test_ps_shows_what_it_is_and_it_holds_nothing(kind: str) -> None:
         return found
 
     above_it, alone = "lxc-init\0--\0/bin/command\0an argument", "lxc-init"
-    if kind == "fallback":
-        # It is a fork of ours, and has the room that our own command line takes, the last NUL included.
-        above_it = above_it[: len(procfs.read(os.getpid(), "cmdline")) - 1]
 
     def act() -> JSON:
-        above = Init(kind, tell_signals)
+        above = Init(tell_signals)
         above.hears()
-        return [look(above, above_it), look(Init(kind, None), alone)]
+        return [look(above, above_it), look(Init(None), alone)]
 
     assert in_child(act) == [["lxc-init", above_it, []], ["lxc-init", alone, []]]

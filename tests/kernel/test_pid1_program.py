@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from lxcd.container import pid1
 from lxcd.container.devices import OpenPipes
-from lxcd.container.pid1 import images
 from lxcd.container.rootfs import AttachRootfs, PivotRoot
+from lxcd.keeper import spawn
 from lxcd.kernel import fd as kernel_fd
-from lxcd.kernel import identity, process, procfs
+from lxcd.kernel import identity, libc, process, procfs
+from lxcd.kernel.native import images
 from tests.kernel.forked import in_child
-from tests.kernel.inits import until
+from tests.kernel.inits import exec_sealed, until
 from tests.kernel.keeper import Connection, RunningKeeper
 from tests.kernel.programs import O, execute, run
 
@@ -76,13 +76,13 @@ def test_it_is_there_to_be_executed_alone(program: int) -> None:
     assert fcntl.fcntl(program, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
 
-def _readable(command: list[str], *, sealed: bool) -> bool:
+def _readable(command: list[str], held: int, *, sealed: bool) -> bool:
     """Whether a child that has exec'ed lets us, of the same rights, read its memory."""
     channel, _ = os.pipe()
     pid, _ = process.clone3(0)
     if pid == 0:
         if sealed:
-            pid1.become(0, tuple(command), channel)
+            exec_sealed(held, tuple(command), channel, {})
         else:
             os.execv(_BUSYBOX, command)
         os._exit(1)
@@ -117,29 +117,30 @@ def test_what_it_becomes_cannot_be_traced_from_its_first_moment(where: Callable[
     """Without a word of its own: this program does not ask for it."""
 
     def act() -> list[bool]:
-        with open(_BUSYBOX, "rb") as file:
-            pid1._held[:] = [kernel_fd.sealed_program("busybox", file.read())]
+        # As the keeper, who is of the host.
+        held = kernel_fd.sealed_program("busybox", Path(_BUSYBOX).read_bytes())
         where()
         command = ["sleep", "1000"]
-        return [_readable(command, sealed=False), _readable(command, sealed=True)]
+        return [_readable(command, held, sealed=False), _readable(command, held, sealed=True)]
 
     assert in_child(act) == [True, False]
 
 
-def test_without_it_there_is_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_them_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_name: str, _flags: int) -> int:
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(pid1, "_held", [])
+    monkeypatch.setattr(spawn, "_programs", {})
     with monkeypatch.context() as patched:
         # What vm.memfd_noexec = 2 does.
         patched.setattr(os, "memfd_create", refuse)
-        assert "Permission denied" in pid1.load()
+        assert spawn.load() == "memfd_create: Permission denied"
     with monkeypatch.context() as patched:
-        patched.setattr(images, "PROGRAMS", {"vax": "00"})
-        assert os.uname().machine in pid1.load()
-    assert pid1.descriptors() == []
-    pid1.become(0, ("lxc-init",), -1)
+        patched.setattr(images, "IMAGES", {"walker": {}, "pid1": {}})
+        assert os.uname().machine in spawn.load()
+    with pytest.raises(PermissionError) as caught:
+        spawn.prepare(0, 0, -1, [])
+    assert libc.syscall_of(caught.value) == "memfd_create"
 
 
 # held by the keeper
@@ -159,7 +160,7 @@ def _start(keeper: RunningKeeper, connection: Connection, id_: str) -> int:
 def _is_the_program(pid: int) -> bool:
     return (
         os.readlink(f"/proc/{pid}/exe").startswith("/memfd:lxc-init")
-        and Path(f"/proc/{pid}/exe").read_bytes().hex() == images.PROGRAMS[os.uname().machine]
+        and Path(f"/proc/{pid}/exe").read_bytes().hex() == images.IMAGES["pid1"][os.uname().machine]
         and procfs.command(pid) == ["lxc-init", "--", "/bin/sleep", "1000"]
         and procfs.status(pid).comm == "lxc-init"
         and os.listdir(f"/proc/{pid}/fd") == []
@@ -175,4 +176,4 @@ def test_every_image_of_the_keeper_has_it(keeper: RunningKeeper) -> None:
         assert keeper.descriptors() == held
         pids.append(_start(keeper, connection, f"later-{number}"))
     assert all(_is_the_program(pid) for pid in pids)
-    assert "PID 1" not in keeper.log()
+    assert "nothing can be started" not in keeper.log()

@@ -51,10 +51,10 @@ def _running(made: Box, *command: str) -> tuple[Any, int]:
 
 
 def test_who_is_on_its_way_out_of_the_keeper_is_nobodys_process(app: Box, tmp_path: Path) -> None:
-    """What a start leaves behind for a moment: it has the keeper's name, and no pid inside."""
+    """What a start leaves behind for a moment: it has a name of its own, and no pid inside."""
     cgroup = next(iter(app.info().cgroups.values()))
     found: dict[str, bool] = {}
-    for name in ("somebody", "lxcd-keeper"):
+    for name in ("somebody", "lxcd-walker"):
         program = tmp_path / name
         shutil.copy("/bin/sleep", program)
         with subprocess.Popen([program, "1000"]) as process:
@@ -63,7 +63,7 @@ def test_who_is_on_its_way_out_of_the_keeper_is_nobodys_process(app: Box, tmp_pa
                 found[name] = process.pid in _processes(app)
             finally:
                 process.kill()
-    assert found == {"somebody": True, "lxcd-keeper": False}
+    assert found == {"somebody": True, "lxcd-walker": False}
 
 
 # Bytes and status

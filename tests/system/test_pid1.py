@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lxcd.container.pid1 import images
+from lxcd.kernel.native import images
 from lxcd.v1 import container_pb2, types_pb2
 from tests.system.boxes import IDMAP, KERNEL_MOUNTS, Box, defined, over
 from tests.system.host import Host
@@ -20,7 +20,7 @@ from tests.system.machine import DEADLINE, until
 _SLEEP = ("/bin/sleep", "1000")
 # Those that nobody can wait for, the C library's own, the one about children, and the one that ends the listener.
 _NOT_FORWARDED = {signal.SIGKILL, signal.SIGSTOP, 32, 33, signal.SIGCHLD, signal.SIGTERM}
-_PROGRAM = bytes.fromhex(images.PROGRAMS[os.uname().machine])
+_PROGRAM = bytes.fromhex(images.IMAGES["pid1"][os.uname().machine])
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _KILL, _SYS_PTRACE = 1, 2, 5, 19
 
 # Says the number of each signal. No shell: a trap of one that comes just before `wait` is late.

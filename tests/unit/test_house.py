@@ -26,7 +26,7 @@ IMPORTS = {
     "ctypes": ["lxcd/kernel/"],
     "subprocess": [
         "lxcctl/commands/",  # the user's editor and ps; "only the keeper forks" is about lxcd
-        "lxcd/container/pid1/generate.py",  # a script: compilers
+        "lxcd/kernel/native/generate.py",  # a script: compilers
     ],
     "multiprocessing": [],
     "concurrent.futures.process": [],

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcd.container import channel
+from lxcd.container.calls import Program
 from lxcd.container.fstab import parse_options
 from lxcd.kernel import mount
 
@@ -75,29 +79,67 @@ def test_create(word: str) -> None:
         parse_options((word,))
 
 
-REPORTS = st.one_of(
-    st.builds(channel.Reached, st.text()),
-    st.builds(channel.Failed, st.integers(), st.text(), st.text(), st.integers(), st.text()),
-    st.builds(channel.Executing),
+PROGRAM = Program(
+    b"", ((0, "wait", "network", ""), (0, "fsconfig", "tmpfs: size=x", "tmpfs")), ("mount",)
 )
 
 
-@STEADY
-@given(REPORTS)
-def test_reports_round_trip(report: channel.Report) -> None:
-    assert channel.decode(channel.encode(report)) == report
+@pytest.mark.parametrize(
+    ("kind", "call", "error", "words", "found"),
+    [
+        (1, 0, 0, b"", channel.Prepared()),
+        (2, 0, 0, b"", channel.Reached("network")),
+        (
+            3,
+            1,
+            22,
+            b"",
+            channel.Failed(0, "mount", "fsconfig", 22, "Invalid argument: tmpfs: size=x"),
+        ),
+        (
+            3,
+            1,
+            22,
+            b"e bad\ne worse\n",
+            channel.Failed(0, "mount", "fsconfig", 22, "Invalid argument: tmpfs: bad; worse"),
+        ),
+        (3, 2, 0, b"", channel.Failed(0, "mount", "", 0, "the spec ends without a program")),
+        (
+            3,
+            0xFFFFFFFF,
+            1,
+            b"",
+            channel.Failed(-1, "enter_cgroups", "write", 1, "Operation not permitted"),
+        ),
+        (4, 0, 0, b"", channel.Executing()),
+    ],
+)
+def test_what_a_child_says(
+    kind: int, call: int, error: int, words: bytes, found: channel.Report
+) -> None:
+    data = struct.pack("=IIiI", kind, call, error, len(words)) + words
+    assert channel.decode(data, PROGRAM) == found
 
 
 @STEADY
 @given(st.binary(max_size=100))
 def test_any_bytes(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
-        channel.decode(data)
+    with contextlib.suppress(ValueError):
+        assert isinstance(channel.decode(data, PROGRAM), channel.Report)
 
 
 @pytest.mark.parametrize(
-    "data", [b"[" * 60_000, b"null", b'["Failed", []]', b'[["Failed"], {}]', b'["Nothing", {}]']
+    "numbers",
+    [
+        (0, 0, 0, 0),
+        (5, 0, 0, 0),
+        (2, 1, 0, 0),
+        (2, 9, 0, 0),
+        (3, 3, 1, 0),
+        (3, 0, -1, 0),
+        (1, 0, 0, 7),
+    ],
 )
-def test_no_report(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
-        channel.decode(data)
+def test_no_report(numbers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
+        channel.decode(struct.pack("=IIiI", *numbers), PROGRAM)

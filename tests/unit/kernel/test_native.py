@@ -1,4 +1,4 @@
-"""The program of PID 1 is what its source says, and what a kernel needs to run it anywhere."""
+"""The machine code is what its sources say, and what a kernel needs to run it anywhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcd.container import pid1
-from lxcd.container.pid1 import images
+from lxcd.kernel import native
+from lxcd.kernel.native import images
 from lxcd.supervisor import launch
 
-ROOM = Path(pid1.__file__).parent
+ROOM = Path(native.__file__).parent
+PROGRAMS = ("pid1", "walker")
 MACHINES = {"x86_64": 62, "aarch64": 183}  # elf.h, EM_*
 LOAD, GNU_STACK = 1, 0x6474E551
 
@@ -35,7 +36,7 @@ def _check(room: Path, path: str | None = None) -> tuple[int, str]:
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
     """A copy to change."""
-    return Path(shutil.copytree(ROOM, tmp_path / "pid1"))
+    return Path(shutil.copytree(ROOM, tmp_path / "native"))
 
 
 def _replace(path: Path, old: str, new: str) -> None:
@@ -53,8 +54,8 @@ def test_without_compilers_they_are_believed(room: Path, tmp_path: Path) -> None
 
 
 def test_a_changed_source_is_noticed_without_a_compiler(room: Path, tmp_path: Path) -> None:
-    _replace(room / "pid1.c", "SIGPWR = 30", "SIGPWR = 31")
-    assert _check(room, path=str(tmp_path)) == (1, "images.py: not made from this pid1.c\n")
+    _replace(room / "machine.h", "SIGPWR = 30", "SIGPWR = 31")
+    assert _check(room, path=str(tmp_path)) == (1, "images.py: not made from these sources\n")
 
 
 def test_another_command_is_noticed(room: Path, tmp_path: Path) -> None:
@@ -73,20 +74,27 @@ def test_a_changed_program_is_noticed_by_the_compiler_that_made_it(
         (tools / f"{machine}-linux-gnu-gcc").write_text(
             "#!/bin/sh\n"
             f'case "$1" in --version) echo "{compiler}";; -print-prog-name=ld) echo ld-{machine};;\n'
+            "-print-prog-name=objcopy) echo cut;;\n"
             '*) while [ "$1" != -o ]; do shift; done; echo other >"$2";; esac\n'
         )
         (tools / f"ld-{machine}").write_text(f'#!/bin/sh\necho "{linker}"\n')
+    (tools / "cut").write_text('#!/bin/sh\nshift 4\necho other >"$2"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     status, output = _check(room, path=f"{tools}:/bin")
     assert status == 1
-    assert [line.endswith(f"another program for {machine}") for machine, line in zip(sorted(MACHINES), output.splitlines(), strict=True)] == [True, True]  # fmt: skip
+    wanted = [(name, machine) for name in images.IMAGES for machine in sorted(MACHINES)]
+    found = output.splitlines()
+    assert len(found) == len(wanted)
+    for (name, machine), line in zip(wanted, found, strict=True):
+        assert line.endswith(f"another {name} for {machine}"), line
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_program_is_one_page_that_is_read_and_executed(machine: str) -> None:
+def test_a_program_is_one_page_that_is_read_and_executed(name: str, machine: str) -> None:
     """No loader, no library, no data: what a process of it costs is its stack."""
-    program = bytes.fromhex(images.PROGRAMS[machine])
+    program = bytes.fromhex(images.IMAGES[name][machine])
     assert program[:7] == b"\x7fELF\x02\x01\x01"
     kind, found_machine = struct.unpack_from("<HH", program, 16)
     assert (kind, found_machine) == (2, MACHINES[machine])  # ET_EXEC
@@ -103,7 +111,7 @@ def test_a_program_is_one_page_that_is_read_and_executed(machine: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
-    [("images.py", "7f454c46", "7f454c47"), ("pid1.c", "SIGPWR = 30", "SIGPWR = 31")],
+    [("images.py", "7f454c46", "7f454c47"), ("machine.h", "SIGPWR = 30", "SIGPWR = 31")],
 )
 def test_a_build_of_the_keeper_is_known_by_its_programs_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str
@@ -113,5 +121,5 @@ def test_a_build_of_the_keeper_is_known_by_its_programs_too(
     before = launch.own_build()
     monkeypatch.setattr(launch, "_PACKAGE", str(copy))
     assert launch.own_build() == before
-    _replace(copy / "container/pid1" / name, old, new)
+    _replace(copy / "kernel/native" / name, old, new)
     assert launch.own_build() != before

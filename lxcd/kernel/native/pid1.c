@@ -3,27 +3,16 @@
  *
  *     lxc-init [-- COMMAND ARGUMENT...]
  *
- * What ../reaper.py is, in the same words, where a process that ends as a copy of the keeper would be too large.
  * COMMAND runs already and is our child: all that we do with argv is to show it to ps. The whole environment is one
  * string, NAME=PID with the command's pid, or nothing: there is no command.
  *
  * Freestanding: no C library, no data that is written to, no heap. What it costs is a stack, and a page or two of
- * code that all containers of a keeper share. Numbers are the kernel's ABI of x86_64 and aarch64, spelled out so that
- * a compiler is all that `generate.py` needs.
+ * code that all containers of a keeper share.
  */
 
-#if defined(__x86_64__)
-enum { RT_SIGTIMEDWAIT = 128, GETPID = 39, WAIT4 = 61, KILL = 62, PRCTL = 157, EXIT_GROUP = 231, WAITID = 247 };
-#elif defined(__aarch64__)
-enum { RT_SIGTIMEDWAIT = 137, GETPID = 172, WAIT4 = 260, KILL = 129, PRCTL = 167, EXIT_GROUP = 94, WAITID = 95 };
-#else
-#error "generate.py knows no such machine"
-#endif
-enum { CLOSE_RANGE = 436 };
+#define PROGRAM
+#include "machine.h"
 
-enum { PR_SET_DUMPABLE = 4, PR_SET_NAME = 15 };
-enum { SIGINT = 2, SIGQUIT = 3, SIGTERM = 15, SIGCHLD = 17, SIGPWR = 30 };
-enum { EINTR = 4, ECHILD = 10 };
 enum { P_ALL = 0, WNOHANG = 1, WEXITED = 4, WNOWAIT = 0x01000000 };
 enum { EVERYBODY = -1, FAILED = 125 };
 
@@ -33,35 +22,6 @@ struct arrived {
     int pid; /* of a signal that has a sender */
     int rest[27];
 };
-
-static long call(long number, long a, long b, long c, long d, long e)
-{
-#if defined(__x86_64__)
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    long result;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-#else
-    register long x8 __asm__("x8") = number;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory", "cc");
-    return x0;
-#endif
-}
-
-__attribute__((noreturn)) static void end(int status)
-{
-    for (;;)
-        call(EXIT_GROUP, status, 0, 0, 0, 0);
-}
 
 /* The number behind the `=`; 0 for no string at all. */
 static int pid_in(const char *variable)
@@ -106,8 +66,8 @@ static void forward(int command, int first, long number)
         call(KILL, EVERYBODY, number, 0, 0, 0);
 }
 
-/* `stack` is as the kernel leaves it: argc, argv, 0, the environment, 0. All signals are blocked already. */
-__attribute__((noreturn, used)) static void live(const long *stack)
+/* All signals are blocked already. */
+static void live(const long *stack)
 {
     const unsigned long every = ~0UL;
     int command = pid_in((const char *)stack[stack[0] + 2]);
@@ -147,9 +107,3 @@ __attribute__((noreturn, used)) static void live(const long *stack)
             end(status);
     }
 }
-
-#if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall live\n");
-#else
-__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tmov x0, sp\n\tb live\n");
-#endif
