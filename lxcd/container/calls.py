@@ -112,10 +112,10 @@ class Program:
         if call in _BEFORE:
             step, syscall = _BEFORE[call]
             return Failed(-1, step, syscall, error, os.strerror(error))
-        if call == len(self.calls) > 0:
+        if call == len(self.calls) and self.steps:
             index = len(self.steps) - 1
             return Failed(index, self.steps[-1], "", 0, "the spec ends without a program")
-        if call > len(self.calls):
+        if call >= len(self.calls):
             raise ValueError(f"there is no call {call}")
         index, syscall, path, head = self.calls[call]
         if words and head:
@@ -149,7 +149,7 @@ class Calls:
         self._texts: dict[str | bytes, Data] = {}
         self._constants: dict[bytes, Data] = {}
         self._relocations: list[int] = []
-        self._registers = descriptors
+        self._descriptors = self._registers = descriptors
         self._otherwise: Label | None = None
         # Before the first step.
         self.call("receive", descriptors, Address(0), named="receive_descriptors")
@@ -241,9 +241,12 @@ class Calls:
         self._said.append((step - 1, named or name, path, head))
         return into
 
-    @staticmethod
-    def sent(place: int) -> Register:
-        """A descriptor of those that lxcd sends; -1 if it has none there."""
+    def sent(self, place: int) -> Register:
+        """A descriptor of those that lxcd sends; -1 if it has none there. ValueError for a place
+        that there is not: it would be another register, or none.
+        """
+        if not 0 <= place < self._descriptors:
+            raise ValueError(f"there is no descriptor {place}, but {self._descriptors}")
         return Register(place)
 
     def put(self, label: Label) -> None:

@@ -35,7 +35,7 @@ enum { STATUS_FAILED = 125, STATUS_ALONE = 1, ANY_ERROR = 0xffffffff, LAST_ERROR
 enum { F_DUPFD_CLOEXEC = 1030, O_CLOEXEC = 02000000 };
 enum { MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 32, MSG_DONTWAIT = 64, MSG_NOSIGNAL = 0x4000 };
 #define MSG_CMSG_CLOEXEC 0x40000000
-enum { SOL_SOCKET = 1, SCM_RIGHTS = 1, MOST_FDS = 253 };
+enum { SOL_SOCKET = 1, SCM_RIGHTS = 1, MOST_FDS = 253, SEEK_END = 2 };
 enum { AF_INET = 2, SOCK_DGRAM = 2, SIOCSIFFLAGS = 0x8914, IFF_UP = 1 };
 #define CLONE_NEWNET 0x40000000L
 #define CLONE_PIDFD 0x1000L
@@ -169,11 +169,12 @@ static void take_descriptors(long *registers, unsigned count)
     unsigned got, i;
     do {
         unsigned long length = receive(&message, sizeof message, fds, &got);
-        if (message.kind != FDS || length < 8 || got > (length - 8) / 4)
+        if (message.kind != FDS || length != 8 + 4 * (unsigned long)got)
             end(STATUS_ALONE);
         for (i = 0; i < got; i++) {
-            if (message.places[i] < count)
-                registers[message.places[i]] = fds[i];
+            if (message.places[i] >= count)
+                end(STATUS_ALONE);
+            registers[message.places[i]] = fds[i];
         }
     } while (message.left);
 }
@@ -454,10 +455,12 @@ static void live(const long *stack)
     if (flags & CLONE_NEWNET)
         set_loopback_up();
     say(PREPARED, 0, 0, 0);
-    receive(message, sizeof message, fds, &count);
-    if (message[0] != SPEC || !count)
+    if (receive(message, sizeof message, fds, &count) != sizeof message || message[0] != SPEC || !count)
         end(STATUS_ALONE);
     if (message[2] != LAYOUT)
+        failed(NO_CALL - MAP_SPEC, EPROTO, -1);
+    /* Behind the end of a file the rest of its last page would be read as zeros. */
+    if (call(LSEEK, fds[0], 0, SEEK_END, 0, 0) != message[1])
         failed(NO_CALL - MAP_SPEC, EPROTO, -1);
     place = call6(MMAP, 0, message[1], PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[0], 0);
     if (place < 0 && place >= -LAST_ERROR)
