@@ -16,7 +16,7 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process, procfs, spawn
 from tests.kernel.forked import in_child
 from tests.kernel.keeper import PATIENCE, wait_readable
-from tests.kernel.walked import child, load
+from tests.kernel.walked import child, load, remove_cgroup
 
 NAMES = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
 ALL = sum(process.NAMESPACES[name] for name in NAMES)
@@ -402,13 +402,7 @@ def test_it_is_born_in_a_cgroup_of_version_2(unique: str, flags: int) -> None:
             with child(flags, cgroup.fileno()) as walker:
                 assert f"0::/{unique}" in procfs.read(walker.pid, "cgroup").decode().splitlines()
     finally:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                os.rmdir(path)
-                break
-            except OSError:
-                assert time.monotonic() < end
+        remove_cgroup(path)
 
 
 # ---- many

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 
 from lxcd.container import channel
 from lxcd.container.calls import NOTHING, Address, Calls, Data, Program, Register
 from lxcd.container.channel import Failed, Prepared, Reached, Report
+from lxcd.container.walk import Walk
 from lxcd.keeper import spawn
 from lxcd.kernel import fd as kernel_fd
 from tests.kernel.keeper import PATIENCE, select_readable, wait_readable
@@ -90,6 +92,14 @@ class Child:
         """For a moment."""
         return not select_readable(self.channel.fileno(), 0.05)
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does nothing meanwhile."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
+        os.waitid(os.P_PIDFD, self.pidfd, os.WSTOPPED)
+        yield
+        signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+
     # ---- the keeper
 
     def heard(self) -> tuple[bytes, list[int]]:
@@ -139,7 +149,7 @@ def child(
         made.close()
 
 
-class Shown(Calls):
+class Shown(Walk):
     """Calls that show what they leave: descriptor 0 of those that are sent is where it is written to."""
 
     def __init__(self, descriptors: int = 1) -> None:
@@ -155,6 +165,10 @@ class Shown(Calls):
         """What lies there."""
         self.call("write", self.sent(0), data, size)
 
+    def copy(self, file: Register) -> None:
+        """What is in a file, from its start."""
+        self.call("sendfile", self.sent(0), file, self.block(b"\0" * 8), 1 << 16)
+
     def mark(self, number: int) -> None:
         """That the walk comes by."""
         self.show(self.call("set", number))
@@ -165,18 +179,15 @@ class Shown(Calls):
 
 def walk(calls: Calls, *fds: int, flags: int = 0) -> tuple[bytes, list[Report], int]:
     """Have it walked by a child to its end: what it has written, its reports, its exit status. It passes every barrier."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    with kernel_fd.Fd(reader), child(flags) as walker:
-        with kernel_fd.Fd(writer):
-            walker.send(calls, writer, *fds)
+    with kernel_fd.Fd(os.memfd_create("written")) as written, child(flags) as walker:
+        walker.send(calls, written.fileno(), *fds)
         reports: list[Report] = []
         while (report := walker.report()) is not None:
             reports.append(report)
             if isinstance(report, Reached):
                 walker.go()
         status = walker.ends()
-        with open(reader, "rb", closefd=False) as file:
-            return file.read(), reports, status
+        return os.pread(written.fileno(), 1 << 20, 0), reports, status
 
 
 def words(data: bytes) -> list[int]:
@@ -199,3 +210,14 @@ def failure(calls: Calls, *fds: int, flags: int = 0) -> Failed:
     assert isinstance(found, Failed)
     assert status == FAILED
     return found
+
+
+def remove_cgroup(path: str) -> None:
+    """Once nobody is in it any more: who has ended is still there for a moment."""
+    end = time.monotonic() + PATIENCE
+    while os.path.isdir(path):
+        try:
+            os.rmdir(path)
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.002)
