@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lxcd.container.pid1 import images
 
 from lxcd.container.devices import OpenPipes
 from lxcd.container.rootfs import AttachRootfs, PivotRoot

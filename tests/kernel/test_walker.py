@@ -35,10 +35,11 @@ from tests.kernel.walked import (
     words,
 )
 
-_F_GETFD, _F_SETFL = 1, 4
+_F_GETFD = 1
 _PR_GET_DUMPABLE = 3
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
 NOBODY_OPENS = 999
+_SPEC, _FDS, _GO, _LAYOUT = 1, 2, 3, 1
 
 
 def file_with(data: bytes) -> kernel_fd.Fd:
@@ -969,10 +970,31 @@ def test_a_spec_that_is_no_file() -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with kernel_fd.Fd(reader), kernel_fd.Fd(writer), child() as walker:
         channel.send_spec(walker.channel, reader, 100)
-        found = walker.report()
-        assert isinstance(found, Failed)
-        assert (found.index, found.step, found.errno) == (-1, "map_spec", errno.EINVAL)
-        assert walker.ends() == FAILED
+        _is_refused(walker, errno.EPROTO)
+
+
+def test_a_spec_of_another_layout() -> None:
+    text = Shown().program().text
+    with file_with(text) as file, child() as walker:
+        message = struct.pack("=4I", _SPEC, len(text), _LAYOUT + 1, 0)
+        kernel_fd.send(walker.channel, message, [file.fileno()])
+        _is_refused(walker, errno.EPROTO)
+
+
+def test_a_spec_that_cannot_be_mapped() -> None:
+    text = Shown().program().text
+    with child() as walker, kernel_fd.Fd(os.memfd_create("written")) as file:
+        os.write(file.fileno(), text)
+        with kernel_fd.Fd(
+            os.open(f"/proc/self/fd/{file.fileno()}", os.O_WRONLY | os.O_CLOEXEC)
+        ) as only_written:
+            channel.send_spec(walker.channel, only_written.fileno(), len(text))
+        _is_refused(walker, errno.EACCES)
+
+
+def _is_refused(walker: Child, error: int) -> None:
+    wanted = Failed(-1, "map_spec", "mmap", error, os.strerror(error))
+    assert (walker.reports(), walker.ends()) == ([wanted], FAILED)
 
 
 # ---- without lxcd
@@ -1061,7 +1083,6 @@ def test_with_something_unread_it_ends_too() -> None:
 # ---- nonsense
 
 
-_SPEC, _FDS, _GO = 1, 2, 3
 NONSENSE = [
     b"\0",
     b"\1",
@@ -1078,10 +1099,11 @@ HALF: dict[str, tuple[list[bytes], int]] = {
         [
             struct.pack("=I", _SPEC),
             struct.pack("=II", _SPEC, 100),
-            struct.pack("=III", _SPEC, 100, 0),
-            struct.pack("=5I", _SPEC, 100, 0, 0, 0),
-            struct.pack("=4I", _SPEC, 0, 0, 0),
-            struct.pack("=4I", _SPEC, 0xFFFFFFFF, 0, 0),
+            struct.pack("=III", _SPEC, 100, _LAYOUT),
+            struct.pack("=5I", _SPEC, 100, _LAYOUT, 0, 0),
+            struct.pack("=4I", _SPEC, 100, _LAYOUT + 1, 0),
+            struct.pack("=4I", _SPEC, 0, _LAYOUT, 0),
+            struct.pack("=4I", _SPEC, 0xFFFFFFFF, _LAYOUT, 0),
             struct.pack("=4I", _FDS, 0, 0, 0),
             struct.pack("=4I", _GO, 0, 0, 0),
         ],
@@ -1095,7 +1117,7 @@ HALF: dict[str, tuple[list[bytes], int]] = {
             struct.pack("=III", _FDS, 0, 0xFFFFFFFF),
             struct.pack("=IIII", _FDS, 0, 0, 0),
             struct.pack("=II2s", _FDS, 0, b"\0\0"),
-            struct.pack("=4I", _SPEC, 0, 0, 0),
+            struct.pack("=4I", _SPEC, 0, _LAYOUT, 0),
             struct.pack("=4I", _GO, 0, 0, 0),
         ],
         1,
@@ -1104,7 +1126,7 @@ HALF: dict[str, tuple[list[bytes], int]] = {
         [
             struct.pack("=I", _FDS),
             struct.pack("=III", _FDS, 0, 0),
-            struct.pack("=4I", _SPEC, 16, 0, 0),
+            struct.pack("=4I", _SPEC, 16, _LAYOUT, 0),
             struct.pack("=5I", _GO, 0, 0, 0, 0),
         ],
         1,
@@ -1133,7 +1155,7 @@ def test_an_empty_message_is_an_end(place: Place) -> None:
 
 
 def test_without_descriptors_there_is_no_spec() -> None:
-    _ends_at(_at_spec, lambda walker: _send(walker, struct.pack("=4I", _SPEC, 100, 0, 0), 0))
+    _ends_at(_at_spec, lambda walker: _send(walker, struct.pack("=4I", _SPEC, 100, _LAYOUT, 0), 0))
 
 
 def test_descriptors_without_a_place_and_places_without_one() -> None:
