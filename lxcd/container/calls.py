@@ -42,7 +42,7 @@ from lxcd.container.channel import Failed
 from lxcd.kernel.syscalls import NUMBERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 ANY_ERROR = 0xFFFFFFFF
 ACTS = 0x10000
@@ -254,7 +254,7 @@ class Calls:
         label.at = len(self._calls)
 
     @contextlib.contextmanager
-    def trying(self, failed: Label | None = None) -> Iterator[Label]:
+    def trying(self, failed: Label | None = None) -> Generator[Label]:
         """Calls in it that fail lead to the label: to their end, if that is none of another
         place.
         """

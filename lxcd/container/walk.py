@@ -22,7 +22,7 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from lxcd.container.calls import Way
 
@@ -269,7 +269,7 @@ class Walk(Calls):
         self.call("setresuid", uid, uid, uid)
 
     @contextlib.contextmanager
-    def optional(self, optional: bool) -> Iterator[None]:  # noqa: FBT001
+    def optional(self, optional: bool) -> Generator[None]:  # noqa: FBT001
         """What fails in it is no failure (LXC's `optional` mount entries), if it is that."""
         if not optional:
             yield

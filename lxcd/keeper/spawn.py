@@ -66,10 +66,12 @@ def prepare(
             fds = [channel, theirs.fileno(), _programs["pid1"], *cgroups]
             words = [_TITLES["walker"], *map(str, [*fds[:3], flags, *cgroups])]
             pid, pidfd = spawn.spawn(flags, _programs["walker"], words, fds, cgroup)
-        # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited["nofile"])
-        _reset_oom_score(pid)
+        with kernel_fd.Fd(pidfd) as owned:
+            # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited["nofile"])
+            _reset_oom_score(pid)
+            owned.take()
     except BaseException:
         ours.close()
         raise

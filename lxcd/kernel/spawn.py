@@ -58,7 +58,7 @@ def spawn(
     `flags` are CLONE_NEW* of clone3(2), `cgroup` a directory of version 2 to be born in. In a new
     user namespace it is nobody, and has all that it may as ambient capabilities. Returns its pid
     and its pidfd, which the caller owns. Raises OSError: of clone3, or of execveat. Only for a
-    process with one thread.
+    process with one thread. The caller waits for the exec, so for as long as `cgroup` is frozen.
     """
     if _spawn is None:
         # Not for this machine, or not allowed.

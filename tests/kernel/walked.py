@@ -19,8 +19,13 @@ from lxcd.keeper import spawn
 from lxcd.kernel import fd as kernel_fd
 from tests.kernel.keeper import PATIENCE, select_readable, wait_readable
 
+NOBODY_OPENS = 999  # as a descriptor
 ALONE, FAILED = 1, 125  # its exit status without lxcd, and after a failure
 _WORD = struct.Struct("=q")
+
+
+def file_with(data: bytes) -> kernel_fd.Fd:
+    return kernel_fd.Fd(kernel_fd.sealed_memfd("test", data))
 
 
 @cache
@@ -42,6 +47,7 @@ class Child:
     ) -> None:
         load()
         self.program = NOTHING
+        self.marks = -1  # a test's own: where it would show that it walks on
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE)
         with theirs:

@@ -445,8 +445,8 @@ def test_texts_are_found_where_they_are_said_to_be(texts: list[str | bytes]) -> 
 @given(st.lists(TEXT, max_size=5), st.lists(TEXT, max_size=3))
 def test_words_are_an_argv(before: list[str], words: list[str]) -> None:
     made = Calls(0)
-    for text in before:
-        made.text(text)
+    for other in before:
+        made.text(other)
     place = int(made.words(words))
     text = read(made.program().text)
     assert place % 8 == 0
