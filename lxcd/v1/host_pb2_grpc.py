@@ -59,7 +59,8 @@ class HostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops every container in order; with `leave`, then the daemon and its keeper.
+        """Stops every container in order; with `leave`, then the daemon and its keeper. Nothing is started
+        meanwhile: that fails with UNAVAILABLE, reason DRAINING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,7 +19,9 @@ class HostServiceStub:
     GetHost: _aio.UnaryUnaryMultiCallable[_host_pb2.GetHostRequest, _host_pb2.GetHostResponse]
     """Versions, and what this kernel offers: what `lxc-checkconfig` shows."""
     Drain: _aio.UnaryUnaryMultiCallable[_host_pb2.DrainRequest, _host_pb2.DrainResponse]
-    """Stops every container in order; with `leave`, then the daemon and its keeper."""
+    """Stops every container in order; with `leave`, then the daemon and its keeper. Nothing is started
+    meanwhile: that fails with UNAVAILABLE, reason DRAINING.
+    """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     """The host and the daemon themselves."""
@@ -38,6 +40,8 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_pb2.DrainRequest,
         context: _aio.ServicerContext[_host_pb2.DrainRequest, _abc.Awaitable[_host_pb2.DrainResponse]],
     ) -> _abc.Awaitable[_host_pb2.DrainResponse]:
-        """Stops every container in order; with `leave`, then the daemon and its keeper."""
+        """Stops every container in order; with `leave`, then the daemon and its keeper. Nothing is started
+        meanwhile: that fails with UNAVAILABLE, reason DRAINING.
+        """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _aio.Server) -> None: ...
