@@ -117,7 +117,7 @@ def _network_of(port: Port, rules: Rules) -> ManagedNetwork:
 
 
 def _inet(table: str, owner: str, rules: Rules) -> str:
-    """What comes by a port comes from its bridge, also to where br_netfilter(5) has it looked at.
+    """What comes by a port comes from its bridge, also to where br_netfilter has it looked at.
     From the port itself comes what the bridge leaves alone, and so its filter does not see: frames
     to 01:80:c2:00:00:00 and its like (IEEE 802.1D), which may carry anything; and all, while the
     port is not in the bridge.

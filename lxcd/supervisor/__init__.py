@@ -10,6 +10,7 @@ pool.py        prepared children, and the cgroups that they wait in
 making.py      a container's directory, whole or not at all
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all
+plans.py       plans of late: what is started again is not compiled again
 start.py       the start: a child, cgroups, resources, id maps; undone if it fails
 patience.py    how long it waits for an image that is busy
 walking.py     the child's walk, from outside: barriers, and how it ended
@@ -33,6 +34,7 @@ stop.py        how to ask which init to shut down
 freezing.py    and letting go on
 changes.py     waiting for something to be as one wants it
 stopping.py    the stop: ask, wait, kill
+rebooting.py   a restart that only asks, and kills nobody
 ending.py      the end of a life, and what it leads to
 execs.py       commands that join a container, by their ids; and the short way
 exec.py        one of them
