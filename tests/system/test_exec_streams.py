@@ -164,6 +164,7 @@ def leftovers(host: Host) -> dict[str, Any]:
 def batches(app: Box, count: int, at_once: int) -> None:
     host = app.host
     app.sh("true")
+    until(lambda: not leftovers(host)["zombies"], "what ran is reaped")
     before = leftovers(host)
 
     def worker(first: int) -> list[str]:
