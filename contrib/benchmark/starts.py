@@ -24,7 +24,7 @@ _BLOCKS = 3
 _REST_SECONDS = 0.5
 _MILLION = 1e6
 _BARE = 10
-_PHASES = ("prepare", "spawn", "walk")  # of StartContainerResponse, in their order
+_PHASES = ("prepare", "resources", "walk")  # of StartContainerResponse, in their order
 
 
 @dataclass(frozen=True, slots=True)

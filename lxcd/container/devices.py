@@ -197,7 +197,7 @@ class OpenTerminals(Step):
 
 def _open_master(walk: Walk, devpts: Register, rows: int, columns: int) -> Register:
     """A new pty in the devpts that `devpts` is the root of: its master, unlocked. Nothing that is
-    mounted over its ptmx is opened.
+    mounted over its ptmx is opened. ENOSPC when the instance's `max=` or kernel.pty.max is reached.
     """
     resolve = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_SYMLINKS | mount.RESOLVE_NO_XDEV
     how = walk.constant(struct.pack("=3Q", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, 0, resolve))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -262,8 +261,3 @@ def _flock(kind: int, first: int, length: int) -> bytes:
 def only_writes(number: int) -> bool:
     """Whether nothing can be read from it: fcntl(2) F_GETFL."""
     return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
-
-
-def ioctl_buffer(number: int, request: int, buffer: ctypes.Array[ctypes.c_char], name: str) -> int:
-    """ioctl(2) on a buffer that the kernel reads and writes."""
-    return libc.check(libc.ioctl(number, request, ctypes.addressof(buffer)), name)

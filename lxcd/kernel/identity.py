@@ -7,7 +7,7 @@ import os
 import struct
 
 from lxcd.kernel import libc
-from lxcd.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
+from lxcd.kernel.process import prctl
 
 # linux/capability.h, in the order of their numbers; complete up to Linux 6.18.
 CAPABILITIES = [
@@ -119,29 +119,6 @@ def _set(capabilities: frozenset[int]) -> None:
     header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0))
     data = ctypes.create_string_buffer(struct.pack("6I", low, low, 0, high, high, 0))
     libc.check(libc.capset(ctypes.addressof(header), ctypes.addressof(data)), "capset")
-
-
-def set_user(uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Become this user for good: groups first, then gid, then uid, while the right to change them
-    lasts.
-    """
-    try:
-        os.setgroups(groups)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "setgroups") from None
-    try:
-        os.setresgid(gid, gid, gid)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "setresgid") from None
-    try:
-        os.setresuid(uid, uid, uid)
-    except OSError as error:
-        raise libc.oserror(error.errno or 0, "setresuid") from None
-
-
-def set_no_new_privs() -> None:
-    """No execve(2) from now on gives a privilege: prctl(2) PR_SET_NO_NEW_PRIVS."""
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def write_id_maps(

@@ -57,8 +57,6 @@ _PIDFD_INFO = struct.Struct("=QQ11Ii")
 # linux/nsfs.h: _IO(0xb7, 3).
 _NS_GET_NSTYPE = 0xB703
 
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-
 
 class _CloneArgs(ctypes.Structure):
     """struct clone_args of linux/sched.h, up to `cgroup` (Linux 5.7)."""
@@ -136,48 +134,6 @@ def set_name(name: str) -> None:
     """PR_SET_NAME: what ps calls `comm`; cut at 15 bytes."""
     buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
     prctl(PR_SET_NAME, ctypes.addressof(buffer))
-
-
-def own_arguments() -> tuple[int, int]:
-    """Where this process's argv lies in its memory: begin and end (proc(5), stat, fields 48, 49).
-
-    A fork has it at the same place.
-    """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return int(fields[45]), int(fields[46])
-
-
-def set_arguments(place: tuple[int, int], words: tuple[str, ...]) -> None:
-    """Overwrite argv with `words`, cut to its length: what ps shows of this process.
-
-    `place` is of `own_arguments`. PR_SET_MM_ARG_START would need CAP_SYS_RESOURCE.
-    """
-    begin, end = place
-    text = b"\0".join(os.fsencode(word) for word in words)[: end - begin - 1]
-    ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
-
-
-def personality(persona: int) -> None:
-    """personality(2)."""
-    libc.check(libc.personality(persona), "personality")
-
-
-def new_session_keyring() -> None:
-    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: a new anonymous session keyring instead of the
-    inherited one.
-    """
-    libc.check(
-        libc.syscall(libc.SYS_KEYCTL, libc.Long(_KEYCTL_JOIN_SESSION_KEYRING), libc.Long(0)),
-        "keyctl",
-    )
-
-
-def new_core_cookie() -> None:
-    """PR_SCHED_CORE: this process and its children never share a core with others at the same
-    time.
-    """
-    prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, 0, 0)
 
 
 def signalfd(signals: list[int]) -> int:

@@ -141,7 +141,9 @@ def test_one_that_may_not_be_sent_is_no_failure() -> None:
     """The command is another user's, and the container has no CAP_KILL."""
 
     def command(said: int) -> int:
-        identity.set_user(_ANOTHER_USER, _ANOTHER_USER, ())
+        os.setgroups(())
+        os.setresgid(*[_ANOTHER_USER] * 3)
+        os.setresuid(*[_ANOTHER_USER] * 3)
         return tell_signals(said)
 
     def act() -> JSON:
