@@ -30,12 +30,12 @@ def slots(host: Host) -> list[dict[str, str]]:
 
 
 def prepared(host: Host) -> list[int]:
-    """Children of the keeper that still are its image, and wait."""
+    """Children of the keeper that wait to become something."""
     found: list[int] = []
     for process in ledger.descendants(host.keeper_pid):
         with suppress(OSError):
             status = procfs.status(process.pid)
-            if status.comm == "lxcd-keeper" and status.state != "Z":
+            if status.comm == "lxcd-walker" and status.state != "Z":
                 found.append(process.pid)
     return found
 
