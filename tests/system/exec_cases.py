@@ -222,8 +222,8 @@ def streams() -> Iterator[Case]:
     kinds = "for n in 0 1 2; do [ -t $n ] && echo tty || echo no; done"
     for which in range(8):
         want = ["tty" if which >> n & 1 else "pipe" for n in range(3)]
-        # A terminal of its own only if it is typed into and read: else pipes, each by itself.
-        has = want[0] == want[1] == "tty"
+        # A terminal of its own only if all three are one: else pipes, each by itself.
+        has = set(want) == {"tty"}
         expected = "tty\n" * 3 if has else "no\n" * 3
         yield Case(
             f"terminal on {'+'.join(want)}", kinds, expected, streams=(want[0], want[1], want[2])
