@@ -61,9 +61,14 @@ class Ruleset:
     async def release(self) -> None:
         """Remove both tables, if there are any of ours. Raises FailedPrecondition."""
         table = self._table or await self._find()
-        if table:
-            await self._change(lambda: firewall.release(table))
+        # Whose turn comes behind it finds none.
         self._table = ""
+        if table:
+            try:
+                await self._change(lambda: firewall.release(table))
+            except errors.FailedPrecondition:
+                self._table = table
+                raise
 
     async def add_port(self, port: Port, network: ManagedNetwork) -> None:
         """Filter what comes in by a port; it is in `rules` already. Raises FailedPrecondition."""
@@ -79,14 +84,18 @@ class Ruleset:
         await self._change_or_rebuild(lambda: firewall.publish(self._table, published()))
 
     async def _change_or_rebuild(self, text: Callable[[], str]) -> None:
-        """Somebody may have flushed all tables of the host, ours too: then all is made again."""
-        if not self._table:
-            await self.rebuild()
-            return
-        try:
-            await self._change(text)
-        except errors.FailedPrecondition as error:
-            _log.warning("the tables of %s are made again: %s", self._table, error)
+        """Somebody may have flushed all tables of the host, ours too: then all is made again. Where
+        the last network has gone meanwhile, and the tables with it, there is nothing to change.
+        """
+        if self._table:
+            try:
+                await self._change(lambda: text() if self._table else "")
+            except errors.FailedPrecondition as error:
+                _log.warning("the tables of %s are made again: %s", self._table, error)
+            else:
+                if self._table:
+                    return
+        if self._rules().networks:
             await self.rebuild()
 
     async def _change(self, text: Callable[[], str]) -> None:
