@@ -119,7 +119,8 @@ class Program:
             raise ValueError(f"there is no call {call}")
         index, syscall, path, head = self.calls[call]
         if words and head:
-            path = f"{head}: {words}"
+            # Some file systems say their name themselves.
+            path = words if words.startswith(f"{head}: ") else f"{head}: {words}"
         text = os.strerror(error) + (f": {path}" if path else "")
         step = self.steps[index] if index >= 0 else syscall
         return Failed(index, step, syscall, error, text)

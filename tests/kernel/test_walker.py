@@ -323,7 +323,7 @@ def test_a_file_system_says_itself_what_is_wrong() -> None:
     calls.fsmount("tmpfs", (("mode", "755"), ("nonsense", "7")))
     found = failure(calls, flags=process.CLONE_NEWNS)
     assert (found.syscall, found.errno) == ("fsconfig", errno.EINVAL)
-    assert found.text == "Invalid argument: tmpfs: tmpfs: Unknown parameter 'nonsense'"
+    assert found.text == "Invalid argument: tmpfs: Unknown parameter 'nonsense'"
 
 
 def test_all_that_it_says() -> None:
@@ -334,7 +334,7 @@ def test_all_that_it_says() -> None:
         calls.call("fsconfig", context, 1, name, "x", 0, head="tmpfs", unless=goes_on)
     calls.call("fsconfig", context, 1, "three", "x", 0, head="tmpfs")
     said = "; ".join(f"tmpfs: Unknown parameter '{name}'" for name in ("one", "two", "three"))
-    assert failure(calls).text == f"Invalid argument: tmpfs: {said}"
+    assert failure(calls).text == f"Invalid argument: {said}"
 
 
 def test_a_file_system_that_says_too_much() -> None:
