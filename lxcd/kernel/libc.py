@@ -13,10 +13,7 @@ from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 _X86_64 = os.uname().machine == "x86_64"
 
 SYS_PIVOT_ROOT = 155 if _X86_64 else 41
-SYS_KEYCTL = 250 if _X86_64 else 219
-SYS_FSTATFS = 138 if _X86_64 else 44
 SYS_BPF = 321 if _X86_64 else 280
-SYS_SECCOMP = 317 if _X86_64 else 277
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_FSOPEN = 430

@@ -101,15 +101,6 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> i
             return libc.check(result, "openat2", path)
 
 
-def filesystem_type(fd: int) -> int:
-    """fstatfs(2): the magic number of the file system that `fd` is on."""
-    # struct statfs of 64-bit machines: f_type is the first word of 15.
-    words = (ctypes.c_long * 15)()
-    result = libc.syscall(libc.SYS_FSTATFS, libc.Long(fd), ctypes.byref(words))
-    libc.check(result, "fstatfs")
-    return int(words[0])
-
-
 def open_tree(dirfd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
     """open_tree(2). With OPEN_TREE_CLONE a bind mount that hangs nowhere; AT_RECURSIVE takes what
     is mounted below.
