@@ -226,7 +226,8 @@ def _make(trees: Trees, payload: Payload, done: list[str]) -> None:
         if tree is None:
             continue
         if tree.version == 2:  # noqa: PLR2004
-            _enable_controllers(tree, os.path.dirname(path))
+            above = os.path.dirname(path)
+            _enable_controllers(tree, above, fresh=above in done)
         os.mkdir(path, 0o755)
         done.append(path)
         with contextlib.suppress(OSError):
@@ -386,23 +387,32 @@ def _path(tree: Hierarchy, name: str, own: dict[str, str]) -> str:
     return "/".join(part for part in (tree.mountpoint, below, name) if part)
 
 
-def _enable_controllers(tree: Hierarchy, path: str) -> None:
-    """Let children of a version 2 directory have its controllers, as far as that is possible."""
+def _enable_controllers(tree: Hierarchy, path: str, *, fresh: bool) -> None:
+    """Let children of a version 2 directory have its controllers, as far as that is possible. One
+    that is `fresh` was made by us, and nobody sits in it.
+    """
     if not tree.controllers:
         return  # as beside version 1 mostly
     with contextlib.suppress(OSError):
-        # Where processes sit, the kernel takes those that divide threads, and turns whatever is
-        # below into a place where no process may be ("domain invalid", cgroups(7)). The root has
-        # no such rule, and no cgroup.type.
-        if os.path.exists(f"{path}/cgroup.type") and _words(f"{path}/cgroup.procs"):
+        missing = _words(f"{path}/cgroup.controllers")
+        if not fresh:
+            missing -= _words(f"{path}/cgroup.subtree_control")
+        if not missing or not (fresh or _may_divide(path)):
             return
-        missing = _words(f"{path}/cgroup.controllers") - _words(f"{path}/cgroup.subtree_control")
         for controller in missing:
             with (
                 contextlib.suppress(OSError),
                 open(f"{path}/cgroup.subtree_control", "w", encoding="ascii") as file,
             ):
                 file.write(f"+{controller}")
+
+
+def _may_divide(path: str) -> bool:
+    """Where processes sit, the kernel takes those controllers that divide threads, and turns
+    whatever is below into a place where no process may be ("domain invalid", cgroups(7)). The root
+    has no such rule, and no cgroup.type.
+    """
+    return not (os.path.exists(f"{path}/cgroup.type") and _words(f"{path}/cgroup.procs"))
 
 
 def _words(path: str) -> set[str]:

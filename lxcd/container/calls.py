@@ -32,6 +32,7 @@ A number from ACTS on is none of the kernel, but what takes several calls, or no
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import struct
@@ -52,13 +53,17 @@ _ACTS = (
 )
 _ALL = {**NUMBERS, **{name: ACTS + number for number, name in enumerate(_ACTS)}}
 _SPEC = struct.Struct("=4I")
-_CALL = struct.Struct("=IIII6III6q")
-_WAYS = 12  # where in it the next call stands, and the ways of failures
-_NUMBER, _DATA, _REGISTER, _ADDRESS = 0, 1, 2, 3
-_ZEROES = [0] * 6
-_MOST_WAYS = 3
+# A call as numbers of 64 bits, the pairs of 32 in one: the words that it has, which of them is the
+# result's, with the next call behind it, and what fills up its arguments.
+_WORDS, _RESULT, _MOST_WAYS = 12, 1, 3
+_FILLING = tuple((0,) * (6 - count) for count in range(7))
+_NUMBER, _DATA, _REGISTER, _ADDRESS, _TEXT = 0, 1, 2, 3, -1
 # Failures of the child before its first call: what it does then, and by which system call.
-_BEFORE = {0xFFFFFFFF: ("enter_cgroups", "write"), 0xFFFFFFFE: ("map_spec", "mmap")}
+_BEFORE = {
+    0xFFFFFFFF: ("enter_cgroups", "write"),
+    0xFFFFFFFE: ("map_spec", "mmap"),
+    0xFFFFFFFD: ("open_netlink", "socket"),
+}
 
 
 class Register(int):
@@ -88,6 +93,12 @@ class Label:
 
     def __init__(self) -> None:
         self.at = -1
+
+    def place(self) -> int:
+        """Of the call there. ValueError if it was never put."""
+        if self.at < 0:
+            raise ValueError("a label is nowhere")
+        return self.at
 
 
 Argument = int | str | bytes | Register | Address | Data
@@ -132,7 +143,14 @@ class Program:
         raise ValueError(f"call {call} waits for nothing")
 
 
-_KINDS: dict[type, int] = {int: _NUMBER, Data: _DATA, Register: _REGISTER, Address: _ADDRESS}
+_KINDS: dict[type, int] = {
+    int: _NUMBER,
+    Data: _DATA,
+    Register: _REGISTER,
+    Address: _ADDRESS,
+    str: _TEXT,
+    bytes: _TEXT,
+}
 
 # What a child walks that only waits.
 NOTHING = Program(b"", (), ())
@@ -142,7 +160,7 @@ class Calls:
     """Writes them, one after the other. `descriptors`: how many lxcd will send, at most."""
 
     def __init__(self, descriptors: int) -> None:
-        self._calls: list[bytes] = []
+        self._words: list[int] = []
         self._jumps: list[tuple[int, tuple[Way, ...], Label | None]] = []
         self._said: list[Said] = []
         self._steps: list[str] = []
@@ -216,29 +234,29 @@ class Calls:
         """One call, of the kernel or of ours: where its result will be.
 
         `unless` says where it goes on if it fails, `then` where else if it does not. `named` is
-        what a failure calls it, where that is not its name.
+        what a failure calls it, where that is not its name. KeyError for a name that none has,
+        IndexError for more arguments than a call can have.
         """
         # A start has two hundred of them, and somebody waits for it.
         kinds, shift, values = 0, 0, list[int]()
         for one in arguments:
-            kind = _KINDS.get(type(one))
-            if kind is None:
-                kind = _DATA if isinstance(one, (str, bytes)) else _NUMBER
+            # An enumeration is a number, too.
+            kind = _KINDS.get(type(one), _NUMBER)
+            if kind == _TEXT:
+                kind, one = _DATA, self.text(one)  # type: ignore[arg-type]  # noqa: PLW2901
             kinds |= kind << shift
             shift += 2
-            values.append(self.text(one) if isinstance(one, (str, bytes)) else one)
+            values.append(one)  # type: ignore[arg-type]
         if into is None:
             into = Register(self._registers)
             self._registers += 1
         if self._otherwise is not None and len(unless) < _MOST_WAYS:
             unless = (*unless, (ANY_ERROR, self._otherwise))
         step = len(self._steps)
-        values += _ZEROES[len(values) :]
         if unless or then is not None:
-            self._jumps.append((len(self._calls), unless, then))
-        self._calls.append(
-            _CALL.pack(_ALL[name], step, into, 0, 0, 0, 0, 0, 0, 0, kinds, 0, *values)
-        )
+            self._jumps.append((len(self._said), unless, then))
+        first = _ALL[name] | step << 32
+        self._words += (first, into, 0, 0, 0, kinds, *values, *_FILLING[len(values)])
         self._said.append((step - 1, named or name, path, head))
         return into
 
@@ -252,7 +270,7 @@ class Calls:
 
     def put(self, label: Label) -> None:
         """The next call is at that place."""
-        label.at = len(self._calls)
+        label.at = len(self._said)
 
     @contextlib.contextmanager
     def trying(self, failed: Label | None = None) -> Generator[Label]:
@@ -273,20 +291,22 @@ class Calls:
     # ---- the text
 
     def program(self) -> Program:
-        """What has been written."""
+        """What has been written. ValueError for a label that is nowhere, OverflowError for a number
+        that no register holds.
+        """
         for number, unless, then in self._jumps:
-            ways: list[int] = [0 if then is None else then.at]
-            for error, label in unless:
-                ways += (error, number + 1 if label is None else label.at)
-            row = self._calls[number]
-            packed = struct.pack(f"={len(ways)}I", *ways)
-            self._calls[number] = row[:_WAYS] + packed + row[_WAYS + len(packed) :]
+            place = _WORDS * number + _RESULT
+            if then is not None:
+                self._words[place] |= then.place() << 32
+            for way, (error, label) in enumerate(unless, place + 1):
+                goes_on = number + 1 if label is None else label.place()
+                self._words[way] = error | goes_on << 32
         relocations = [*self._relocations, *([0] * (len(self._relocations) % 2))]
-        sizes = len(self._calls), len(self._relocations), self._registers, len(self._data)
+        sizes = len(self._said), len(self._relocations), self._registers, len(self._data)
         text = b"".join(
             (
                 _SPEC.pack(*sizes),
-                *self._calls,
+                array.array("q", self._words),
                 struct.pack(f"={len(relocations)}I", *relocations),
                 b"\xff" * (8 * self._registers),
                 self._data,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import json
 import os
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -190,9 +191,16 @@ def plain(value: object) -> object:
     """
     if isinstance(value, enum.Enum):
         return value.value
-    if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    raise TypeError(type(value).__name__)
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
+
+
+@functools.cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    """Of a dataclass's fields. Raises TypeError if it is none."""
+    if not is_dataclass(kind):
+        raise TypeError(kind.__name__)
+    return tuple(field.name for field in fields(kind))
 
 
 def _record(data: dict[str, Any]) -> Record:
