@@ -159,9 +159,9 @@ async def _serve(
 def _watching(house: House, settings: Settings) -> Networks:
     """Have it know what happens to containers by itself."""
     house.networks = networks = Networks(house, settings.lxc_net)
-    house.addresses = Addresses(house.begin)
+    house.addresses = Addresses(house.begin, house.lull)
     house.addresses.on_change.append(networks.follow)
-    house.alarms = Alarms(house.trees, house.begin)
+    house.alarms = Alarms(house.trees, house.begin, house.lull)
     return networks
 
 

@@ -10,7 +10,8 @@ gone it reads EOF and ends, so a start never goes on half decided.
                     FDS         descriptors, as many as fit (scm(7): at most 253), and the place of
                                 each; whether more follow
                     GO          walk on behind the barrier: the answer to REACHED, or ahead of it
-    child → lxcd    PREPARED    sits in its namespaces and cgroups, and waits for SPEC
+    child → lxcd    PREPARED    sits in its namespaces and cgroups, and waits for SPEC; with a
+                                socket of rtnetlink if it has a network of its own
                     REACHED     stands at a barrier
                     FAILED      a call failed: which one, errno, and what the kernel says of it
                     EXECUTING   all is done, exec(2) is next: then EOF, or FAILED

@@ -18,6 +18,8 @@ from lxcd.network.netlink import Netlink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lxcd.kernel.fd import Fd
+
 NETLINK_ROUTE = 0
 NETLINK_SOCK_DIAG = 4
 
@@ -67,3 +69,12 @@ def netlink(namespace: int = -1, protocol: int = NETLINK_ROUTE) -> socket.socket
 def rtnetlink(namespace: int = -1) -> Netlink:
     """The same, ready for requests."""
     return Netlink(netlink(namespace))
+
+
+def opened(owned: Fd) -> socket.socket:
+    """A socket of rtnetlink that whoever is inside has opened: the caller's, who gives its
+    descriptor.
+    """
+    # With all three told nobody is asked.
+    kind = socket.SOCK_RAW
+    return socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE, fileno=owned.take())

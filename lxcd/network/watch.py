@@ -26,7 +26,7 @@ from lxcd.network import dump, namespace, picture
 from lxcd.network.netlink import GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from lxcd.kernel.fd import Fd
     from lxcd.network.picture import Counters, Picture
@@ -72,11 +72,19 @@ class Pace:
 class Watch:
     """One namespace. `run` is its life; `changed` is called on the loop with each new picture."""
 
-    def __init__(self, host: int, changed: Callable[[Picture], None]) -> None:
-        """`host` is a descriptor of the host's namespace, the caller's."""
+    def __init__(
+        self,
+        host: int,
+        changed: Callable[[Picture], None],
+        before_look: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`host` is a descriptor of the host's namespace, the caller's. `before_look` is waited for
+        before each look.
+        """
         self.picture: Picture | None = None
         self._host = host
         self._changed = changed
+        self._before_look = before_look
         self._socket: socket.socket | None = None
         self._listening = -1
         self._bell = asyncio.Event()
@@ -88,14 +96,19 @@ class Watch:
 
     # ---- on the loop
 
-    async def run(self, inside: Fd) -> None:
-        """Watch until it is closed. `inside` is the namespace, or a process in it by its pidfd;
-        taken over.
+    async def run(self, inside: Fd, *, opened: bool = False) -> None:
+        """Watch until it is closed. `inside` is the namespace, or a process in it by its pidfd, or,
+        with `opened`, a socket of rtnetlink that was opened there; taken over.
         """
         try:
-            await asyncio.to_thread(self._open, inside)
+            if opened:
+                self._begin(namespace.opened(inside))
+            else:
+                await asyncio.to_thread(self._open, inside)
             pace = Pace(time.monotonic())
             while True:
+                if self._before_look is not None:
+                    await self._before_look()
                 self._bell.clear()
                 spent = await self._look()
                 await self._rings()
@@ -183,6 +196,9 @@ class Watch:
             if not self._goes_on():
                 raise dump.GivenUpError
             opened = namespace.netlink(inside.fileno())
+        self._begin(opened)
+
+    def _begin(self, opened: socket.socket) -> None:
         try:
             # First: it would take the socket out of the groups below 32 (netlink_bind).
             opened.bind((0, 0))

@@ -7,6 +7,7 @@ recovery.py    what a restart finds: who goes on, what is to be finished or undo
 container.py   one actor per container: its state, its present life
 definition.py  a container's config file: read when it changed, written on request
 pool.py        prepared children, and the cgroups that they wait in
+lull.py        what can wait does so while somebody waits for a start
 making.py      a container's directory, whole or not at all
 removal.py     deleting what is a container's own, and nothing else
 shutdown.py    the orderly end of all

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lxcd.network.picture import Counters, Picture
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.held import Held
+    from lxcd.supervisor.lull import Lull
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ class Addresses:
     with None when a life has ended.
     """
 
-    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None], lull: Lull) -> None:
         """`begin` has something done beside what is being done."""
         self._begin = begin
+        self._lull = lull
         self._host = Fd(namespace.open_own())
         self._watches: dict[Container, Watch] = {}
         # By link: an address means something else on another.
@@ -58,9 +60,16 @@ class Addresses:
             for other in list(self._given.get((device.link, assigned.interface.ip), ()))[:1]
         )
 
-    def begin(self, container: Container, child: Held, devices: Iterable[Device]) -> None:
+    def begin(
+        self,
+        container: Container,
+        child: Held,
+        devices: Iterable[Device],
+        netlink: Fd | None = None,
+    ) -> None:
         """Its life has begun, or was found: `child` is its init, `devices` those that its
-        configuration gives it.
+        configuration gives it; `netlink` a socket of rtnetlink that was opened in its namespace,
+        which is taken.
         """
         self.end(container)
         for device in devices:
@@ -69,16 +78,22 @@ class Addresses:
                     holders = self._given.setdefault((device.link, assigned.interface.ip), {})
                     holders[container] = None
         if "net" not in container.record.namespaces or child.pidfd.closed:
+            if netlink is not None:
+                netlink.close()
             return
         try:
             # Its pidfd: a pid may be somebody else's by the time that a thread looks.
-            inside = Fd(os.dup(child.pidfd.fileno()))
+            inside = netlink or Fd(os.dup(child.pidfd.fileno()))
         except OSError as error:
             _log.warning("the network of %s is not watched: %s", container.name, error)
             return
-        watch = Watch(self._host.fileno(), lambda picture: self._changed(container, picture))
+        watch = Watch(
+            self._host.fileno(),
+            lambda picture: self._changed(container, picture),
+            before_look=self._lull.wait,
+        )
         self._watches[container] = watch
-        self._begin(watch.run(inside))
+        self._begin(watch.run(inside, opened=netlink is not None))
 
     def end(self, container: Container) -> None:
         """Its init is gone, or is let go of."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lxcd.cgroup.tree import Payload, Trees
     from lxcd.supervisor.container import Container
     from lxcd.supervisor.kills import Kill
+    from lxcd.supervisor.lull import Lull
 
 _log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.1
@@ -70,9 +71,12 @@ class _Life:
 class Alarms:
     """Of all containers of this lxcd."""
 
-    def __init__(self, trees: Trees, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(
+        self, trees: Trees, begin: Callable[[Coroutine[Any, Any, None]], None], lull: Lull
+    ) -> None:
         """`begin` has something done beside what is being done."""
         self._begin = begin
+        self._lull = lull
         self._mountpoints = [tree.mountpoint for tree in trees.hierarchies]
         self._watch = Watch()
         self._numbers = itertools.count(1)
@@ -125,9 +129,14 @@ class Alarms:
         for victim in self._past or ():
             if self._victims(victim) is life:
                 self._name(life, victim)
-        # In the background: a start need not wait for it. The first look finds what was before.
-        self._new.add(life.number)
-        self._rung.set()
+        self._begin(self._include(life))
+
+    async def _include(self, life: _Life) -> None:
+        """No start need wait for it: the first look finds what was before."""
+        await self._lull.wait()
+        if life.number in self._by_number:
+            self._new.add(life.number)
+            self._rung.set()
 
     def end(self, container: Container) -> None:
         """Do not watch it any more."""

@@ -325,7 +325,7 @@ class Container(Changes):
         started.child.on_exit = self._on_exit
         # Of two that start at the same moment the second sees the first.
         twice = self._house.addresses.twice(devices)
-        self._house.addresses.begin(self, started.child, devices)
+        self._house.addresses.begin(self, started.child, devices, started.netlink)
         self._house.alarms.begin(self)
         consolelog.keep(self._house, self, started.child, definition.config)
         if request.pipes:

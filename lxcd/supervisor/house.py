@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lxcd.supervisor.lull import Lull
 from lxcd.supervisor.plans import Plans
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class House:
     host: plan.Host
     tasks: asyncio.TaskGroup
     errands: Errands
+    lull: Lull = field(default_factory=Lull)
     drains: int = 0  # under way, or with which lxcd leaves: nothing is started
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import shlex
@@ -56,6 +57,7 @@ def seed_of(lxcpath: str, name: str) -> str:
     return f"{_machine()}\0{lxcpath}\0{name}"
 
 
+@functools.cache
 def _machine() -> str:
     """Two hosts on one network must not draw the same hardware address for the same name."""
     try:
@@ -78,6 +80,14 @@ class Nics:
         self._config = config
         self._devices = devices
         self._not_made: set[int] = set()
+
+    @property
+    def there(self) -> bool:
+        """Something is to be made, or scripts to be run: what is empty there is without us."""
+        return any(
+            device.kind != "empty" or device.script_up or device.script_down
+            for device in self._devices
+        )
 
     def foresee(self) -> tuple[Wired, ...]:
         """What they will be. Raises StartFailed."""

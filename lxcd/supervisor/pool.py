@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.cgroup import tree
 from lxcd.container import channel
-from lxcd.container.calls import NOTHING
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import limiting, reports
 from lxcd.supervisor.keeper import gone
@@ -33,24 +32,24 @@ from lxcd.supervisor.records import DAMAGED, plain
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from lxcd.kernel.fd import Fd
     from lxcd.supervisor.held import Held
     from lxcd.supervisor.house import House
 
 _log = logging.getLogger(__name__)
 _MAKING_SECONDS = 0.05  # one is made in less, on a busy machine
-_WARM_SECONDS = 600.0  # after the last start of its kind, one is kept
+_WARM_SECONDS = 600.0  # after the last start of its kind, some are kept
 _BURST_SECONDS = 60.0  # after the last of several, that many
 _LOOK_SECONDS = 5.0
-_QUIET_SECONDS = 0.03
-_MOMENT_SECONDS = 0.003
-_ENOUGH = 4  # with a quarter of the stock left, others are made as soon as it is quiet
+_LEAST = 4  # of what is wanted at all: few programs start just one container
 _REMEMBERED = 100
+_PLANNED = 8  # slots that are written down together
 _KEEPERS = 3  # that may die in a row while one child is made
 
 
 def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
-    """How many to have in stock of a kind that was asked for at these times: the longest row of
-    starts that came faster than one is made.
+    """How many to have in stock of a kind that was asked for at these times: as the longest row of
+    starts that came faster than one is made, or a few.
     """
     longest = row = 0
     before = -math.inf
@@ -58,7 +57,7 @@ def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
         if now - start < _WARM_SECONDS:
             is_row = start - before < _MAKING_SECONDS and now - start < _BURST_SECONDS
             row = row + 1 if is_row else 1
-            longest = max(longest, row)
+            longest = max(longest, row, _LEAST)
             before = start
     return min(maximum, longest)
 
@@ -76,12 +75,20 @@ _EXEC = _Key("exec")
 
 @dataclass(slots=True)
 class Prepared:
-    """A child in its slot, and our end of its channel. Whoever took it owns all three."""
+    """A child in its slot, and our end of its channel. Whoever took it owns all of it."""
 
     child: Held
     channel: socket.socket
     slot: tree.Payload
     limited: bool = False  # the slot has the limits already that are the default
+    # A socket of rtnetlink, if it has a network namespace of its own: to watch that by.
+    netlink: Fd | None = None
+
+    def close(self) -> None:
+        """Let go of all but the child and its slot."""
+        self.channel.close()
+        if self.netlink is not None:
+            self.netlink.close()
 
 
 @dataclass(slots=True)
@@ -102,24 +109,19 @@ class Pool:
         self._path = path  # the journal of slots
         self._maximum = maximum
         self._kinds: dict[_Key, _Kind] = {}
-        self._slots: dict[str, tree.Payload] = {}
+        self._slots: dict[str, tree.Payload] = {}  # that there may be
+        self._planned: deque[tree.Payload] = deque()  # in the journal too, and not made yet
         self._number = 0
-        self._starts = 0  # under way
-        self._quiet_since = 0.0
         self._troubled = False
         self._look: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def start(self) -> Generator[None]:
-        """A start is under way. None is prepared beside it while there are enough: both want the
-        processors.
-        """
-        self._starts += 1
+        """A start is under way. None is prepared beside it: both want the processors."""
         try:
-            yield
+            with self.house.lull.broken():
+                yield
         finally:
-            self._starts -= 1
-            self._quiet_since = asyncio.get_running_loop().time()
             for key in self._kinds:
                 self._fill(key)
 
@@ -180,23 +182,15 @@ class Pool:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)
 
-    def _is_quiet(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return not self._starts and now - self._quiet_since >= _QUIET_SECONDS
-
     def _missing(self, kind: _Kind) -> int:
         now = asyncio.get_running_loop().time()
         return wanted(kind.starts, now, self._maximum) - len(kind.stock)
 
     async def _filling(self, key: _Key, kind: _Kind) -> None:
         try:
-            # First comes what a start that is over has to say.
-            await asyncio.sleep(_MOMENT_SECONDS)
-            while (missing := self._missing(kind)) > 0:
-                if self._is_quiet() or len(kind.stock) * _ENOUGH < missing + len(kind.stock):
-                    kind.stock.append(await self._make(key))
-                else:
-                    await asyncio.sleep(_QUIET_SECONDS)
+            while self._missing(kind) > 0:
+                await self.house.lull.wait()
+                kind.stock.append(await self._make(key))
             self._troubled = False
         except (errors.LxcdError, OSError) as error:
             # Whoever needs one makes it then, and is told what is wrong.
@@ -237,6 +231,7 @@ class Pool:
         for kind in self._kinds.values():
             while kind.stock:
                 await self._discard(kind.stock.popleft())
+        self._planned.clear()
         with contextlib.suppress(OSError):
             self._note()
 
@@ -245,22 +240,11 @@ class Pool:
     async def _make(self, key: _Key) -> Prepared:
         if key == _EXEC:
             return await self._prepare(key, tree.Payload({}, (), ""), [])
-        self._number += 1
-        # With a name of our own: another lxcd on this host that cleans up after a crash takes what
-        # bears no mark yet for a left-over, where its own could have had that name.
-        name = f"lxcd.slot.{os.getpid()}.{self._number}"
-        slot = await asyncio.to_thread(tree.plan_slot, self.house.trees, name)
-        self._slots[slot.mark] = slot
+        slot = self._next_slot()
         procs: list[int] = []
-        limited = False
         try:
-            if slot.directories:
-                try:
-                    self._note()
-                except OSError as error:
-                    raise errors.from_oserror(error, "writing the journal of slots") from None
-                limited = await asyncio.to_thread(self._furnish, slot)
-                procs = tree.open_procs(self.house.trees, slot)
+            # One trip to a thread: each costs a tenth of a millisecond, more on a busy machine.
+            limited = await asyncio.to_thread(self._furnish, slot, procs)
             return await self._prepare(key, slot, procs, limited=limited)
         except BaseException:
             await self._remove(slot)
@@ -268,9 +252,31 @@ class Pool:
         finally:
             kernel_fd.close_all(procs)
 
-    def _furnish(self, slot: tree.Payload) -> bool:
+    def _next_slot(self) -> tree.Payload:
+        """One that is in the journal; many are written down at once."""
+        if not self._planned:
+            # With names of our own: another lxcd on this host that cleans up after a crash takes
+            # what bears no mark yet for a left-over, where its own could have had that name.
+            first, self._number = self._number, self._number + _PLANNED
+            for number in range(first, self._number):
+                slot = tree.plan_slot(self.house.trees, f"lxcd.slot.{os.getpid()}.{number}")
+                self._planned.append(slot)
+            try:
+                self._note()
+            except OSError as error:
+                self._planned.clear()
+                raise errors.from_oserror(error, "writing the journal of slots") from None
+        slot = self._planned.popleft()
+        self._slots[slot.mark] = slot
+        return slot
+
+    def _furnish(self, slot: tree.Payload, procs: list[int]) -> bool:
+        if not slot.directories:
+            return False
         tree.make(self.house.trees, slot)
-        return limiting.prepare(self.house.trees, slot)
+        limited = limiting.prepare(self.house.trees, slot)
+        procs += tree.open_procs(self.house.trees, slot)
+        return limited
 
     async def _prepare(
         self, key: _Key, slot: tree.Payload, procs: list[int], *, limited: bool = False
@@ -289,10 +295,11 @@ class Pool:
             raise
         prepared = Prepared(child, ours, slot, limited)
         try:
-            report = await reports.next_report(ours, NOTHING)
+            report, handed = await reports.first_report(ours)
         except BaseException:
             await self._end(prepared)
             raise
+        prepared.netlink = handed[0] if handed else None
         if isinstance(report, channel.Prepared) and not keeper.lost(child):
             return prepared
         await self._end(prepared)
@@ -318,7 +325,7 @@ class Pool:
         )
 
     async def _end(self, prepared: Prepared) -> None:
-        prepared.channel.close()
+        prepared.close()
         await prepared.child.killed()
         with contextlib.suppress(errors.Unavailable):
             self.house.keeper.forget(prepared.child)
@@ -338,11 +345,12 @@ class Pool:
 
     def _note(self) -> None:
         """Which directories there may be: on disk before they are made. Raises OSError."""
-        if not self._slots:
+        slots = [slot for slot in (*self._slots.values(), *self._planned) if slot.directories]
+        if not slots:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             return
-        text = json.dumps(list(self._slots.values()), default=plain).encode()
+        text = json.dumps(slots, default=plain).encode()
         new = f"{self._path}.new"
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(text)

@@ -8,7 +8,9 @@ import errno
 from typing import TYPE_CHECKING
 
 from lxcd.container import channel
+from lxcd.container.calls import NOTHING
 from lxcd.kernel import fd as kernel_fd
+from lxcd.kernel.fd import Fd
 from lxcd.supervisor.keeper import Keeper, gone
 from lxcd.supervisor.stop import signal_name
 
@@ -35,18 +37,28 @@ async def next_report(ours: socket.socket, program: Program) -> channel.Report |
 
     ValueError for what no child of ours says.
     """
+    data, fds = await _receive(ours)
+    kernel_fd.close_all(fds)
+    return channel.decode(data, program) if data else None
+
+
+async def first_report(ours: socket.socket) -> tuple[channel.Report | None, list[Fd]]:
+    """What a child says before it has a Spec, and the descriptors that it hands over with it."""
+    data, numbers = await _receive(ours)
+    fds = [Fd(number) for number in numbers]
+    return (channel.decode(data, NOTHING) if data else None), fds
+
+
+async def _receive(ours: socket.socket) -> tuple[bytes, list[int]]:
     while True:
         try:
-            data, fds = kernel_fd.receive(ours, channel.MESSAGE_LIMIT)
+            return kernel_fd.receive(ours, channel.MESSAGE_LIMIT)
         except BlockingIOError:
             await _readable(ours)
-            continue
         except ConnectionResetError:
             # It has gone and left something of ours unread; what it has said is still there. The
             # error is told once.
             continue
-        kernel_fd.close_all(fds)
-        return channel.decode(data, program) if data else None
 
 
 async def _readable(ours: socket.socket) -> None:

@@ -53,6 +53,7 @@ class Started:
     record: Record
     timings_usec: dict[str, int]
     problems: tuple[Problem, ...]  # limits that the kernel has made something else of
+    netlink: Fd | None = None  # a socket of rtnetlink in its network namespace, the caller's
 
 
 def payload_name(config: ContainerConfig, name: str) -> str:
@@ -156,7 +157,7 @@ class _Start:
             walk.identify = lambda: self._identify_later(prepared.child)
             if limiting.rules_kept(self._limits) is not None:
                 walk.restrict = self._restrict
-            if self._record.nics:
+            if self._nics.there:
                 walk.network = self._begin_network(prepared.child)
             await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
@@ -174,8 +175,9 @@ class _Start:
             house.begin(self._close())
         else:
             self._close_here()
-        prepared.channel.close()
-        return Started(child, record, clock.total(), tuple(self._problems))
+        netlink, prepared.netlink = prepared.netlink, None
+        prepared.close()
+        return Started(child, record, clock.total(), tuple(self._problems), netlink)
 
     async def _close(self) -> None:
         """Close what is for the child. Whoever closes a root file system last unmounts it: that
@@ -292,7 +294,7 @@ class _Start:
 
     def _open_namespace(self, child: Held) -> None:
         """Before it walks on: this half of it ends, and its pid with it."""
-        if not self._record.nics:
+        if not self._nics.there:
             return
         try:
             self._namespace = Fd(namespace.open_of(child.pid))
@@ -449,7 +451,7 @@ async def _remove_cgroups(
 
 async def _abort(house: House, prepared: Prepared) -> None:
     """Kill it and wait until it is gone: the cgroups can be removed only then."""
-    prepared.channel.close()
+    prepared.close()
     await prepared.child.killed()
     with contextlib.suppress(errors.Unavailable):
         house.keeper.forget(prepared.child)

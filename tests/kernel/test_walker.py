@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lxcd.container.channel import Failed, Reached
 from lxcd.container.walk import Found
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import process, procfs
+from lxcd.network import namespace
+from lxcd.network.netlink import Netlink, Request
 from tests.kernel.walked import (
     FAILED,
     NOBODY_OPENS,
@@ -426,6 +429,28 @@ def test_loopback_is_up_before_anybody_looks(flags: int) -> None:
     calls.call("test", Data(request + 16), 2, _IFF_UP, _IFF_UP, errno.ENETDOWN)
     calls.mark(1)
     assert shown(calls, flags=flags) == [1]
+
+
+@pytest.mark.parametrize(
+    "flags", [process.CLONE_NEWNET, process.CLONE_NEWNET | process.CLONE_NEWUSER]
+)
+def test_its_network_can_be_watched(flags: int) -> None:
+    """By a socket that it hands over."""
+    with child(flags) as walker:
+        (handed,) = walker.sockets
+        with Netlink(namespace.opened(handed)) as inside:
+            info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
+            attributes = [("IFLA_IFNAME", "inside0"), ("IFLA_LINKINFO", info)]
+            inside.run([Request("newlink", {}, attributes, "inside0")])
+            found = inside.dump(Request("getlink", {}, [], "devices"))
+            assert {link.attributes["IFLA_IFNAME"] for link in found} >= {"lo", "inside0"}
+        assert "inside0" not in [name for _, name in socket.if_nameindex()]
+
+
+@pytest.mark.parametrize("flags", [0, process.CLONE_NEWNS, process.CLONE_NEWUSER])
+def test_nothing_is_handed_over_of_a_network_that_is_not_its_own(flags: int) -> None:
+    with child(flags) as walker:
+        assert walker.sockets == []
 
 
 def test_it_costs_a_few_pages() -> None:

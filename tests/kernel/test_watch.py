@@ -7,7 +7,7 @@ import fcntl
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -80,12 +80,17 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(place: Place) -> AsyncIterator[tuple[Watch, Seen]]:
+async def watching(
+    place: Place,
+    opened: Fd | None = None,
+    before_look: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[tuple[Watch, Seen]]:
     host, seen = Fd(namespace.open_own()), Seen()
     async with asyncio.TaskGroup() as tasks:
         with host:
-            made = Watch(host.fileno(), seen.take)
-            task = tasks.create_task(made.run(place.pidfd()))
+            made = Watch(host.fileno(), seen.take, before_look)
+            inside = opened or place.pidfd()
+            task = tasks.create_task(made.run(inside, opened=opened is not None))
             try:
                 yield made, seen
             finally:
@@ -206,6 +211,52 @@ async def test_closing_in_the_middle_of_a_look(place: Place) -> None:
             made.close()
             await busy
         assert holders(place.inode) == 0
+
+
+def opened_in(place: Place) -> Fd:
+    with place.pidfd() as inside:
+        return Fd(namespace.netlink(inside.fileno()).detach())
+
+
+async def test_by_a_socket_that_was_opened_inside(place: Place) -> None:
+    async with watching(place, opened_in(place)) as (_, seen):
+        await seen.until(lambda picture: len(picture.interfaces) == 1)
+        await asyncio.to_thread(place.ip, "link add one type veth peer name two")
+        await seen.until(lambda picture: len(picture.interfaces) == 3)
+    assert holders(place.inode) == 0
+
+
+async def test_nobody_looks_before_it_is_time(place: Place) -> None:
+    may = asyncio.Event()
+
+    async def wait() -> None:
+        await may.wait()
+
+    async with watching(place, opened_in(place), wait) as (made, seen):
+        await asyncio.to_thread(place.ip, "link add one type veth peer name two")
+        # It is there all the same for who asks.
+        assert len(await made.counters()) == 3
+        assert seen.pictures == []
+        may.set()
+        await seen.until(lambda picture: len(picture.interfaces) == 3)
+        may.clear()
+        await asyncio.to_thread(place.ip, "link del one")
+        may.set()
+        await seen.until(lambda picture: len(picture.interfaces) == 1)
+    assert holders(place.inode) == 0
+
+
+async def test_closed_while_it_waits_to_look(place: Place) -> None:
+    never = asyncio.get_running_loop().create_future()
+    host = Fd(namespace.open_own())
+    with host:
+        made = Watch(host.fileno(), Seen().take, lambda: never)
+        task = asyncio.ensure_future(made.run(opened_in(place), opened=True))
+        await asyncio.sleep(0)
+        made.close()
+        assert holders(place.inode) == 0
+        never.set_result(None)
+        await task
 
 
 async def test_closed_before_it_began(place: Place) -> None:

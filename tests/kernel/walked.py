@@ -56,6 +56,7 @@ class Child:
             )
         self.keeper.settimeout(PATIENCE)
         self._pidfds = [self.pidfd]
+        self.sockets: list[kernel_fd.Fd] = []  # that it has handed over
         if prepared:
             assert self.report() == Prepared()
 
@@ -84,7 +85,7 @@ class Child:
             except ConnectionResetError:
                 # It has left something unread; that is told once.
                 continue
-            assert not fds
+            self.sockets += map(kernel_fd.Fd, fds)
             return channel.decode(data, self.program) if data else None
 
     def reports(self) -> list[Report]:
@@ -135,6 +136,8 @@ class Child:
         """Leave nothing of it."""
         self.channel.close()
         self.keeper.close()
+        for one in self.sockets:
+            one.close()
         for pidfd in [*self._pidfds]:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -5,7 +5,8 @@
  *     lxcd-walker CHANNEL KEEPER PID1 FLAGS [CGROUP...]
  *
  * Decimal numbers: the descriptors that lead to lxcd and to the keeper, that of the program of PID 1, the flags of the
- * clone, and files of version 1 cgroups to move into. Says PREPARED, waits for a Spec, and walks it.
+ * clone, and files of version 1 cgroups to move into. Says PREPARED, with a socket of rtnetlink if it has a network of its
+ * own, waits for a Spec, and walks it.
  *
  * A Spec is a list of system calls with their arguments, which lxcd has compiled (container/calls.py, where the layout
  * is written down): nothing is parsed, looked up or decided here. What cannot be known before it runs, the number of a
@@ -29,13 +30,14 @@ enum {
     RECEIVE = 0x10000, WAIT, SAY, FORK, HAND, TEST, SET, LOAD, KEEP, ERROR, RAISE, PRINT, DECIMAL, LIMIT
 };
 /* Where a failure was that no call of the Spec has caused. */
-enum { ENTER_CGROUPS = 0, MAP_SPEC = 1, NO_CALL = 0xffffffff };
+enum { ENTER_CGROUPS = 0, MAP_SPEC = 1, OPEN_NETLINK = 2, NO_CALL = 0xffffffff };
 
 enum { STATUS_FAILED = 125, STATUS_ALONE = 1, ANY_ERROR = 0xffffffff, LAST_ERROR = 4095 };
 enum { F_DUPFD_CLOEXEC = 1030, O_CLOEXEC = 02000000 };
 enum { MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 32, MSG_DONTWAIT = 64, MSG_NOSIGNAL = 0x4000 };
 #define MSG_CMSG_CLOEXEC 0x40000000
 enum { SOL_SOCKET = 1, SCM_RIGHTS = 1, MOST_FDS = 253, SEEK_END = 2 };
+enum { AF_NETLINK = 16, SOCK_RAW = 3, NETLINK_ROUTE = 0 };
 enum { AF_INET = 2, SOCK_DGRAM = 2, SIOCSIFFLAGS = 0x8914, IFF_UP = 1 };
 #define CLONE_NEWNET 0x40000000L
 #define CLONE_PIDFD 0x1000L
@@ -414,6 +416,19 @@ static void set_loopback_up(void)
     call(CLOSE, any, 0, 0, 0, 0);
 }
 
+/* PREPARED, with a socket by which lxcd watches our network: it never has to come here itself for that. */
+static void hand_over_network(void)
+{
+    static const unsigned prepared[4] = {PREPARED};
+    long result = call(SOCKET, AF_NETLINK, SOCK_RAW | O_CLOEXEC, NETLINK_ROUTE, 0, 0);
+    int netlink = (int)result;
+    if (result < 0)
+        failed(NO_CALL - OPEN_NETLINK, -result, -1);
+    if (send_message(CHANNEL, prepared, sizeof prepared, &netlink, 1) < 0)
+        end(STATUS_ALONE);
+    call(CLOSE, netlink, 0, 0, 0, 0);
+}
+
 static void move_to(int from, int place)
 {
     if (call(DUP3, from, place, O_CLOEXEC, 0, 0) < 0)
@@ -452,9 +467,12 @@ static void live(const long *stack)
             failed(NO_CALL - ENTER_CGROUPS, -result, -1);
     }
     call(CLOSE_RANGE, FIRST_FREE, ~0U, 0, 0, 0);
-    if (flags & CLONE_NEWNET)
+    if (flags & CLONE_NEWNET) {
         set_loopback_up();
-    say(PREPARED, 0, 0, 0);
+        hand_over_network();
+    } else {
+        say(PREPARED, 0, 0, 0);
+    }
     if (receive(message, sizeof message, fds, &count) != sizeof message || message[0] != SPEC || !count)
         end(STATUS_ALONE);
     if (message[2] != LAYOUT)

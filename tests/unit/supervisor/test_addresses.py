@@ -12,6 +12,7 @@ import pytest
 from lxcd.network.device import Assigned, Device
 from lxcd.network.picture import Address, Interface, Picture, Route
 from lxcd.supervisor.addresses import Addresses, summary
+from lxcd.supervisor.lull import Lull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ class Container:
 
 @pytest.fixture
 def addresses() -> Iterator[Addresses]:
-    made = Addresses(lambda work: work.close())
+    made = Addresses(lambda work: work.close(), Lull())
     yield made
     made.close()
 

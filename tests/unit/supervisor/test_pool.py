@@ -17,8 +17,9 @@ def test_none_of_a_kind_that_nobody_asks_for() -> None:
     assert wanted([10.0], 1000, 8) == 0
 
 
-def test_one_while_starts_are_rare() -> None:
-    assert wanted([900.0], 1000, 8) == 1
+def test_a_few_while_starts_are_rare() -> None:
+    assert wanted([900.0], 1000, 8) == 4
+    assert wanted([900.0], 1000, 2) == 2
 
 
 def test_more_while_they_come_often() -> None:
