@@ -167,7 +167,8 @@ class Children:
             self._keep(child)
 
     def _keep(self, child: Child) -> None:
-        if child.pidfd >= 0:
+        """Not what waits, or is about to fork: it goes with lxcd, or with us."""
+        if child.pidfd >= 0 and (child.forked or child.control is None):
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
         for stream in child.streams.values():
             self._streams.keep(stream)
@@ -311,6 +312,7 @@ class Children:
             data, fds = b"", []
         if not data:
             self._part(child)
+            self._keep(child)
             return False
         kind, value = json.loads(data)
         if kind == "STREAMS":
