@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
 _OOM_SCORE = -900
+_COLLECTED_OBJECTS = 20_000
 
 
 async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
@@ -139,6 +140,9 @@ async def _serve(
         # at it again (12 ms).
         gc.collect()
         gc.freeze()
+        # Little of what a call makes goes round in circles: it is looked for in tens of calls' at
+        # once. By default that is done some five times in a start, and takes a twentieth of it.
+        gc.set_threshold(_COLLECTED_OBJECTS)
         service.tell("READY=1")
         if leave_at_once:
             await drain(True)

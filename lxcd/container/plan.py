@@ -62,19 +62,13 @@ class Plan:
     program: Program  # what the child is told of the spec
     capabilities: tuple[int, ...] | None  # all that any process of it may have; None: not limited
     command: tuple[str, ...]
+    barriers: dict[str, int]  # which there are, and the index of the step that waits there
+    streams: tuple[str, ...]  # terminals and pipes that the keeper gets of it
 
     @property
     def identity_later(self) -> bool:
         """The id maps are written at a barrier, not before the walk."""
-        return any(
-            isinstance(step, namespaces.Barrier) and step.barrier == IDENTITY
-            for step in self.spec.steps
-        )
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Terminals and pipes that the keeper gets of it."""
-        return tuple(name for step in self.spec.steps for name in step.streams)
+        return IDENTITY in self.barriers
 
 
 def compile_plan(config: ContainerConfig, host: Host, life: Life) -> Plan:
@@ -233,6 +227,12 @@ class _Compiler:
             program=spec.compile(len(draft.resources) + 1),
             capabilities=draft.capabilities,
             command=execute.argv,
+            barriers={
+                step.barrier: index
+                for index, step in enumerate(spec.steps)
+                if isinstance(step, namespaces.Barrier)
+            },
+            streams=tuple(name for step in spec.steps for name in step.streams),
         )
 
     # ---- before the root file system

@@ -8,11 +8,12 @@ import os
 import re
 from dataclasses import dataclass
 
+from lxcd.kernel.fd import Fd
+
 _OCTAL = re.compile(r"\\([0-7]{3})")
-
-
 # From include/linux/sched.h.
 _PF_EXITING = 0x4
+_PIECE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,13 @@ class Mount:
 
 def read(pid: int | str, name: str, limit: int = 1 << 20) -> bytes:
     """Content of /proc/PID/NAME, at most `limit` bytes."""
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return file.read(limit)
+    with Fd(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)) as file:
+        # Most fit into the first piece. Room for all that there may be would be cleared each time.
+        data = piece = os.read(file.fileno(), min(limit, _PIECE_BYTES))
+        while piece and len(data) < limit:
+            piece = os.read(file.fileno(), min(limit - len(data), _PIECE_BYTES))
+            data += piece
+    return data
 
 
 def pids() -> list[int]:

@@ -125,9 +125,11 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Replace a container's record. Raises OSError; the old one is whole then."""
-        path = self._path(record.lxcpath, record.name)
-        text = json.dumps(record, default=plain).encode()
-        write_whole(path, text)
+        self.write_text(record, text_of(record))
+
+    def write_text(self, record: Record, text: bytes) -> None:
+        """The same with its `text_of`, which takes longer than to write it."""
+        write_whole(self._path(record.lxcpath, record.name), text)
 
     def delete(self, lxcpath: str, name: str) -> None:
         """Forget a container."""
@@ -154,10 +156,17 @@ class Records:
         return os.path.join(self._directory, digest.hexdigest())
 
 
-def write(records: Records, record: Record) -> None:
-    """Have a record on disk before what it tells of is done. Raises an LxcdError."""
+def text_of(record: Record) -> bytes:
+    """What stands in its file."""
+    return json.dumps(record, default=plain).encode()
+
+
+def write(records: Records, record: Record, text: bytes = b"") -> None:
+    """Have a record on disk before what it tells of is done; `text` is its `text_of`, if there is
+    that already. Raises an LxcdError.
+    """
     try:
-        records.write(record)
+        records.write_text(record, text or text_of(record))
     except OSError as error:
         raise errors.from_oserror(error, "writing the container's record") from None
 

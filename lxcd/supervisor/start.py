@@ -27,7 +27,7 @@ from lxcd.storage import image
 from lxcd.storage.choice import ImageBusyError, ImageError
 from lxcd.supervisor import limiting, nics, reports, walking
 from lxcd.supervisor.patience import Patience
-from lxcd.supervisor.records import RUNNING, STARTING, Record, write
+from lxcd.supervisor.records import RUNNING, STARTING, Record, text_of, write
 from lxcd.supervisor.walking import failed
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class _Start:
         self._namespace = Fd(-1)  # its network's, while devices are made for it
         self._namespaced = asyncio.Event()  # that is there
         self._record = record
+        self._text = b""  # of the record once it has exec'ed
         self._given = given
         self._undo = undo
         self._fds: list[int] = []  # for the child
@@ -154,6 +155,7 @@ class _Start:
             clock.note("resources")
             if not self._plan.identity_later:
                 self._namespaced.set()
+            walk.known = lambda: self._note_running(prepared.child)
             walk.identify = lambda: self._identify_later(prepared.child)
             if limiting.rules_kept(self._limits) is not None:
                 walk.restrict = self._restrict
@@ -162,11 +164,8 @@ class _Start:
             await walk.to_the_end(self._payloads[-1])
         clock.note("walk")
         child = prepared.child
-        record = self._record.but(
-            phase=RUNNING, pid=child.pid, start_time_ticks=procfs_start_time(child.pid)
-        )
         self._enter("record", child)
-        write(house.records, record)
+        write(house.records, self._record, self._text)
         # From here on the container is there: descriptors go, the rest stays.
         self._undo.pop_all()
         self._close_namespace()
@@ -177,7 +176,13 @@ class _Start:
             self._close_here()
         netlink, prepared.netlink = prepared.netlink, None
         prepared.close()
-        return Started(child, record, clock.total(), tuple(self._problems), netlink)
+        return Started(child, self._record, clock.total(), tuple(self._problems), netlink)
+
+    def _note_running(self, child: Held) -> None:
+        """What is to be written down at the end, while it walks: then somebody waits for it."""
+        ticks = procfs_start_time(child.pid)
+        self._record = self._record.but(phase=RUNNING, pid=child.pid, start_time_ticks=ticks)
+        self._text = text_of(self._record)
 
     async def _close(self) -> None:
         """Close what is for the child. Whoever closes a root file system last unmounts it: that

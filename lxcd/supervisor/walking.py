@@ -14,7 +14,7 @@ from lxcd.cgroup import tree
 from lxcd.container import channel, plan
 from lxcd.container.fault import BARRIER
 from lxcd.container.mounts import MountTree
-from lxcd.container.namespaces import Barrier, Fork
+from lxcd.container.namespaces import Fork
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc
 from lxcd.supervisor import reports
@@ -50,9 +50,9 @@ class Walk:
         self._program = program
         self._progress = progress
         self._delegated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers = {step.barrier for step in made.spec.steps if isinstance(step, Barrier)}
         self._origin = ""  # the line that is obeyed at a barrier
         self._released: set[str] = set()  # it may pass these
+        self.known: Callable[[], None] = lambda: None  # called once it is what it goes on as
         self.network: asyncio.Task[None] | None = None  # making devices
         self.identify: Callable[[], Awaitable[None]]  # writes the id maps
         # What it may not do itself when its /dev is made, and must not do afterwards.
@@ -63,7 +63,7 @@ class Walk:
         StartFailed.
         """
         self._house.begin(self._delegate(payload))
-        stops = {plan.IDENTITY, plan.LIMITS} & self._barriers
+        stops = {plan.IDENTITY, plan.LIMITS} & self._plan.barriers.keys()
         if not stops and not self._house.faults.expected:
             self._house.begin(self._release_ahead())
         executing = False
@@ -102,7 +102,7 @@ class Walk:
         """
         # If something fails, that is told when it has come.
         with contextlib.suppress(OSError, errors.LxcdError):
-            if plan.NETWORK in self._barriers:
+            if plan.NETWORK in self._plan.barriers:
                 await self._networked()
                 if self._socket.fileno() < 0:
                     return
@@ -159,12 +159,8 @@ class Walk:
                 await self._known()
             self._house.faults.strike(f"step:{index}", self._child)
             return
-        step = next(
-            step
-            for step in self._plan.spec.steps
-            if isinstance(step, Barrier) and step.barrier == barrier
-        )
-        index = self._plan.spec.steps.index(step)
+        index = self._plan.barriers[barrier]
+        step = self._plan.spec.steps[index]
         self._origin = step.origin
         try:
             if barrier != plan.IDENTITY:
@@ -225,7 +221,10 @@ class Walk:
         would not be allowed to.
         """
         try:
-            if self._config.idmap and await self._house.keeper.known(self._child):
+            born = await self._house.keeper.known(self._child)
+            if born:
+                self.known()
+            if self._config.idmap and born:
                 root = host_root(self._config.idmap)
                 await asyncio.to_thread(tree.delegate, self._house.trees, payload, *root)
         except OSError as error:
