@@ -131,14 +131,11 @@ class Children:
 
     def prepare(self, request: protocol.Prepare, fds: list[int]) -> None:
         """Fork one."""
-        if len(fds) != 1 + request.into_cgroup + request.cgroups or request.id in self.by_id:
+        if len(fds) != 1 + request.cgroups or request.id in self.by_id:
             raise ProtocolError("PREPARE does not fit its descriptors, or the id is taken")
         _require_names(request.id, request.kind)
-        channel = fds[0]
-        cgroup = fds[1] if request.into_cgroup else -1
-        procs = fds[1 + request.into_cgroup :]
         try:
-            pid, pidfd, control = spawn.prepare(request.flags, channel, cgroup, procs)
+            pid, pidfd, control = spawn.prepare(request.flags, fds[0], fds[1:])
         except OSError as error:
             self._link.tell(
                 protocol.Refused(request.id, libc.syscall_of(error), error.errno or errno.EIO)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import types
 
 # Of the messages, and of the steps that children are given.
-VERSION = 5
+VERSION = 6
 MESSAGE_LIMIT = 192 * 1024
 PROCESS_NAME = "lxcd-keeper"
 CHILD_NAME = "lxcd-walker"  # until it becomes something
@@ -52,15 +52,14 @@ class Hello:
 class Prepare:
     """The first half of a spawn: fork a child that waits for its Spec on its own channel.
 
-    Descriptors: the child's end of the channel; with `into_cgroup` a cgroup v2 directory; then
-    `cgroups` files of version 1 cgroups for the child to move itself into.
+    Descriptors: the child's end of the channel; then `cgroups` files of version 1 cgroups for the
+    child to move itself into.
     """
 
     id: str
     # `init`: its streams are terminals and logs, which skip ahead; `exec`: data, which waits
     kind: str
     flags: int  # CLONE_NEW*
-    into_cgroup: bool
     cgroups: int
 
 

@@ -49,9 +49,7 @@ def load() -> str:
     return ""
 
 
-def prepare(
-    flags: int, channel: int, cgroup: int, cgroups: list[int]
-) -> tuple[int, int, socket.socket]:
+def prepare(flags: int, channel: int, cgroups: list[int]) -> tuple[int, int, socket.socket]:
     """The first half of a spawn: a child in its namespaces and cgroups, waiting for its Spec on
     `channel`.
 
@@ -65,7 +63,7 @@ def prepare(
         with theirs:
             fds = [channel, theirs.fileno(), _programs["pid1"], *cgroups]
             words = [_TITLES["walker"], *map(str, [*fds[:3], flags, *cgroups])]
-            pid, pidfd = spawn.spawn(flags, _programs["walker"], words, fds, cgroup)
+            pid, pidfd = spawn.spawn(flags, _programs["walker"], words, fds)
         with kernel_fd.Fd(pidfd) as owned:
             # RLIMIT_NOFILE is the one limit that the keeper changes for itself.
             with contextlib.suppress(ProcessLookupError):

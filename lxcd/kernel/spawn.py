@@ -49,16 +49,14 @@ _PLACE = _map(_CODE)
 _spawn = _FUNCTION(_PLACE) if _PLACE is not None else None
 
 
-def spawn(
-    flags: int, program: int, words: list[str], fds: list[int], cgroup: int = -1
-) -> tuple[int, int]:
+def spawn(flags: int, program: int, words: list[str], fds: list[int]) -> tuple[int, int]:
     """Exec `program`, a descriptor, in a child with these namespaces; `words` are its argv, and of
     our descriptors it has 0, 1, 2 and `fds`, with the same numbers. Its environment is empty.
 
-    `flags` are CLONE_NEW* of clone3(2), `cgroup` a directory of version 2 to be born in. In a new
-    user namespace it is nobody, and has all that it may as ambient capabilities. Returns its pid
-    and its pidfd, which the caller owns. Raises OSError: of clone3, or of execveat. Only for a
-    process with one thread. The caller waits for the exec, so for as long as `cgroup` is frozen.
+    `flags` are CLONE_NEW* of clone3(2). In a new user namespace it is nobody, and has all that it
+    may as ambient capabilities. Returns its pid and its pidfd, which the caller owns. Raises
+    OSError: of clone3, or of execveat. Only for a process with one thread. The caller waits for the
+    exec: so it is not born in a cgroup of somebody else's, which could be frozen.
     """
     if _spawn is None:
         # Not for this machine, or not allowed.
@@ -66,7 +64,7 @@ def spawn(
         raise libc.oserror(why, "mmap")
     pidfd, failure = c_int(-1), c_int(0)
     wanted = flags | process.CLONE_PIDFD | _CLONE_VM | _CLONE_VFORK
-    arguments = process.clone_arguments(wanted, cgroup)
+    arguments = process.clone_arguments(wanted)
     arguments.pidfd = ctypes.addressof(pidfd)
     opened = (c_int * (len(fds) + 1))(*fds, -1)
     argv = (c_char_p * (len(words) + 1))(*(word.encode() for word in words), None)

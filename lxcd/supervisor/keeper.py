@@ -232,14 +232,13 @@ class Keeper:
             raise gone()
 
     async def prepare(
-        self, id_: str, kind: str, flags: int, channel: int, cgroup: int, procs: list[int]
+        self, id_: str, kind: str, flags: int, channel: int, procs: list[int]
     ) -> Held:
         """Have a child forked that waits for its Spec on `channel`; see protocol.Prepare."""
         future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
         self._prepared[id_] = future
-        fds = [channel, *([cgroup] if cgroup >= 0 else []), *procs]
         try:
-            self._send(protocol.Prepare(id_, kind, flags, cgroup >= 0, len(procs)), fds)
+            self._send(protocol.Prepare(id_, kind, flags, len(procs)), [channel, *procs])
             return await future
         finally:
             self._prepared.pop(id_, None)

@@ -289,7 +289,7 @@ class Pool:
         try:
             with theirs:
                 id_ = self.house.next_id(key.kind)
-                child = await keeper.prepare(id_, key.kind, key.flags, theirs.fileno(), -1, procs)
+                child = await keeper.prepare(id_, key.kind, key.flags, theirs.fileno(), procs)
         except BaseException:
             ours.close()
             raise

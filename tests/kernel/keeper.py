@@ -100,7 +100,7 @@ class Connection:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             # Nobody may ask for this flag (CSIGNAL with clone3): EINVAL, and no child.
-            self.send(protocol.Prepare(name, "init", 0xFF, False, 0), [theirs.fileno()])
+            self.send(protocol.Prepare(name, "init", 0xFF, 0), [theirs.fileno()])
             self.expect(protocol.Refused, name)
         return self.told[before:-1]
 
@@ -207,7 +207,7 @@ class RunningKeeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
         with theirs:
-            connection.send(protocol.Prepare(id_, kind, flags, False, 0), [theirs.fileno()])
+            connection.send(protocol.Prepare(id_, kind, flags, 0), [theirs.fileno()])
             answer, fds = connection.expect(protocol.Child, id_)
         made = Spawned(id_, answer.pid, fds[0], ours)
         self._spawned.append(made)

@@ -56,11 +56,11 @@ def test_garbage_ends_the_connection_and_nothing_else(keeper: RunningKeeper, dat
     assert len(keeper.descriptors()) == len(before)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 253])
+@pytest.mark.parametrize("count", [0, 2, 3, 253])
 def test_prepare_with_the_wrong_number_of_descriptors(keeper: RunningKeeper, count: int) -> None:
     connection = keeper.greeted()
     before = keeper.descriptors()
-    connection.send(protocol.Prepare("child", "init", 0, True, 0), [0] * count)
+    connection.send(protocol.Prepare("child", "init", 0, 0), [0] * count)
     expect_hung_up(connection)
     keeper.greeted().ping()
     assert len(keeper.descriptors()) == len(before)
@@ -73,7 +73,7 @@ def test_prepare_with_253_descriptors(keeper: RunningKeeper) -> None:
     # The child writes its 0 to all of them, as it would to cgroup.procs.
     with theirs, kernel_fd.Fd(os.open("/dev/null", os.O_WRONLY)) as null:
         fds = [theirs.fileno(), *[null.fileno()] * 252]
-        connection.send(protocol.Prepare("child", "init", 0, False, 252), fds)
+        connection.send(protocol.Prepare("child", "init", 0, 252), fds)
         connection.expect(protocol.Child, "child")
     ours.close()
     connection.expect(protocol.Exited, "child")
@@ -141,7 +141,7 @@ def test_an_id_is_given_once(keeper: RunningKeeper) -> None:
     keeper.spawn(connection, "child")
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connection.send(protocol.Prepare("child", "init", 0, False, 0), [theirs.fileno()])
+        connection.send(protocol.Prepare("child", "init", 0, 0), [theirs.fileno()])
         expect_hung_up(connection)
 
 
@@ -157,7 +157,7 @@ def test_a_child_that_is_let_down_before_its_spec_ends(keeper: RunningKeeper) ->
 def test_a_channel_that_is_no_socket(keeper: RunningKeeper) -> None:
     connection = keeper.greeted()
     with kernel_fd.Fd(os.open("/dev/null", os.O_RDWR)) as null:
-        connection.send(protocol.Prepare("child", "init", 0, False, 0), [null.fileno()])
+        connection.send(protocol.Prepare("child", "init", 0, 0), [null.fileno()])
     exited, _ = connection.expect(protocol.Exited, "child")
     assert os.waitstatus_to_exitcode(exited.status) == 1
 

@@ -67,7 +67,7 @@ def test_a_new_child_is_not_told_to_have_ended_by_an_old_stream(keeper: RunningK
     wait_readable(child.pidfd)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, kernel_fd.Fd(os.open("/dev/null", os.O_WRONLY)) as null:
-        request = protocol.Prepare("new", "init", 0, False, procs)
+        request = protocol.Prepare("new", "init", 0, procs)
         connection.send(request, [theirs.fileno(), *[null.fileno()] * procs])
         os.write(writers[1], b"late\n")
         keeper.go_on()

@@ -139,7 +139,7 @@ def test_without_them_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> Non
         patched.setattr(images, "IMAGES", {"walker": {}, "pid1": {}})
         assert os.uname().machine in spawn.load()
     with pytest.raises(PermissionError) as caught:
-        spawn.prepare(0, 0, -1, [])
+        spawn.prepare(0, 0, [])
     assert libc.syscall_of(caught.value) == "memfd_create"
 
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from lxcd.cgroup import tree
 from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc, process, procfs, spawn
 from tests.kernel.forked import in_child
 from tests.kernel.keeper import PATIENCE, wait_readable
-from tests.kernel.walked import child, load, remove_cgroup
+from tests.kernel.walked import child, load
 
 NAMES = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
 ALL = sum(process.NAMESPACES[name] for name in NAMES)
@@ -54,10 +53,10 @@ def told(*words: str, flags: int = 0, fds: tuple[int, ...] = ()) -> str:
 
 
 @contextmanager
-def sleeping(flags: int = 0, fds: tuple[int, ...] = (), cgroup: int = -1) -> Iterator[int]:
+def sleeping(flags: int = 0, fds: tuple[int, ...] = ()) -> Iterator[int]:
     """The pid of one that only waits."""
     with opened("/bin/sleep") as program:
-        pid, pidfd = spawn.spawn(flags, program.fileno(), ["sleep", "1000"], [*fds], cgroup)
+        pid, pidfd = spawn.spawn(flags, program.fileno(), ["sleep", "1000"], [*fds])
     try:
         yield pid
     finally:
@@ -337,15 +336,6 @@ def test_flags_that_the_kernel_does_not_take() -> None:
     assert (descriptors(), children()) == (before, brood)
 
 
-def test_a_cgroup_that_is_none() -> None:
-    before, brood = descriptors(), children()
-    with opened("/bin/true") as program, opened("/etc") as folder:
-        with pytest.raises(OSError, match="Bad file") as caught:
-            spawn.spawn(0, program.fileno(), ["true"], [], folder.fileno())
-    assert libc.syscall_of(caught.value) == "clone3"
-    assert (descriptors(), children()) == (before, brood)
-
-
 @pytest.mark.parametrize("flags", [0, ALL])
 def test_a_program_that_is_none(flags: int) -> None:
     before, brood = descriptors(), children()
@@ -380,29 +370,6 @@ def test_a_machine_without_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "_CODE", spawn._map(None))
     with pytest.raises(OSError, match="not implemented"):
         spawn.spawn(0, 0, ["nothing"], [])
-
-
-# ---- cgroups
-
-
-@pytest.mark.vm(short=True)
-@pytest.mark.parametrize("flags", [0, ALL])
-def test_it_is_born_in_a_cgroup_of_version_2(unique: str, flags: int) -> None:
-    unified = tree.find_trees().unified
-    if unified is None:
-        pytest.skip("no cgroups of version 2")
-    path = os.path.join(unified.mountpoint, unique)
-    os.mkdir(path)
-    try:
-        with kernel_fd.Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as cgroup:
-            with sleeping(flags, cgroup=cgroup.fileno()) as pid:
-                assert f"0::/{unique}" in procfs.read(pid, "cgroup").decode().splitlines()
-                with open(f"{path}/cgroup.procs", encoding="ascii") as file:
-                    assert file.read().split() == [str(pid)]
-            with child(flags, cgroup.fileno()) as walker:
-                assert f"0::/{unique}" in procfs.read(walker.pid, "cgroup").decode().splitlines()
-    finally:
-        remove_cgroup(path)
 
 
 # ---- many

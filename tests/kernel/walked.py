@@ -40,7 +40,6 @@ class Child:
     def __init__(
         self,
         flags: int = 0,
-        cgroup: int = -1,
         cgroups: Sequence[int] = (),
         *,
         prepared: bool = True,
@@ -51,9 +50,7 @@ class Child:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE)
         with theirs:
-            self.pid, self.pidfd, self.keeper = spawn.prepare(
-                flags, theirs.fileno(), cgroup, [*cgroups]
-            )
+            self.pid, self.pidfd, self.keeper = spawn.prepare(flags, theirs.fileno(), [*cgroups])
         self.keeper.settimeout(PATIENCE)
         self._pidfds = [self.pidfd]
         self.sockets: list[kernel_fd.Fd] = []  # that it has handed over
@@ -147,11 +144,9 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(
-    flags: int = 0, cgroup: int = -1, cgroups: Sequence[int] = (), *, prepared: bool = True
-) -> Iterator[Child]:
+def child(flags: int = 0, cgroups: Sequence[int] = (), *, prepared: bool = True) -> Iterator[Child]:
     """One that is gone afterwards."""
-    made = Child(flags, cgroup, cgroups, prepared=prepared)
+    made = Child(flags, cgroups, prepared=prepared)
     try:
         yield made
     finally:
