@@ -64,7 +64,7 @@ async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
     with contextlib.closing(_Lock(paths.lock)):
         _prepare_process()
         keeper = Keeper(paths, launch.own_build(), managed=settings.keeper == "service")
-        events = Events(paths.events)
+        events = _events(paths.events)
         try:
             refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
@@ -132,8 +132,8 @@ async def _serve(
             loop.add_signal_handler(number, leave.set)
         # First, so that lxcd is there for nobody if it fails.
         scraping = await _scraping(settings, registry, statistics, events)
-        await server.listen(settings.listen or (f"unix:{paths.socket}",))
         side.listen()
+        await server.listen(settings.listen or (f"unix:{paths.socket}",))
         _tell_start(events, paths)
         staying = tasks.create_task(keeper.stay())
         # What is there by now stays: a full collection, which may come at any moment, need not look
@@ -240,10 +240,23 @@ def _make_directories(paths: Paths) -> None:
         raise errors.from_oserror(error, "making lxcd's directories") from None
 
 
+def _events(path: str) -> Events:
+    try:
+        return Events(path)
+    except OSError as error:
+        raise errors.from_oserror(error, f"writing {path}") from None
+
+
 class _Lock:
     """One lxcd for each runtime directory. The kernel lets go of it when the process ends."""
 
     def __init__(self, path: str) -> None:
+        try:
+            self._take(path)
+        except OSError as error:
+            raise errors.from_oserror(error, f"writing {path}") from None
+
+    def _take(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,12 +23,14 @@ into others, and journals how each child ended until lxcd has taken note. It dec
     handover.py   what one image leaves to the next
     protocol.py   every message both ways; lxcd imports this too
 
-It can be replaced in three ways, none of which a container notices. *Upgraded*: it execs the new
-code itself, children stay its own, and so it still reaps them. *Lost, with lxcd there*: lxcd starts
-another and hands it copies of every pidfd, terminal and ring (ADOPT). *Lost with lxcd*: the trustee
-has the copies, or a service manager. The children of a lost keeper are not the next one's own: the
-trustee inherits them, and says how they ended. Of others PIDFD_GET_INFO does (Linux 6.15), or a
-zombie's /proc/PID/stat.
+It can be replaced in three ways, none of which a running container notices. *Upgraded*: it execs
+the new code itself, children stay its own, and so it still reaps them. *Lost, with lxcd there*:
+lxcd starts another and hands it copies of every pidfd, terminal and ring (ADOPT). *Lost with lxcd*:
+the trustee has the copies, or a service manager; not of children that only wait to become
+something. The children of a lost keeper are not the next one's own: the trustee inherits them, and
+says how they ended. Of others PIDFD_GET_INFO does (Linux 6.15), or a zombie's /proc/PID/stat.
+Neither tells of a reboot(2) inside: under a service manager, whose fd store is no parent, a
+container that has lost its keeper once ends where it would have come up again.
 
 One thread, the standard library and `lxcd.kernel`. No grpc, asyncio, logging, threading. A child
 shares nothing with it: it is another program before it runs its first instruction (`kernel/spawn`),

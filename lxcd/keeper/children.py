@@ -159,12 +159,12 @@ class Children:
         self._keep(child)
 
     def keep_all(self) -> None:
-        """Store everything, as nobody holds a copy of it any more."""
+        """Store all that is stored again, as nobody holds a copy of it any more."""
         for child in self.by_id.values():
             self._keep(child)
 
     def _keep(self, child: Child) -> None:
-        """Not what waits, or is about to fork: it goes with lxcd, or with us."""
+        """Not what has not forked yet: it goes with lxcd, and how it ended is of no use."""
         if child.pidfd >= 0 and (child.forked or child.control is None):
             self._store.keep(child.id, child.kind, "pidfd", str(child.pid), child.pidfd)
         for stream in child.streams.values():
@@ -353,7 +353,8 @@ class Children:
         if child.pidfd != pidfd:
             # It was the first half, which goes on as another process.
             return
-        how = ending.of(child, self._store, last=times == 0)
+        # How one ended that never forked is of no use to anybody, and nobody has kept it.
+        how = ending.of(child, self._store, last=times == 0 or not child.forked)
         if how is None:
             if not child.ours:
                 self._epoll.unwatch(pidfd)

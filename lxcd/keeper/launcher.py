@@ -35,7 +35,15 @@ def main(arguments: list[str]) -> None:
     --candidate FD   become one that may take the place of the keeper that runs (see `upgrade`)
     --entrusted yes  the keeper is a child of the trustee, which is started if need be
     """
-    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    try:
+        _become(dict(zip(arguments[::2], arguments[1::2], strict=True)))
+    except OSError as error:
+        # One line, which lxcd tells.
+        where = f": {error.filename}" if error.filename else ""
+        raise SystemExit(f"lxcd-keeper: {error.strerror}{where}") from None
+
+
+def _become(options: dict[str, str]) -> None:
     runtime_dir = options["--runtime-dir"]
     # Whatever lxcd was started with: containers walk through what is made here.
     os.umask(0o022)
@@ -47,11 +55,13 @@ def main(arguments: list[str]) -> None:
         numbers["--candidate"] = int(options["--candidate"])
     else:
         stored = {} if "--entrusted" in options else _stored()
-        numbers["--listener"] = _listen(private)
         numbers["--journal"] = os.open(JOURNAL_NAME, flags, 0o600, dir_fd=private)
         if "--entrusted" not in options and (notify := _notify()) is not None:
             numbers["--notify"] = notify.detach()
     log = os.open("keeper.log", flags, 0o600, dir_fd=private)
+    if "--candidate" not in options:
+        # With all else at hand: whoever finds it is answered.
+        numbers["--listener"] = _listen(private)
     null = os.open("/dev/null", os.O_RDWR)
     for number, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, number)
@@ -122,7 +132,10 @@ def _listen(private: int) -> int:
         os.unlink(SOCKET_NAME, dir_fd=private)
     old = os.umask(0o177)
     # By descriptor: a path of any length fits sockaddr_un's 108 bytes.
-    listener.bind(f"/proc/self/fd/{private}/{SOCKET_NAME}")
+    try:
+        listener.bind(f"/proc/self/fd/{private}/{SOCKET_NAME}")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, SOCKET_NAME) from None
     os.umask(old)
     listener.listen(_BACKLOG)
     return listener.detach()

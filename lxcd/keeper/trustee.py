@@ -1,10 +1,11 @@
 """`lxcd-trustee`: holds on trust what the keeper would leave behind, where no service manager does.
 
 It is the parent of the keeper and a subreaper. While there is a keeper it only waits; once that is
-lost it still has a copy of every pidfd, terminal, pipe and ring, so nobody is hung up on and nobody
-writes to a pipe that has no reader, and the children of the lost keeper become its own. It reaps
-them, notes how each ended, and hands all of it to the next keeper. It decides nothing, waits for
-nobody, and leaves when there is no keeper and nothing to hold.
+lost it still has a copy of every terminal, pipe and ring, and of every pidfd but of those that only
+wait, so nobody is hung up on and nobody writes to a pipe that has no reader, and the children of
+the lost keeper become its own. It reaps them, notes how each ended, and hands all of it to the next
+keeper. It decides nothing, waits for nobody, and leaves when there is no keeper and nothing to
+hold.
 
 To the keeper it is what systemd is (sd_notify(3)), and its messages are that one's:
 

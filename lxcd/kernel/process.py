@@ -27,7 +27,6 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-CLONE_INTO_CGROUP = 0x200000000
 
 # LXC's words for `lxc.namespace.*`, which are the names under /proc/PID/ns too.
 NAMESPACES = {
@@ -76,16 +75,15 @@ class _CloneArgs(ctypes.Structure):
     )
 
 
-def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+def clone3(flags: int) -> tuple[int, int]:
     """clone3(2) as a fork with namespaces: (pid, pidfd) in the parent, who owns the pidfd; (0, -1)
     in the child.
 
-    `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup_fd` is a directory of cgroup v2 for the child
-    to be born in. Only for a process with one thread: Python's own fork hooks do not run, and need
-    not then.
+    `flags` are CLONE_NEW* and CLONE_PARENT. Only for a process with one thread: Python's own fork
+    hooks do not run, and need not then.
     """
     pidfd = ctypes.c_int(-1)
-    arguments = clone_arguments(flags | CLONE_PIDFD, cgroup_fd)
+    arguments = clone_arguments(flags | CLONE_PIDFD)
     arguments.pidfd = ctypes.addressof(pidfd)
     pid = libc.syscall_with_gil(
         libc.SYS_CLONE3, ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
@@ -96,13 +94,12 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     return pid, pidfd.value
 
 
-def clone_arguments(flags: int, cgroup_fd: int = -1) -> _CloneArgs:
-    """What clone3(2) is called with for these flags and this cgroup, which may be -1."""
+def clone_arguments(flags: int) -> _CloneArgs:
+    """What clone3(2) is called with for these flags."""
     return _CloneArgs(
-        flags=flags | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0),
+        flags=flags,
         # With CLONE_PARENT the parent's own exit signal is used, and the kernel wants zero here.
         exit_signal=0 if flags & CLONE_PARENT else int(signal.SIGCHLD),
-        cgroup=max(cgroup_fd, 0),
     )
 
 

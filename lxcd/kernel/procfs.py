@@ -47,11 +47,11 @@ def read(pid: int | str, name: str, limit: int = 1 << 20) -> bytes:
     """Content of /proc/PID/NAME, at most `limit` bytes."""
     with Fd(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)) as file:
         # Most fit into the first piece. Room for all that there may be would be cleared each time.
-        data = piece = os.read(file.fileno(), min(limit, _PIECE_BYTES))
-        while piece and len(data) < limit:
-            piece = os.read(file.fileno(), min(limit - len(data), _PIECE_BYTES))
-            data += piece
-    return data
+        pieces: list[bytes] = []
+        while limit > 0 and (piece := os.read(file.fileno(), min(limit, _PIECE_BYTES))):
+            pieces.append(piece)
+            limit -= len(piece)
+    return b"".join(pieces)
 
 
 def pids() -> list[int]:

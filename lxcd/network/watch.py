@@ -189,7 +189,7 @@ class Watch:
                 if listened:
                     self._listen()
 
-    # ---- in a thread
+    # ---- in a thread, but for `_begin`, which does not block
 
     def _open(self, inside: Fd) -> None:
         with inside:

@@ -111,6 +111,8 @@ class Server:
         own = f"{path}.{os.getpid()}"
         if len(os.fsencode(own)) > SOCKET_PATH_BYTES:
             own = os.path.join(os.path.dirname(path), f".{os.getpid()}")
+        if why := _why_not(own):
+            raise errors.Unavailable(f"cannot listen on {path}: {why}")
         old = os.umask(0o117)
         try:
             bound = self._server.add_insecure_port(f"unix:{own}")
@@ -153,3 +155,14 @@ def _answers(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _why_not(path: str) -> str:
+    """What the kernel has against a socket there: gRPC does not tell. Empty if nothing."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.bind(path)
+        except OSError as error:
+            return os.strerror(error.errno or 0)
+    os.unlink(path)
+    return ""

@@ -75,7 +75,8 @@ class Side:
             os.rename(new, self._path)
         except OSError as error:
             listener.close()
-            raise errors.Unavailable(f"cannot listen on {self._path}: {error}") from None
+            text = f"cannot listen on {self._path}: {error.strerror}"
+            raise errors.Unavailable(text) from None
         listener.setblocking(False)
         listener.listen(64)
         self._listener = listener

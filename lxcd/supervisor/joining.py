@@ -5,6 +5,7 @@ starts it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.keeper import protocol
+from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 30.0
 _PAUSE_SECONDS = 0.01
+_SAID_BYTES = 1 << 20
 
 
 class Joining:
@@ -30,6 +33,8 @@ class Joining:
         self._paths = paths
         self._build = build
         self._managed = managed
+        self._said = Fd(-1)  # what whoever was to become the keeper has to say
+        self._logged = 0  # bytes of its log that are of others
 
     async def reach(self) -> socket.socket:
         """A connection to the keeper; the caller owns it. Raises Unavailable."""
@@ -42,10 +47,8 @@ class Joining:
             if (connection := self._try()) is not None:
                 break
             if is_over:
-                raise errors.Unavailable(
-                    f"no keeper can be started: see {self._paths.private}/keeper.log",
-                    "KEEPER_LOST",
-                )
+                why = self.last_words() or "it has not said why"
+                raise errors.Unavailable(f"no keeper can be started: {why}", "KEEPER_LOST")
             if loop.time() > end:
                 if launched:
                     # It hangs, and the next try starts another. It has nothing to lose yet.
@@ -54,7 +57,7 @@ class Joining:
                 raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             if not self._managed and launched == 0:
                 try:
-                    launched = launch.spawn_keeper(self._paths.runtime_dir, self._build)
+                    launched = self._launch()
                 except OSError as error:
                     raise errors.Unavailable(
                         f"no keeper can be started: {error.strerror}", "KEEPER_LOST"
@@ -63,6 +66,32 @@ class Joining:
         if launched:
             self.reap_later(launched)
         return connection
+
+    def _launch(self) -> int:
+        self._said.close()
+        self._said = Fd(os.memfd_create("lxcd-launcher", os.MFD_CLOEXEC))
+        self._logged = len(self._log())
+        return launch.spawn_keeper(self._paths.runtime_dir, self._build, self._said.fileno())
+
+    def _log(self) -> bytes:
+        with contextlib.suppress(OSError), open(self._log_path, "rb") as file:
+            return file.read()
+        return b""
+
+    @property
+    def _log_path(self) -> str:
+        return os.path.join(self._paths.private, "keeper.log")
+
+    def last_words(self) -> str:
+        """The last line that whoever was to become the keeper has said; empty if it said none."""
+        if self._said.closed:
+            return ""
+        with self._said as said:
+            said_first = kernel_fd.read_all(said.fileno(), _SAID_BYTES)
+        logged = self._log()[self._logged :]
+        lines = (said_first + logged).decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f"{last}: see {self._log_path}" if logged.strip() else last
 
     def _try(self) -> socket.socket | None:
         try:

@@ -92,9 +92,9 @@ class Keeper:
             except _HungUpError as error:
                 # It may have been about to end, or ended and not yet let go of its socket.
                 if tries == 1:
-                    raise errors.Unavailable(
-                        f"what listens at the keeper's socket is no keeper: {error}", "KEEPER_LOST"
-                    ) from None
+                    why = self._joining.last_words()
+                    text = f"what listens at the keeper's socket is no keeper: {why or error}"
+                    raise errors.Unavailable(text, "KEEPER_LOST") from None
             except BaseException:
                 self._hang_up("connecting has failed")
                 raise

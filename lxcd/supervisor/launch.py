@@ -67,9 +67,12 @@ def become_keeper(runtime_dir: str) -> NoReturn:
     os.execve(argv[0], argv, dict(os.environ))
 
 
-def spawn_keeper(runtime_dir: str, build: str) -> int:
-    """Have a keeper started, detached from us: the pid of who does it and ends. Raises OSError."""
-    return _spawn(command(runtime_dir, build, "--entrusted", "yes"), [])
+def spawn_keeper(runtime_dir: str, build: str, said: int) -> int:
+    """Have a keeper started, detached from us: the pid of who does it and ends. `said` is its
+    standard error until it has opened its log. Raises OSError.
+    """
+    argv = command(runtime_dir, build, "--entrusted", "yes")
+    return _spawn(argv, [(os.POSIX_SPAWN_DUP2, said, 2)])
 
 
 def spawn_candidate(runtime_dir: str, build: str, answers: socket.socket) -> int:

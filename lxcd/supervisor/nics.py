@@ -54,17 +54,20 @@ def wanted(config: ContainerConfig, lxcpath: str, name: str) -> tuple[Device, ..
 
 def seed_of(lxcpath: str, name: str) -> str:
     """What is drawn for a container follows from it."""
-    return f"{_machine()}\0{lxcpath}\0{name}"
+    try:
+        machine = _machine()
+    except (OSError, ValueError):
+        machine = ""
+    return f"{machine}\0{lxcpath}\0{name}"
 
 
 @functools.cache
 def _machine() -> str:
-    """Two hosts on one network must not draw the same hardware address for the same name."""
-    try:
-        with open("/etc/machine-id", encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, ValueError):
-        return ""
+    """Two hosts on one network must not draw the same hardware address for the same name. Raises
+    OSError, ValueError.
+    """
+    with open("/etc/machine-id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def kept_namespace(house: House, record: Record) -> str:

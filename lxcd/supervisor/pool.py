@@ -2,9 +2,9 @@
 container; and others, in none, waiting to become an exec.
 
 They take the clone, and on version 1 a directory in every tree, out of the caller's time. Each is
-used once or never. In stock are as many as were asked for of late one right after the other, faster
-than one is made: some 20 kB of memory each, and what its namespaces cost the kernel. Their
-directories are journaled before they are made; a rename makes them the container's.
+used once or never. In stock are a few, or as many as were asked for of late one right after the
+other, faster than one is made: some 20 kB of memory each, and what its namespaces cost the kernel.
+Their directories are journaled before they are made; a rename makes them the container's.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _LEAST = 4  # of what is wanted at all: few programs start just one container
 _REMEMBERED = 100
 _PLANNED = 8  # slots that are written down together
 _KEEPERS = 3  # that may die in a row while one child is made
+_SLOTS = 3  # whose names others may take in between
 
 
 def wanted(starts: Iterable[float], now: float, maximum: int) -> int:
@@ -111,13 +112,14 @@ class Pool:
         self._kinds: dict[_Key, _Kind] = {}
         self._slots: dict[str, tree.Payload] = {}  # that there may be
         self._planned: deque[tree.Payload] = deque()  # in the journal too, and not made yet
+        self._planning = asyncio.Lock()
         self._number = 0
         self._troubled = False
         self._look: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def start(self) -> Generator[None]:
-        """A start is under way. None is prepared beside it: both want the processors."""
+        """A start is under way. What is prepared waits for its end: both want the processors."""
         try:
             with self.house.lull.broken():
                 yield
@@ -160,16 +162,9 @@ class Pool:
 
     def used(self, prepared: Prepared) -> None:
         """Its directories are a container's now, or gone. That one is named that is not there does
-        no harm: the journal is written when the next is made.
+        no harm: the journal is written when others are planned.
         """
         self._slots.pop(prepared.slot.mark, None)
-
-    def warm(self, flags: int) -> None:
-        """Have one in stock, as if one had been asked for."""
-        key = _Key("init", flags)
-        kind = self._kinds.setdefault(key, _Kind())
-        kind.starts.append(asyncio.get_running_loop().time())
-        self._fill(key)
 
     # ---- stock
 
@@ -188,8 +183,11 @@ class Pool:
 
     async def _filling(self, key: _Key, kind: _Kind) -> None:
         try:
-            while self._missing(kind) > 0:
+            while True:
                 await self.house.lull.wait()
+                # Not wanted any more, perhaps: lxcd leaves.
+                if self._missing(kind) <= 0:
+                    break
                 kind.stock.append(await self._make(key))
             self._troubled = False
         except (errors.LxcdError, OSError) as error:
@@ -231,44 +229,54 @@ class Pool:
         for kind in self._kinds.values():
             while kind.stock:
                 await self._discard(kind.stock.popleft())
-        self._planned.clear()
-        with contextlib.suppress(OSError):
-            self._note()
+        async with self._planning:
+            self._planned.clear()
+            with contextlib.suppress(OSError):
+                self._note()
 
     # ---- one child
 
     async def _make(self, key: _Key) -> Prepared:
         if key == _EXEC:
             return await self._prepare(key, tree.Payload({}, (), ""), [])
-        slot = self._next_slot()
-        procs: list[int] = []
-        try:
-            # One trip to a thread: each costs a tenth of a millisecond, more on a busy machine.
-            limited = await asyncio.to_thread(self._furnish, slot, procs)
-            return await self._prepare(key, slot, procs, limited=limited)
-        except BaseException:
-            await self._remove(slot)
-            raise
-        finally:
-            kernel_fd.close_all(procs)
-
-    def _next_slot(self) -> tree.Payload:
-        """One that is in the journal; many are written down at once."""
-        if not self._planned:
-            # With names of our own: another lxcd on this host that cleans up after a crash takes
-            # what bears no mark yet for a left-over, where its own could have had that name.
-            first, self._number = self._number, self._number + _PLANNED
-            for number in range(first, self._number):
-                slot = tree.plan_slot(self.house.trees, f"lxcd.slot.{os.getpid()}.{number}")
-                self._planned.append(slot)
+        for tries in range(_SLOTS, 0, -1):
+            slot = await self._next_slot()
+            procs: list[int] = []
             try:
-                self._note()
-            except OSError as error:
+                # One trip to a thread: each costs a tenth of a millisecond, more on a busy machine.
+                limited = await asyncio.to_thread(self._furnish, slot, procs)
+                return await self._prepare(key, slot, procs, limited=limited)
+            except BaseException as error:
+                await self._remove(slot)
+                if not isinstance(error, FileExistsError) or tries == 1:
+                    raise
+                # Another lxcd of our pid, in a namespace of its own: its names are others by now.
                 self._planned.clear()
-                raise errors.from_oserror(error, "writing the journal of slots") from None
-        slot = self._planned.popleft()
+            finally:
+                kernel_fd.close_all(procs)
+        raise AssertionError
+
+    async def _next_slot(self) -> tree.Payload:
+        """One that is in the journal; many are written down at once."""
+        async with self._planning:
+            if not self._planned:
+                await asyncio.to_thread(self._plan)
+            slot = self._planned.popleft()
         self._slots[slot.mark] = slot
         return slot
+
+    def _plan(self) -> None:
+        # With names of our own: another lxcd on this host that cleans up after a crash takes what
+        # bears no mark yet for a left-over, where its own could have had that name.
+        first, self._number = self._number, self._number + _PLANNED
+        for number in range(first, self._number):
+            slot = tree.plan_slot(self.house.trees, f"lxcd.slot.{os.getpid()}.{number}")
+            self._planned.append(slot)
+        try:
+            self._note()
+        except OSError as error:
+            self._planned.clear()
+            raise errors.from_oserror(error, "writing the journal of slots") from None
 
     def _furnish(self, slot: tree.Payload, procs: list[int]) -> bool:
         if not slot.directories:

@@ -161,12 +161,12 @@ def text_of(record: Record) -> bytes:
     return json.dumps(record, default=plain).encode()
 
 
-def write(records: Records, record: Record, text: bytes = b"") -> None:
+def write(records: Records, record: Record, text: bytes | None = None) -> None:
     """Have a record on disk before what it tells of is done; `text` is its `text_of`, if there is
     that already. Raises an LxcdError.
     """
     try:
-        records.write_text(record, text or text_of(record))
+        records.write_text(record, text_of(record) if text is None else text)
     except OSError as error:
         raise errors.from_oserror(error, "writing the container's record") from None
 

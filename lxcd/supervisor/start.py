@@ -165,6 +165,9 @@ class _Start:
         clock.note("walk")
         child = prepared.child
         self._enter("record", child)
+        if self._record.phase != RUNNING:
+            # Its keeper was lost as it was born, and the next one has told of it.
+            self._note_running(child)
         write(house.records, self._record, self._text)
         # From here on the container is there: descriptors go, the rest stays.
         self._undo.pop_all()

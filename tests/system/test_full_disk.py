@@ -14,6 +14,7 @@ from lxcd.v1 import container_pb2, event_pb2, exec_pb2
 from tests.system.boxes import Refused
 from tests.system.calls import IDLE, define, events, everything, get, refused, state
 from tests.system.host import Host
+from tests.system.losing import Ended, attempt
 from tests.system.machine import DEADLINE, until
 
 
@@ -236,3 +237,37 @@ def test_a_read_only_lxcpath_can_be_looked_at(cold_host: Host) -> None:
     finally:
         run("umount", path)
     assert (host.lxcpath / "old/config").is_file()
+
+
+def test_a_first_start_without_room_says_so(cold_host: Host) -> None:
+    """At each file that it makes: how many there may be is what the disk limits."""
+    refused_with = []
+    for files in range(2, 40):
+        ended = _first_start(cold_host, f"size=1m,mode=755,nr_inodes={files}")
+        if ended is None:
+            break
+        assert ended.status in (1, 69), (files, ended)
+        *before, last = ended.text.splitlines()
+        refused_with.append(last)
+        assert last.startswith("lxcd: "), (files, ended.text)
+        assert "No space left on device" in last, (files, ended.text)
+        logged = [line for line in before if line.startswith(("warning ", "info "))]
+        assert before == logged, (files, ended.text)
+    else:
+        raise AssertionError(refused_with)
+    assert len(refused_with) >= 10, refused_with
+
+
+def _first_start(host: Host, disk: str) -> Ended | None:
+    """With a directory for what it writes that is such a disk, and empty; None: it serves, and has left again."""
+    private = host.run_dir / "private"
+    private.mkdir(exist_ok=True)
+    host.machine.run("mount", "-t", "tmpfs", "-o", disk, "none", str(private))
+    try:
+        ended = attempt(host)
+        if ended is None:
+            host.stop_daemon()
+        return ended
+    finally:
+        # A keeper that was started for it goes by itself.
+        host.machine.run("umount", "--lazy", str(private))
