@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -52,6 +53,8 @@ def _become(options: dict[str, str]) -> None:
     numbers: dict[str, int] = {}
     stored: dict[str, int] = {}
     if "--candidate" in options:
+        # Whatever becomes of the lxcd that wants it; the keeper never becomes this process.
+        process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         numbers["--candidate"] = int(options["--candidate"])
     else:
         stored = {} if "--entrusted" in options else _stored()

@@ -55,7 +55,7 @@ class Keeper:
         self.upgrade = Upgrade(self)
         self.leaving = False
         self.link.obey = self._obey
-        self.link.gone = self.children.release
+        self.link.gone = self._parted
         self.trust = Trust(self.epoll, self.store, trustee) if trustee >= 0 else None
         if self.trust is not None:
             self.trust.again = self.children.keep_all
@@ -97,6 +97,11 @@ class Keeper:
                 self.upgrade.begin(fds[0])
             case _:
                 self.children.obey(request, fds)
+
+    def _parted(self) -> None:
+        # Its candidate ends with it; the next lxcd brings its own.
+        self.upgrade.forget()
+        self.children.release()
 
     def _hello(self, fds: list[int]) -> None:
         if len(fds) != 1:

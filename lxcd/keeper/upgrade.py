@@ -7,6 +7,13 @@ process enters its mount namespace and execs what it is. The new image looks at 
 before it touches one; if something is wrong it goes back to the old mount namespace and the old
 image, whose state is the same as before.
 
+A candidate that says nothing is in nobody's way: lxcd kills it in the end, which refuses its
+upgrade, and it dies with its lxcd. For an image that hangs after the exec there is no such way
+back, since nobody else is left in this process: the children go on, what is attached to them
+stands still, and every lxcd says that the keeper does not answer, until somebody kills it and the
+next one gets what the trustee holds. So the candidate does first what can be done first: it is
+loaded and has read the whole state when the keeper execs.
+
     keeper → candidate    STATE + memfd
     candidate → keeper    READY, argv + its mount namespace; or REFUSED, why
 """
@@ -98,11 +105,15 @@ class Upgrade:
             os.close(back)
 
     def _give_up(self, why: str) -> None:
+        self.forget()
+        self._refuse(why)
+
+    def forget(self) -> None:
+        """Let go of the candidate, if there is one. Nobody is told."""
         if self._candidate is not None:
             self._keeper.epoll.unwatch(self._candidate.fileno())
             self._candidate.close()
             self._candidate = None
-        self._refuse(why)
 
     def _refuse(self, why: str) -> None:
         print(f"keeper: not upgraded: {why}", file=sys.stderr)

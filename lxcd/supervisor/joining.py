@@ -1,5 +1,5 @@
 """The way to the keeper's socket: it is there, or a keeper has to be started, or a service manager
-starts it.
+starts it. And a candidate for the place of the one that runs.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
@@ -19,9 +20,13 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import launch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lxcd.paths import Paths
 
+_log = logging.getLogger(__name__)
 _SECONDS = 30.0
+_CANDIDATE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.01
 _SAID_BYTES = 1 << 20
 
@@ -52,8 +57,7 @@ class Joining:
             if loop.time() > end:
                 if launched:
                     # It hangs, and the next try starts another. It has nothing to lose yet.
-                    os.kill(launched, signal.SIGKILL)
-                    self.reap_later(launched)
+                    self.end(launched)
                 raise errors.Unavailable("no keeper has come up in time", "KEEPER_LOST")
             if not self._managed and launched == 0:
                 try:
@@ -101,11 +105,34 @@ class Joining:
                 f"the keeper's socket takes no connection: {error.strerror}", "KEEPER_LOST"
             ) from None
 
+    async def have_candidate(
+        self, hand_over: Callable[[int], None], upgraded: asyncio.Future[str]
+    ) -> None:
+        """Start one and have one end of its socket handed over; return when `upgraded` tells what
+        came of it, or it is known to hang. It is killed then: the keeper takes no other as long as
+        this one lives. Raises OSError.
+        """
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        with contextlib.ExitStack() as spawned:
+            with ours, theirs:
+                candidate = launch.spawn_candidate(self._paths.runtime_dir, self._build, theirs)
+                spawned.callback(self.end, candidate)
+                hand_over(ours.fileno())
+            done, _ = await asyncio.wait((upgraded,), timeout=_CANDIDATE_SECONDS)
+            if not done:
+                _log.error("the candidate for the keeper's place hangs: it is killed")
+
+    @classmethod
+    def end(cls, pid: int) -> None:
+        """Kill a process that was spawned here and is not reaped yet: its pid is still its own."""
+        os.kill(pid, signal.SIGKILL)
+        cls.reap_later(pid)
+
     @staticmethod
     def reap_later(pid: int) -> None:
         """Have a process that was spawned here reaped when it ends."""
-        if pid <= 0:
-            return
         loop = asyncio.get_running_loop()
         try:
             pidfd = os.pidfd_open(pid)

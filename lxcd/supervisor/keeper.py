@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 10.0
-_UPGRADE_SECONDS = 30.0
 _CONNECTS = 3
 _Result = TypeVar("_Result")
 
@@ -43,6 +41,13 @@ _Result = TypeVar("_Result")
 def gone() -> errors.Unavailable:
     """What is raised where a keeper is needed and none is there."""
     return errors.Unavailable("the keeper is gone; a new one is on its way", "KEEPER_LOST")
+
+
+def _silent() -> errors.Unavailable:
+    return errors.Unavailable(
+        f"what listens at the keeper's socket did not answer in {_ANSWER_SECONDS:g} s",
+        "KEEPER_LOST",
+    )
 
 
 class _HungUpError(Exception):
@@ -56,7 +61,6 @@ class Keeper:
 
     def __init__(self, paths: Paths, build: str, *, managed: bool = False) -> None:
         self._joining = Joining(paths, build, managed=managed)
-        self._runtime_dir = paths.runtime_dir
         self._build = build
         self._line: Line | None = None
         self._poke = Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -137,10 +141,7 @@ class Keeper:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await self._synced
             except TimeoutError:
-                raise errors.Unavailable(
-                    f"what listens at the keeper's socket did not answer in {_ANSWER_SECONDS:g} s",
-                    "KEEPER_LOST",
-                ) from None
+                raise _silent() from None
             if launch.newer(self._build, self.build):
                 await self._upgrade()
             if not self._foreign:
@@ -154,22 +155,20 @@ class Keeper:
 
     async def _upgrade(self) -> None:
         """Have the keeper exec our version of it. If that does not work the old one goes on."""
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        self._upgraded = asyncio.get_running_loop().create_future()
-        candidate = 0
+        upgraded = self._upgraded = asyncio.get_running_loop().create_future()
         try:
-            with ours, theirs:
-                candidate = launch.spawn_candidate(self._runtime_dir, self._build, theirs)
-                self._say(protocol.Upgrade(), [ours.fileno()])
-            async with asyncio.timeout(_UPGRADE_SECONDS):
-                why = await self._upgraded
-        except (OSError, TimeoutError) as error:
-            why = str(error) or "it took too long"
+            await self._joining.have_candidate(
+                lambda end: self._say(protocol.Upgrade(), [end]), upgraded
+            )
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                why = await upgraded
+        except TimeoutError:
+            # It has seen the candidate's end, unless it is the new image already and hangs itself.
+            raise _silent() from None
+        except OSError as error:
+            why = str(error)
         finally:
             self._upgraded = None
-            self._joining.reap_later(candidate)
         if why:
             _log.error(
                 "the keeper %s could not be upgraded to %s: %s", self.build, self._build, why

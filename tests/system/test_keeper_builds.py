@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -207,6 +208,70 @@ def test_an_upgrade_that_fails_leaves_all_as_it_is(host: Host, busybox_root: Pat
         edit(top, "keeper/upgrade.py", lambda text: text.partition("\n")[2])
         restarted(host)
         assert build_of(lived.keeper).startswith("99.3+")
+        lived.go_on()
+        lived.end()
+
+
+_IMPATIENT = (
+    "supervisor/joining.py",
+    lambda text: text.replace("_CANDIDATE_SECONDS = 30.0", "_CANDIDATE_SECONDS = 0.5"),
+)
+_HANGS = 'import signal; print("it hangs", file=sys.stderr); [signal.pause() for _ in iter(int, 1)]'
+
+
+def _hanging(before: str) -> tuple[str, Callable[[str], str]]:
+    """A candidate that goes on no further than to this line of `upgrade.stand`."""
+
+    def changed(text: str) -> str:
+        head, line, rest = text.rpartition(f"    {before}")
+        return f"{head}    {_HANGS}\n{line}{rest}"
+
+    return "keeper/upgrade.py", changed
+
+
+def _repaired(text: str) -> str:
+    return text.replace(f"    {_HANGS}\n", "")
+
+
+@pytest.mark.parametrize("before", ["data, fds = kernel_fd.receive(", "answer = json.dumps("])
+def test_a_candidate_that_hangs_is_killed_and_the_next_takes_its_place(
+    host: Host, busybox_root: Path, before: str
+) -> None:
+    """It has not asked for the state yet, or has it and says nothing."""
+    with lives(host, busybox_root) as lived:
+        old = build_of(lived.keeper)
+        top = package(host, "hangs", version("99.5"), _IMPATIENT, _hanging(before))
+        restarted(host)
+        assert build_of(lived.keeper) == old
+        assert "hangs: it is killed" in host.log_text()
+        assert "another upgrade is under way" not in host.log_text()
+        lived.go_on()
+        # Neither it nor the next one, which hangs as well, stands in the way of one that does not.
+        restarted(host)
+        lived.go_on()
+        edit(top, "supervisor/joining.py", lambda text: text.replace("= 0.5", "= 30.0"))
+        edit(top, "keeper/upgrade.py", _repaired)
+        restarted(host)
+        assert build_of(lived.keeper).startswith("99.5+")
+        assert "another upgrade is under way" not in host.log_text()
+        lived.go_on()
+        lived.end()
+
+
+def test_a_candidate_that_hangs_ends_with_its_lxcd(host: Host, busybox_root: Path) -> None:
+    with lives(host, busybox_root) as lived:
+        top = package(host, "hangs", version("99.6"), _hanging("answer = json.dumps("))
+        host.kill_daemon()
+        argv = [sys.executable, "-m", "lxcd", *host.roots]
+        pid = host.machine.spawn(argv, host.environment, host.log)
+        log = host.run_dir / "private/keeper.log"
+        # It has been asked, so the keeper has it.
+        until(lambda: "it hangs" in log.read_text(), "the candidate hangs")
+        host.machine.kill(pid)
+        host.machine.wait(pid)
+        edit(top, "keeper/upgrade.py", _repaired)
+        host.start_daemon()
+        assert build_of(lived.keeper).startswith("99.6+")
         lived.go_on()
         lived.end()
 
