@@ -254,6 +254,20 @@ def test_a_candidate_that_says_nothing_holds_nobody_up(keeper: RunningKeeper) ->
     assert keeper.descriptors() == before
 
 
+def test_a_candidate_is_forgotten_with_the_lxcd_that_has_brought_it(keeper: RunningKeeper) -> None:
+    connection = keeper.greeted()
+    before = keeper.descriptors()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            connection.send(protocol.Upgrade(), [theirs.fileno()])
+        connection.ping()
+        connection.close()
+        again = keeper.greeted()
+        assert keeper.descriptors() == before
+        assert keeper.upgrade(again, "second") == ""
+
+
 @pytest.mark.parametrize(
     "said",
     [b"x", b"[]", b"{}", b'["READY"]', b'["READY", ["/bin/true"]]', b'["READY", 1]', b"[" * 60_000],

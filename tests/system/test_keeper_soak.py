@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from lxcd.kernel import procfs
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
+from tests.system import ledger
 from tests.system.boxes import Refused, over
 from tests.system.calls import application, define, events, everything, get, state
 from tests.system.consistency import FEW_PREPARED
@@ -30,13 +36,16 @@ from tests.system.losing import (
     next_keeper,
     settled,
     share,
+    trustees,
 )
 from tests.system.machine import DEADLINE, until
 
 # What a call may say whose lxcd or keeper was killed. Nothing else went wrong.
 _CUT = {"UNAVAILABLE", "CANCELLED"}
 _WORKERS = 6
-_TARGETS = ("lxcd", "keeper", "both", "trustee")
+_TARGETS = ("lxcd", "keeper", "both")
+_Act = Callable[[], None]
+_CONNECTED = "03"  # in /proc/net/unix: SS_CONNECTED
 _OUTPUT = b"".join(b"%d\n" % number for number in range(1, 3001))
 
 
@@ -47,6 +56,7 @@ class Life:
     name: str
     generation: int
     code: int
+    begun: int = 0  # the generation that the call which began it has named
     ending: str = ""  # what it was told: `exit` or `kill`
 
 
@@ -61,7 +71,15 @@ class Soak:
     lives: dict[str, Life] = field(default_factory=dict)
     ended: list[Life] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    target: str = ""  # what is killed in this round
+    call_seconds: float = 0.0  # from one call's end to the next one's, where nothing is killed
+    under_way: set[object] = field(default_factory=set)
+    struck: set[object] = field(default_factory=set)  # that were under way at the last kill
+    counts: Counter[str] = field(default_factory=Counter)
+    hits: Counter[str] = field(default_factory=Counter)  # kills that found calls under way
+    cuts: Counter[str] = field(default_factory=Counter)  # those of them that cut some off
+    cut_off: bool = False
+    held: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -92,32 +110,47 @@ class Soak:
 
     # ---- what is done
 
-    def _call(self, what: str, call: Callable[[], object]) -> bool:
-        """Whether it succeeded; a failure must be the killing's."""
+    def _call(self, what: str, call: Callable[[], Any]) -> Any:
+        """What it answers, or None; a failure must be the killing's."""
+        token = object()
+        self.under_way.add(token)
         try:
-            call()
+            return call()
         except grpc.RpcError as error:
             refused = Refused(error)
-            if refused.code in _CUT:
-                return False
-            if refused.reason in ("START_FAILED", "EXEC_FAILED") and self._by_the_keeper(refused):
-                return False
-            self.problems.append(f"{what}: {refused}")
+            if not self._is_cut(refused):
+                self.problems.append(f"{what}: {refused}")
+            elif token in self.struck:
+                self.cut_off = True
+            return None
+        finally:
+            self.under_way.discard(token)
+
+    def _is_cut(self, refused: Refused) -> bool:
+        if self.target not in _TARGETS:
+            # No call needs the trustee.
             return False
-        return True
+        if refused.code in _CUT:
+            return True
+        return refused.reason in ("START_FAILED", "EXEC_FAILED") and self._by_the_keeper(refused)
 
     @staticmethod
     def _by_the_keeper(refused: Refused) -> bool:
         codes = ("EPIPE", "ECONNRESET", "32", "104")
         return "keeper" in refused.text or refused.metadata.get("errno") in codes
 
-    def start(self, name: str, code: int) -> None:
+    def start(self, life: Life) -> None:
         """Begin a life of a worker."""
+        name = life.name
         with self.host.channel() as api:
-            request = container_pb2.StartContainerRequest(name=name, command=ends_with(code, name))
-            self._call(
+            request = container_pb2.StartContainerRequest(
+                name=name, command=ends_with(life.code, name)
+            )
+            reply = self._call(
                 f"start {name}", lambda: api.container.StartContainer(request, timeout=DEADLINE)
             )
+        if reply is not None:
+            life.begun = reply.generation
 
     def run(self, name: str, code: int) -> None:
         """A command in one of the steady ones: all of its output, and its exit status."""
@@ -156,7 +189,7 @@ class Soak:
             done = self._call(
                 f"stop {life.name}", lambda: api.container.StopContainer(request, timeout=DEADLINE)
             )
-        if not done:
+        if done is None:
             # It was told, or it was not: then it goes on, and is told again.
             life.ending = "killed?"
 
@@ -164,37 +197,68 @@ class Soak:
 
     def round(self, target: str) -> None:
         """Some of everything, a kill in the middle of it, and then all must be right."""
-        acts: list[Callable[[], None]] = []
+        self.target, self.cut_off, self.struck = target, False, set()
+        calls, others = self._acts()
+        acts = [*calls, *others]
+        self.chance.shuffle(acts)
+        keeper = self.host.keeper_pid
+        with ThreadPoolExecutor(len(acts)) as pool:
+            begun = time.monotonic()
+            futures = {act: pool.submit(act) for act in acts}
+            if target:
+                self._wait([futures[call] for call in calls])
+                self._strike(target, keeper)
+            for future in futures.values():
+                future.result()
+            if not target:
+                self.call_seconds = (time.monotonic() - begun) / len(calls)
+        if target in ("keeper", "both"):
+            keeper = next_keeper(self.host, keeper)
+        assert self.host.keeper_pid == keeper
+        if target:
+            self.hits[target] += bool(self.struck)
+            self.cuts[target] += self.cut_off
+        self._look(target)
+        in_order(self.host, keeper)
+
+    def _acts(self) -> tuple[list[_Act], list[_Act]]:
+        """What is to be done next: calls, and what lxcd is not asked for."""
+        calls: list[_Act] = []
+        others: list[_Act] = []
         for number in range(_WORKERS):
             name = f"{TAG}w{number}"
             life = self.lives.get(name)
             if life is None:
-                code = self.chance.randrange(100)
-                acts.append(lambda name=name, code=code: self.start(name, code))  # type: ignore[misc]
-                self.lives[name] = Life(name, 0, code)
+                life = self.lives[name] = Life(name, 0, self.chance.randrange(100))
+                calls.append(partial(self.start, life))
             elif self.chance.random() < 0.7:
                 life.ending = self.chance.choice(["exit", "kill"])
-                end = self.tell if life.ending == "exit" else self.kill
-                acts.append(lambda end=end, life=life: end(life))  # type: ignore[misc]
-        for name in self.chance.sample(sorted(self.steady), 2):
-            code = self.chance.randrange(100)
-            acts.append(lambda name=name, code=code: self.run(name, code))  # type: ignore[misc]
-        self.chance.shuffle(acts)
-        keeper = self.host.keeper_pid
-        with ThreadPoolExecutor(len(acts)) as pool:
-            begun = [pool.submit(act) for act in acts]
-            time.sleep(self.chance.uniform(0, 0.3))
-            self._strike(target, keeper)
-            for one in begun:
-                one.result()
-        if target in ("keeper", "both"):
-            keeper = next_keeper(self.host, keeper)
-        assert self.host.keeper_pid == keeper
-        self._look(target)
-        in_order(self.host, keeper)
+                if life.ending == "exit":
+                    others.append(partial(self.tell, life))
+                else:
+                    calls.append(partial(self.kill, life))
+        calls += [
+            partial(self.run, name, self.chance.randrange(100))
+            for name in self.chance.sample(sorted(self.steady), 2)
+        ]
+        return calls, others
+
+    def _wait(self, calls: list[Future[None]]) -> None:
+        """Until one is under way and some are over, and into the next one: however fast they are, others are under way
+        then.
+        """
+
+        def begun() -> bool:
+            return bool(self.under_way) or any(call.done() for call in calls)
+
+        until(begun, "a call is under way")
+        for _ in islice(as_completed(calls), self.chance.randrange(len(calls) // 2)):
+            pass
+        time.sleep(self.chance.uniform(0, self.call_seconds))
 
     def _strike(self, target: str, keeper: int) -> None:
-        self.counts[target] = self.counts.get(target, 0) + 1
+        self.counts[target] += 1
+        self.struck = set(self.under_way)
         match target:
             case "keeper":
                 kill_keeper(self.host, keeper)
@@ -226,8 +290,10 @@ class Soak:
         for name, life in list(self.lives.items()):
             runs = state(found[name]) == "RUNNING"
             if not life.generation:
-                # Its start was cut off or was not: it is wholly there, or not at all.
+                # Its start was cut off or was not: it is wholly there, or, in the first case, not at all.
                 life.generation = found[name].generation
+                if life.begun and not (runs and life.generation == life.begun):
+                    self._not_there(life, found[name])
                 if not runs:
                     del self.lives[name]
             elif life.ending == "killed?" and runs:
@@ -240,10 +306,18 @@ class Soak:
                 self.ended.append(life)
         assert not self.problems, f"after a kill of {target}:\n" + "\n".join(self.problems)
 
+    def _not_there(self, life: Life, one: container_pb2.Container) -> None:
+        """Its start was answered."""
+        lost = one.exit.cause == types_pb2.CAUSE_KEEPER_LOST
+        if state(one) == "STOPPED" and one.generation == life.begun and lost and not kernel_tells():
+            self.ended.append(life)
+        else:
+            self.problems.append(f"{life} was begun, and is {one}")
+
     # ---- at the end
 
-    def finish(self) -> None:
-        """End all, and look at how every life is told to have ended."""
+    def end_workers(self) -> None:
+        """Those that run; by themselves."""
         for life in self.lives.values():
             life.ending = "exit"
             self.tell(life)
@@ -251,7 +325,52 @@ class Soak:
             for name, life in self.lives.items():
                 request = container_pb2.WaitContainerRequest(name=name, generation=life.generation)
                 api.container.WaitContainer(request, timeout=DEADLINE)
-            self.ended += self.lives.values()
+        self.ended += self.lives.values()
+        self.lives.clear()
+
+    def take_stock(self, keeper: int) -> dict[str, dict[str, int]]:
+        """What lxcd, its keeper and its trustee have open while nobody is connected."""
+        until(lambda: not self._is_asked(), "nobody is connected to lxcd")
+        (trustee,) = trustees(self.host)
+        assert self.host.daemon is not None
+        found = {"lxcd": self.host.daemon, "keeper": keeper, "trustee": trustee}
+        return {name: ledger.descriptors(pid) for name, pid in found.items()}
+
+    def _is_asked(self) -> bool:
+        """Somebody is connected, or was, and lxcd has not closed its end yet."""
+        text = procfs.read(self.host.daemon or 0, "net/unix").decode()
+        lines = [line.split() for line in text.splitlines() if str(self.host.socket) in line]
+        return any(words[5] == _CONNECTED for words in lines)
+
+    def _has_hit(self) -> None:
+        """The kills came in the middle of something. What lxcd's end finds under way it cuts off; through a keeper's most
+        of it goes on.
+        """
+        for target in _TARGETS:
+            least = self.counts[target] // 2
+            cut = least if target != "keeper" else self.counts[target] // 10
+            assert self.hits[target] >= least, (target, self.hits, self.counts)
+            assert self.cuts[target] >= cut, (target, self.cuts, self.counts)
+
+    def finish(self) -> None:
+        """End all, and look at how every life is told to have ended."""
+        self.end_workers()
+        keeper = self.host.keeper_pid
+        in_order(self.host, keeper)
+        # Whether they are new or have come through many kills: what they hold is the steady ones.
+        found: dict[str, dict[str, int]] = {}
+
+        def none_left() -> bool:
+            found.update(self.take_stock(keeper))
+            return found == self.held
+
+        try:
+            until(none_left, "what is open is what was at the beginning", 30)
+        except AssertionError:
+            message = f"open: {found}\nat the beginning: {self.held}"
+            raise AssertionError(message) from None
+        self._has_hit()
+        with self.host.channel() as api:
             told = {
                 (event.container, event.generation): event.exit
                 for event in events(api, "container.exited")
@@ -278,9 +397,9 @@ class Soak:
         if how.cause == types_pb2.CAUSE_KEEPER_LOST and not kernel_tells():
             # Its keeper had lost the trustee before, so a stranger has inherited it.
             assert "trustee" in self.counts, how
-            self.counts["unknown"] = self.counts.get("unknown", 0) + 1
+            self.counts["unknown"] += 1
             return
-        self.counts[life.ending] = self.counts.get(life.ending, 0) + 1
+        self.counts[life.ending] += 1
         if life.ending == "exit":
             right = (how.WhichOneof("how"), how.code, how.cause) == (
                 "code",
@@ -299,12 +418,21 @@ def soak(host: Host, root: Path, seed: int, kills: int) -> None:
     host.start_daemon()
     made = Soak(host, seed)
     made.set_up(root)
+    # As long as nothing is killed: how long it takes, and what is open afterwards.
+    made.round("")
+    made.end_workers()
+    kill_both(host, host.keeper_pid)
+    host.start_daemon()
+    keeper = host.keeper_pid
+    in_order(host, keeper)
+    made.held = made.take_stock(keeper)
     targets = [_TARGETS[number % len(_TARGETS)] for number in range(kills)]
+    targets += ["trustee"] * (kills // 4)
     made.chance.shuffle(targets)
     for target in targets:
         made.round(target)
     made.finish()
-    print(made.counts)
+    print(f"{dict(made.counts)}, hit {dict(made.hits)}, cut {dict(made.cuts)}")
 
 
 @pytest.mark.timeout(300)
