@@ -57,6 +57,9 @@ class Life:
     generation: int
     code: int
     begun: int = 0  # the generation that the call which began it has named
+    asked: bool = (
+        False  # a stop of it was cut off; lxcd may have written down that it was asked for
+    )
     ending: str = ""  # what it was told: `exit` or `kill`
 
 
@@ -191,7 +194,7 @@ class Soak:
             )
         if done is None:
             # It was told, or it was not: then it goes on, and is told again.
-            life.ending = "killed?"
+            life.ending, life.asked = "killed?", True
 
     # ---- one round
 
@@ -401,11 +404,10 @@ class Soak:
             return
         self.counts[life.ending] += 1
         if life.ending == "exit":
-            right = (how.WhichOneof("how"), how.code, how.cause) == (
-                "code",
-                life.code,
-                types_pb2.CAUSE_SELF,
-            )
+            causes = {types_pb2.CAUSE_SELF}
+            if life.asked:
+                causes.add(types_pb2.CAUSE_REQUESTED)
+            right = (how.WhichOneof("how"), how.code) == ("code", life.code) and how.cause in causes
         else:
             right = (how.signal, how.cause) == (9, types_pb2.CAUSE_REQUESTED)
         if not right:
