@@ -34,8 +34,12 @@ class Faults:
 
     @property
     def expected(self) -> bool:
-        """There is a file: one will come."""
-        return self._read() != ("", "")
+        """One will come while the child walks: it has to stop where it would be released ahead."""
+        return self._read()[0].startswith(("step:", "barrier:"))
+
+    def names(self, place: str) -> bool:
+        """The file names this place."""
+        return self._read()[0] == place
 
     def of_steps(self) -> Fault | None:
         """What the child is to do itself, as part of its Spec."""

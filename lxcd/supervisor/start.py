@@ -206,7 +206,7 @@ class _Start:
         return making
 
     async def _make_network(self, child: Held) -> None:
-        if self._house.faults.expected:
+        if self._house.faults.names("phase:network"):
             # It walks meanwhile, and is another process behind its fork.
             await self._house.keeper.known(child)
         try:
