@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -203,6 +204,18 @@ def test_it_is_in_our_session_and_has_our_files_and_limits() -> None:
         assert os.getsid(pid) == os.getsid(0)
         assert os.readlink(f"/proc/{pid}/cwd") == os.getcwd()
         assert procfs.read(pid, "limits") == procfs.read("self", "limits")
+
+
+@pytest.mark.parametrize("flags", [0, ALL])
+def test_what_protects_us_from_the_oom_killer_does_not_protect_it(flags: int) -> None:
+    def act() -> list[str]:
+        # The keeper's is lower; a higher one can be had, and left again, without a capability.
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+        with sleeping() as other, child(flags) as walker:
+            pids = ("self", other, walker.pid)
+            return [procfs.read(pid, "oom_score_adj").decode().strip() for pid in pids]
+
+    assert in_child(act) == ["500", "500", "0"]
 
 
 # ---- signals
