@@ -6,18 +6,23 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from lxcd.kernel import procfs
+from lxcd.v1 import container_pb2
 from tests.system import ledger
-from tests.system.boxes import defined
+from tests.system.boxes import Box, defined
 from tests.system.calls import IDLE, application, define, events, get, idle, state
+from tests.system.consistency import VERSION_1
 from tests.system.host import Host
-from tests.system.machine import until
+from tests.system.losing import halted
+from tests.system.machine import DEADLINE, until
+
+_LEAST = 4  # are kept of a kind that was asked for at all
 
 
 def slots(host: Host) -> list[dict[str, str]]:
@@ -42,6 +47,32 @@ def prepared(host: Host) -> list[int]:
 
 def has_stock(host: Host, number: int) -> None:
     until(lambda: len(prepared(host)) >= number, f"{number} are prepared")
+
+
+def trees() -> set[str]:
+    """Where those of version 1 are mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return {line.split()[4] for line in file if " - cgroup " in line}
+
+
+def inodes(directories: Iterable[str]) -> dict[str, int]:
+    """Of a child's directories of version 1, by tree: a rename changes none. Nothing if they are not there."""
+    tops = trees()
+    try:
+        found = {os.path.dirname(path): os.stat(path).st_ino for path in directories}
+    except FileNotFoundError:
+        return {}
+    return {top: inode for top, inode in found.items() if top in tops}
+
+
+def namespaces(pid: int) -> dict[str, str]:
+    """Those that every container of these tests has for itself."""
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in ("ipc", "mnt", "net", "uts")}
+
+
+def waiting(host: Host) -> list[dict[str, str]]:
+    """The namespaces of all that are prepared."""
+    return [namespaces(pid) for pid in prepared(host)]
 
 
 @pytest.fixture
@@ -71,19 +102,48 @@ def test_without_any_everything_works(cold_host: Host, busybox_root: Path) -> No
 
 def test_a_start_takes_one_and_another_is_made(host: Host, busybox_root: Path) -> None:
     with idle(host, busybox_root, "first"):
-        has_stock(host, 1)
-        waiting = prepared(host)
+        # One after the other: when there is a second, the first is in stock.
+        has_stock(host, 2)
+        pids, before = prepared(host), waiting(host)
+        made_ahead = [inodes(slot.values()) for slot in slots(host)]
         with idle(host, busybox_root, "second") as made:
+            assert namespaces(made.info().pid) in before
             # It has become the container's: its directories have another name now.
-            for name in made.info().cgroups.values():
-                assert name.endswith("lxc.payload.second")
-            until(lambda: bool(set(prepared(host)) - set(waiting)), "another is prepared")
+            found = made.info().cgroups.values()
+            assert {os.path.basename(path) for path in found} == {"lxc.payload.second"}
+            if VERSION_1:
+                assert inodes(found).keys() == trees()
+                assert inodes(found) in made_ahead
+            until(lambda: bool(set(prepared(host)) - set(pids)), "another is prepared")
             journaled = [set(slot.values()) for slot in slots(host)]
             for pid in prepared(host):
                 own = {path for _, path in procfs.cgroups(pid).items() if "lxcd.slot." in path}
                 assert all(
                     any(path.endswith(name) for slot in journaled for path in slot) for name in own
                 )
+
+
+def test_a_burst_of_starts_leaves_more_in_stock(host: Host, busybox_root: Path) -> None:
+    assert host.daemon is not None
+    with ExitStack() as stack:
+        first, *others = [
+            stack.enter_context(defined(host, application(host, busybox_root, name), name))
+            for name in (f"app{number}" for number in range(3 * _LEAST))
+        ]
+        first.start(*IDLE)
+        has_stock(host, _LEAST)
+        assert len(prepared(host)) == _LEAST
+        with halted(host.daemon):
+            # It finds them all at once, however slow we are.
+            calls = [
+                made.api.container.StartContainer.future(
+                    container_pb2.StartContainerRequest(name=made.name, command=IDLE),
+                    timeout=DEADLINE,
+                )
+                for made in others
+            ]
+        assert all(call.result().pid > 0 for call in calls)
+        has_stock(host, _LEAST + 1)
 
 
 def test_the_end_of_a_prepared_child_is_made_good(host: Host, busybox_root: Path) -> None:
@@ -132,20 +192,81 @@ def test_a_shutdown_leaves_none(host: Host, busybox_root: Path) -> None:
     assert not any(os.path.exists(path) for slot in directories for path in slot.values())
 
 
+_KEYS = """\
+import ctypes
+call = ctypes.CDLL(None).syscall
+{act}
+print(call(250, 10, -3, b"user", b"mine", 0) > 0)  # keyctl(KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, ...)
+"""
+_ADD_KEY = 'call(248, b"user", b"mine", b"text", 4, -3)  # add_key'
+_FILLED = 50 << 20
+
+
+def _application(act: str = "") -> tuple[str, ...]:
+    """Writes down its environment, says whether its session keyring has a key of that name, and goes on."""
+    keys = f"chroot /host python3 -c '{_KEYS.format(act=act)}'"
+    return ("/bin/sh", "-c", f"cat /proc/$$/environ >/environ; {keys}; exec sleep 100000")
+
+
+def _seen(made: Box) -> dict[str, str]:
+    """What a container that was just started finds, of what another could have changed."""
+    scripts = {
+        "hostname": "hostname",
+        "devices": "ip -o link",
+        "descriptors": "ls /proc/self/fd | wc -l",
+        "environment": "cat /proc/1/environ /environ | tr '\\0' '\\n'",
+        "limits": "cat /proc/1/limits",
+        "oom": "cat /proc/1/oom_score_adj",
+        "files": "ls -A /tmp",
+        "setting": "cat /proc/sys/net/ipv4/ip_forward",
+    }
+    return {name: made.sh(script) for name, script in scripts.items()}
+
+
+def _most_used(made: Box) -> int:
+    """Bytes of memory, in its life so far."""
+    for top in made.info().cgroups.values():
+        for name in ("memory.max_usage_in_bytes", "memory.peak"):
+            with suppress(FileNotFoundError):
+                return int(Path(top, name).read_text())
+    pytest.fail("nobody counts its memory")
+
+
 def test_nothing_of_one_container_is_seen_by_the_next(host: Host, busybox_root: Path) -> None:
     """What a container did to its namespaces ends with it, though the next one's child was forked meanwhile."""
-    lines = ("lxc.uts.name = mine",)
+    tools = "lxc.mount.entry = / host none bind,ro,create=dir 0 0"
+    lines = (
+        tools,
+        "lxc.uts.name = mine",
+        "lxc.environment = SECRET=mine",
+        "lxc.prlimit.nofile = 200:300",
+        "lxc.proc.oom_score_adj = 123",
+    )
+    with defined(host, application(host, busybox_root, "two", tools), "two") as made:
+        made.start(*_application())
+        made.shows("False")
+        before = _seen(made)
     with defined(host, application(host, busybox_root, "one", *lines), "one") as made:
-        made.start(*IDLE)
-        made.sh("ip link add dummy0 type dummy 2>/dev/null || ip link set lo mtu 1400; echo set")
-        made.sh("hostname changed; touch /tmp/mine; echo set")
-    with defined(host, application(host, busybox_root, "two"), "two") as made:
-        made.start(*IDLE)
+        made.start(*_application(_ADD_KEY))
+        made.shows("True")
+        made.sh("ip link add dummy0 type dummy 2>/dev/null || ip link set lo mtu 1400")
+        made.sh("hostname changed; touch /tmp/mine; echo 1 >/proc/sys/net/ipv4/ip_forward")
+        made.sh(f"mount -t tmpfs none /mnt && head -c {_FILLED} /dev/zero >/mnt/full")
+        assert _most_used(made) > _FILLED
+        unlike = {name for name, value in _seen(made).items() if value != before[name]}
+        assert unlike == before.keys() - {"descriptors"}
+        has_stock(host, 1)
+        meanwhile = waiting(host)
+    with defined(host, application(host, busybox_root, "two", tools), "two") as made:
+        made.start(*_application())
+        assert namespaces(made.info().pid) in meanwhile
+        made.shows("False")
+        assert _seen(made) == before
         assert made.sh("hostname") == "two"
         assert "mtu 65536" in made.sh("ip link show lo")
-        assert "dummy0" not in made.sh("ip link")
         assert made.sh("ls /proc/self/fd | wc -l") == "4"
         assert made.sh("ls /proc | grep -c '^[0-9]'") in ("4", "5", "6")
+        assert _most_used(made) < _FILLED // 2
 
 
 def test_shutdown_without_a_daemon_stops_what_one_has_left(host: Host, busybox_root: Path) -> None:
