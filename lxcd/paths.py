@@ -39,6 +39,11 @@ class Paths:
         return os.path.join(self.private, "keeper.sock")
 
     @property
+    def keeper_log(self) -> str:
+        """What it, and whoever starts it, complains of."""
+        return os.path.join(self.private, "keeper.log")
+
+    @property
     def lock(self) -> str:
         """Held by the one lxcd of this runtime directory."""
         return os.path.join(self.private, "lock")

@@ -40,6 +40,7 @@ class Joining:
         self._managed = managed
         self._said = Fd(-1)  # what whoever was to become the keeper has to say
         self._logged = 0  # bytes of its log that are of others
+        self.started = False  # one here; for whoever connects to look at, and to set back
 
     async def reach(self) -> socket.socket:
         """A connection to the keeper; the caller owns it. Raises Unavailable."""
@@ -52,8 +53,7 @@ class Joining:
             if (connection := self._try()) is not None:
                 break
             if is_over:
-                why = self.last_words() or "it has not said why"
-                raise errors.Unavailable(f"no keeper can be started: {why}", "KEEPER_LOST")
+                raise self._not_started()
             if loop.time() > end:
                 if launched:
                     # It hangs, and the next try starts another. It has nothing to lose yet.
@@ -62,6 +62,7 @@ class Joining:
             if not self._managed and launched == 0:
                 try:
                     launched = self._launch()
+                    self.started = True
                 except OSError as error:
                     raise errors.Unavailable(
                         f"no keeper can be started: {error.strerror}", "KEEPER_LOST"
@@ -78,24 +79,28 @@ class Joining:
         return launch.spawn_keeper(self._paths.runtime_dir, self._build, self._said.fileno())
 
     def _log(self) -> bytes:
-        with contextlib.suppress(OSError), open(self._log_path, "rb") as file:
+        with contextlib.suppress(OSError), open(self._paths.keeper_log, "rb") as file:
             return file.read()
         return b""
 
-    @property
-    def _log_path(self) -> str:
-        return os.path.join(self._paths.private, "keeper.log")
+    def hung_up(self, why: object) -> errors.Unavailable:
+        """The error of connections that did not last, each for such a reason."""
+        if self.started:
+            # Its socket is there before it is.
+            return self._not_started()
+        return errors.Unavailable(
+            f"what listens at the keeper's socket is no keeper: {why}", "KEEPER_LOST"
+        )
 
-    def last_words(self) -> str:
-        """The last line that whoever was to become the keeper has said; empty if it said none."""
-        if self._said.closed:
-            return ""
+    def _not_started(self) -> errors.Unavailable:
+        """Why, by the last line that whoever was to become the keeper has said."""
         with self._said as said:
-            said_first = kernel_fd.read_all(said.fileno(), _SAID_BYTES)
+            said_first = b"" if said.closed else kernel_fd.read_all(said.fileno(), _SAID_BYTES)
         logged = self._log()[self._logged :]
         lines = (said_first + logged).decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        return f"{last}: see {self._log_path}" if logged.strip() else last
+        last = next((line for line in reversed(lines) if line.strip()), "it has not said why")
+        where = f": see {self._paths.keeper_log}" if logged.strip() else ""
+        return errors.Unavailable(f"no keeper can be started: {last}{where}", "KEEPER_LOST")
 
     def _try(self) -> socket.socket | None:
         try:

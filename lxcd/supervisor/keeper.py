@@ -90,15 +90,14 @@ class Keeper:
         """Find the keeper of this runtime directory or start one, bring it up to date, learn what
         it holds. Raises Unavailable.
         """
+        self._joining.started = False
         for tries in range(_CONNECTS, 0, -1):
             try:
                 await self._connect()
             except _HungUpError as error:
                 # It may have been about to end, or ended and not yet let go of its socket.
                 if tries == 1:
-                    why = self._joining.last_words()
-                    text = f"what listens at the keeper's socket is no keeper: {why or error}"
-                    raise errors.Unavailable(text, "KEEPER_LOST") from None
+                    raise self._joining.hung_up(error) from None
             except BaseException:
                 self._hang_up("connecting has failed")
                 raise

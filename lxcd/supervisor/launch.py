@@ -11,6 +11,8 @@ from lxcd import __version__
 
 if TYPE_CHECKING:
     import socket
+    from typing import Any
+
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What a keeper runs.
@@ -82,7 +84,7 @@ def spawn_candidate(runtime_dir: str, build: str, answers: socket.socket) -> int
     return _spawn(argv, [(os.POSIX_SPAWN_DUP2, answers.fileno(), place)])
 
 
-def _spawn(argv: list[str], actions: list[tuple[int, int, int]]) -> int:
+def _spawn(argv: list[str], actions: list[tuple[Any, ...]]) -> int:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsid=True)
 

@@ -245,13 +245,14 @@ class Ended:
     status: int
     text: str
 
-    def is_one_message(self) -> None:
-        """EX_UNAVAILABLE, and one line of its own about it; what else it says is warnings and the log."""
+    def is_one_message(self) -> str:
+        """EX_UNAVAILABLE, and one line of its own about it, which is returned; what else it says is warnings and the log."""
         assert self.status == 69, self
         assert "Traceback" not in self.text, self.text
         lines = [line for line in self.text.splitlines() if not line.startswith(_LOGGED)]
         assert len(lines) == 1, self.text
         assert lines[0].startswith("lxcd: "), self.text
+        return lines[0].removeprefix("lxcd: ")
 
 
 _LOGGED = ("warning ", "info ", "error ")

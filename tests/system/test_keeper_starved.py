@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from tests.system.host import Host
 from tests.system.losing import (
     TAG,
     Console,
+    attempt,
     ends_with,
     go,
     gone,
@@ -73,6 +75,62 @@ BREAKS: dict[str, Callable[[Path], Callable[[], None]]] = {
     ),
     "no package": _unreadable,
 }
+
+
+def _with_line(path: Path, line: str, other: str) -> Callable[[], None]:
+    before = path.read_text()
+    assert line in before, path
+    return _with_text(path, before.replace(line, other))
+
+
+# Who starts something takes this for the interpreter.
+_INTERPRETER = "interpreter = os.path.realpath(sys.executable)"
+# The same for the first keeper of all, and how lxcd says it.
+_WHY = "no keeper can be started: "
+AT_FIRST: dict[str, tuple[Callable[[Path], Callable[[], None]], str]] = {
+    **{kind: (act, _WHY) for kind, act in BREAKS.items() if kind != "no package"},
+    "no interpreter for the launcher": (
+        lambda top: _with_line(
+            top / "supervisor/launch.py", _INTERPRETER, "interpreter = '/not/there'"
+        ),
+        f"no keeper can be started: {os.strerror(errno.ENOENT)}",
+    ),
+    "no program for the launcher": (
+        lambda top: _with_line(
+            top / "supervisor/launch.py", _INTERPRETER, "interpreter = '/etc/passwd'"
+        ),
+        f"no keeper can be started: {os.strerror(errno.EACCES)}",
+    ),
+    "no interpreter for the keeper": (
+        lambda top: _with_line(top / "keeper/trust.py", _INTERPRETER, "interpreter = '/not/there'"),
+        _WHY,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        AT_FIRST,
+        "a broken launcher",
+        "a keeper that dies",
+        "no interpreter for the launcher",
+        "no interpreter for the keeper",
+    ),
+)
+def test_without_its_first_keeper_lxcd_does_not_come_up(cold_host: Host, kind: str) -> None:
+    host, (act, text) = cold_host, AT_FIRST[kind]
+    repair = act(package(host, "copy") / "lxcd")
+    done = attempt(host)
+    assert done is not None, "it serves"
+    message = done.is_one_message()
+    assert message.startswith(text)
+    assert "not said why" not in message
+    assert host.machine.processes() == []
+    # It has left nothing that is in the way.
+    repair()
+    host.start_daemon()
+    assert host.keeper_pid > 0
 
 
 @pytest.mark.parametrize("kind", mostly_long(BREAKS, "no launcher", "a keeper that dies"))
