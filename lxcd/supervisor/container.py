@@ -398,6 +398,8 @@ class Container(Changes):
         child.on_exit = self._on_exit
         self._house.addresses.begin(self, child, devices)
         self._house.alarms.begin(self, found=True)
+        if record.stop_requested and child.exited is None:
+            self._house.begin(stopping.cut_off(self, child))
         if child.exited is not None:
             self._on_exit(child)
 

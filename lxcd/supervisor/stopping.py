@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 # How long a killed init may take to be gone: a process in uninterruptible sleep hears no SIGKILL.
 _KILL_SECONDS = 30.0
 _STOP_SIGNAL_SECONDS = 5.0
+_CUT_OFF_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,19 @@ async def stop(container: Container, patience: float | None, *, no_kill: bool) -
             if container.state is State.STOPPING:
                 container.set_state(State.RUNNING)
         raise
+
+
+async def cut_off(container: Container, child: Held) -> None:
+    """An earlier lxcd has begun to stop it, and was gone before it ended. If it was asked to end it
+    does soon; else it goes on, and nobody asks it any more: its end is its own then, and so is a
+    reboot.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CUT_OFF_SECONDS):
+            await child.ended()
+    async with container.lock:
+        if container.child is child and child.exited is None and container.stop_requested:
+            container.note_stop(requested=False)
 
 
 async def _ask_and_wait(
