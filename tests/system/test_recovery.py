@@ -11,11 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from lxcd.v1 import container_pb2, exec_pb2, host_pb2, types_pb2
-from tests.system import ledger
 from tests.system.boxes import Box, busybox_up, defined, generation_runs, over
 from tests.system.calls import (
     IDLE,
@@ -28,7 +26,6 @@ from tests.system.calls import (
     refused,
     seconds,
     state,
-    tree,
 )
 from tests.system.host import Host
 from tests.system.machine import DEADLINE, until
@@ -254,135 +251,6 @@ def _processes(made: Box) -> list[container_pb2.Process]:
     return list(made.api.container.ListProcesses(request, timeout=DEADLINE).processes)
 
 
-# Killed in the middle of something
-
-_MOMENTS = {
-    "mkdir": (1, 3, 12),
-    "rename": (1, 2, 3),
-    "symlink": (2,),
-    "fsync": (1, 2),
-    "sendmsg": (1, 2, 4),
-    "unlink,unlinkat": (1, 3),
-    "rmdir": (1, 4),
-}
-_CUTS = [(calls, when) for calls, numbers in _MOMENTS.items() for when in numbers]
-
-
-def _die_at(host: Host, calls: str, when: int) -> subprocess.Popen[bytes]:
-    """Have the daemon killed as it begins this system call for the n-th time (in one thread)."""
-    assert host.daemon is not None
-    tracer = subprocess.Popen(
-        [
-            *("strace", "-f", "-o", "/dev/null", "-p", str(host.daemon), "-e", f"trace={calls}"),
-            *("-e", f"inject={calls}:signal=SIGKILL:when={when}"),
-        ],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert tracer.stderr is not None
-    assert b"attached" in tracer.stderr.readline()
-    return tracer
-
-
-def _cut_short(host: Host, calls: str, when: int, act: Callable[[], object]) -> bool:
-    """Whether it was cut short: not every verb makes so many of every call."""
-    tracer = _die_at(host, calls, when)
-    try:
-        act()
-    except grpc.RpcError as error:
-        answer: Any = error
-        # It was cut off; or the cut before has left it without what it works on.
-        if answer.code() not in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.CANCELLED,
-            grpc.StatusCode.NOT_FOUND,
-        ):
-            raise
-    cut = host.machine.poll(host.daemon or 0) is not None
-    host.kill_daemon()
-    with tracer:
-        tracer.wait(DEADLINE)
-    host.start_daemon()
-    return cut
-
-
-def _is_consistent(host: Host, names: set[str]) -> None:
-    """Every container is wholly there or not at all, and nothing is left of what was begun."""
-    api = host.channel()
-    # An end that came meanwhile may still be under way.
-    until(
-        lambda: all(state(one) in ("RUNNING", "STOPPED") for one in everything(api).values()),
-        "every container is settled",
-    )
-    found = everything(api)
-    assert set(found) <= names
-    on_disk = set(os.listdir(host.lxcpath))
-    assert {name for name in found if found[name].defined} == on_disk
-    for name in on_disk:
-        assert (host.lxcpath / name / "config").is_file()
-        assert (host.lxcpath / name / "rootfs" / "etc/passwd").is_file()
-    running = {name for name, one in found.items() if one.pid}
-    for one in found.values():
-        assert (state(one) == "RUNNING") == bool(one.pid)
-        for path in one.cgroups.values():
-            assert os.path.isdir(path)
-    transient = host.state_dir / "transient"
-    left = set(os.listdir(transient)) if transient.exists() else set()
-    assert len(left) == len({name for name in running if not found[name].defined}), left
-    inits = {one.pid for one in found.values() if one.pid}
-    below = {process.pid for process in ledger.descendants(host.keeper_pid)}
-    assert inits <= below
-    api.close()
-
-
-@pytest.mark.parametrize("verb", ["create", "start", "run", "stop", "delete"])
-def test_whatever_is_cut_short_is_done_or_undone(host: Host, verb: str) -> None:
-    names: set[str] = set()
-    cut = 0
-    for number, (calls, when) in enumerate(_CUTS):
-        name = f"{verb}{number}"
-        names.add(name)
-        api = host.channel()
-        if verb not in ("create", "run"):
-            define(api, name, "")
-        if verb in ("stop", "delete"):
-            _begin(host, name)
-        acts: dict[str, Callable[[], object]] = {
-            "create": lambda name=name: define(host.channel(), name, ""),  # type: ignore[misc]
-            "start": lambda name=name: _begin(host, name),  # type: ignore[misc]
-            "run": lambda name=name: _begin(host, name, image="host"),  # type: ignore[misc]
-            "stop": lambda name=name: _end(host, name),  # type: ignore[misc]
-            "delete": lambda name=name: _delete(host, name),  # type: ignore[misc]
-        }
-        cut += _cut_short(host, calls, when, acts[verb])
-        _is_consistent(host, names)
-        found = everything(host.channel())
-        if name in found:
-            # Wholly there: it can be used.
-            if not found[name].pid:
-                _begin(host, name)
-            assert host.ctl("exec", name, "--", "echo", "in").stdout == "in\n"
-            _delete(host, name)
-    assert tree(host.lxcpath) == set()
-    assert os.listdir(host.run_dir / "private/containers") == []
-    assert cut > 0, "nothing was cut short"
-
-
-def _begin(host: Host, name: str, image: str = "") -> None:
-    request = container_pb2.StartContainerRequest(name=name, command=IDLE, image=image)
-    host.channel().container.StartContainer(request, timeout=DEADLINE)
-
-
-def _end(host: Host, name: str) -> None:
-    request = container_pb2.StopContainerRequest(name=name, kill=True)
-    host.channel().container.StopContainer(request, timeout=DEADLINE)
-
-
-def _delete(host: Host, name: str) -> None:
-    request = container_pb2.DeleteContainerRequest(name=name, force=True)
-    host.channel().container.DeleteContainer(request, timeout=DEADLINE)
-
-
 # The end of everything
 
 
@@ -417,7 +285,8 @@ def test_shutdown_stops_all_in_order_and_both_processes_leave(
     for name, order in (("last", 1), ("middle", 5), ("first", 9)):
         line = f"lxc.start.order = {order}"
         define(api, name, application(host, busybox_root, name, line))
-        _begin(host, name)
+        request = container_pb2.StartContainerRequest(name=name, command=IDLE)
+        api.container.StartContainer(request, timeout=DEADLINE)
     pidfds = [os.pidfd_open(pid) for pid in (host.daemon, host.keeper_pid) if pid is not None]
     host.shutdown()
     assert sorted(select.select(pidfds, [], [], 0)[0]) == sorted(pidfds)
