@@ -199,13 +199,15 @@ class Pool:
             kind.filling = False
 
     def _look_again(self) -> None:
-        """What nobody has asked for in a while goes."""
-        self._look = None
+        """What nobody has asked for in a while goes; what could not be made is tried again."""
         for key, kind in list(self._kinds.items()):
             while kind.stock and self._missing(kind) < 0:
                 self.house.begin(self._discard(kind.stock.pop()))
             if not kind.stock and self._missing(kind) == 0 and not kind.filling:
                 del self._kinds[key]
+            else:
+                self._fill(key)
+        self._look = None
         if self._kinds:
             loop = asyncio.get_running_loop()
             self._look = loop.call_later(_LOOK_SECONDS, self._look_again)

@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
+import pytest
 
 from lxcd.v1 import container_pb2, event_pb2, exec_pb2
 from tests.system.boxes import Refused
 from tests.system.calls import IDLE, define, events, everything, get, refused, state
+from tests.system.consistency import VERSION_1, Watch
 from tests.system.host import Host
 from tests.system.losing import Ended, attempt
 from tests.system.machine import DEADLINE, until
@@ -271,3 +273,18 @@ def _first_start(host: Host, disk: str) -> Ended | None:
     finally:
         # A keeper that was started for it goes by itself.
         host.machine.run("umount", "--lazy", str(private))
+
+
+@pytest.mark.skipif(not VERSION_1, reason="only slots of version 1 are written down")
+def test_children_are_prepared_once_there_is_room_again(cold_host: Host) -> None:
+    """Without another start, which would have to make its own."""
+    host = cold_host
+    with _small(host, host.run_dir / "private") as disk:
+        define(host.channel(), "app", "")
+        _fill(disk)
+        _is_no_room(refused(lambda: _start(host, "app")))
+        watch = Watch(host, "app")
+        until(lambda: "no child could be prepared" in host.log_text(), "it was tried")
+        assert watch.stock() == 0
+        _free(disk)
+        until(lambda: watch.stock() > 0, "a child is prepared")
