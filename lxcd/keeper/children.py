@@ -126,6 +126,10 @@ class Children:
             for stream in child.streams.values():
                 if child.kind == "init":
                     self._streams.release(stream)
+        for child in list(self.by_id.values()):
+            # It has ended with lxcd, and we have heard of that first.
+            if _became_nothing(child):
+                self.forget(child.id)
 
     # ---- how they come
 
@@ -369,8 +373,7 @@ class Children:
         for stream in list(child.streams.values()):
             if stream.fd >= 0 and not stream.paused:
                 self._streams.finish(stream)
-        if self._link.peer is None and not child.forked and not child.streams:
-            # It was prepared for an lxcd that is gone, and never became anything.
+        if self._link.peer is None and _became_nothing(child):
             self.forget(child.id)
         else:
             self._journal.add(exited)
@@ -412,6 +415,11 @@ class Children:
             if zombie is None or zombie.si_pid in known:
                 return
             os.waitid(os.P_PID, zombie.si_pid, os.WEXITED | os.WNOHANG)
+
+
+def _became_nothing(child: Child) -> bool:
+    """It was prepared for an lxcd, has ended, and never was more: no other lxcd asks for it."""
+    return child.ended and not child.forked and not child.streams
 
 
 def _require_pidfd(number: int) -> None:

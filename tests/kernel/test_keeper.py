@@ -259,6 +259,19 @@ def test_exits_are_in_the_journal_before_they_are_told(keeper: RunningKeeper) ->
     assert b'"child"' in (keeper.private / protocol.JOURNAL_NAME).read_bytes()
 
 
+def test_what_only_waited_is_forgotten_with_its_lxcd(keeper: RunningKeeper) -> None:
+    """It ends because lxcd has gone, and the keeper may hear of its end first."""
+    connection = keeper.greeted()
+    child = keeper.spawn(connection, "child")
+    child.channel.close()
+    connection.expect(protocol.Exited, "child")
+    connection.close()
+    second = keeper.greeted()
+    keeper.settle()
+    assert [type(told.answer) for told in second.told] == [protocol.Welcome, protocol.Synced]
+    assert (keeper.private / protocol.JOURNAL_NAME).read_bytes() == b""
+
+
 def test_it_ends_by_no_polite_signal(keeper: RunningKeeper) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(keeper.pid, number)
