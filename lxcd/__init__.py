@@ -12,7 +12,7 @@
     container    the plan of one container, and the child that walks it
     config       what the user wrote
     kernel       Linux as Python functions; the only ctypes
-    log, paths, errors   the foundation
+    log, paths, errors, threads   the foundation
 
 Imports go down this list, never up. `daemon.py` builds every object once and wires them;
 `__main__.py` reads flags; `v1` is the generated wire format.

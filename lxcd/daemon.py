@@ -40,6 +40,7 @@ from lxcd.supervisor.records import Records
 from lxcd.supervisor.recovery import Recovery
 from lxcd.supervisor.registry import Registry
 from lxcd.supervisor.statistics import Statistics
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.config.daemon import Settings
@@ -82,7 +83,7 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
-    trees = await asyncio.to_thread(tree.find_trees)
+    trees = await in_thread(tree.find_trees)
     pool = Pool(paths.slots, settings.prepared_max)
     async with asyncio.TaskGroup() as tasks:
         pool.house = house = House(
@@ -125,7 +126,7 @@ async def _serve(
         )
         keeper.on_lost = lambda why: _lost(house, why)
         keeper.on_found = lambda: _found(house)
-        await asyncio.to_thread(pool.recover)
+        await in_thread(pool.recover)
         await Recovery(house, registry).run(known.recover() | networks.adopt())
         house.begin(networks.recover())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -158,6 +159,7 @@ async def _serve(
         networks.close()
         registry.close()
         await pool.close()
+    await pool.sweep()
 
 
 def _watching(house: House, settings: Settings) -> Networks:

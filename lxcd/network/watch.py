@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lxcd.network import dump, namespace, picture
 from lxcd.network.netlink import GROUPS
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,7 +105,7 @@ class Watch:
             if opened:
                 self._begin(namespace.opened(inside))
             else:
-                await asyncio.to_thread(self._open, inside)
+                await in_thread(self._open, inside)
             pace = Pace(time.monotonic())
             while True:
                 if self._before_look is not None:
@@ -184,7 +185,7 @@ class Watch:
             # Or the answers would ring.
             self._stop_listening()
             try:
-                return await asyncio.to_thread(self._guarded, work)
+                return await in_thread(self._guarded, work)
             finally:
                 if listened:
                     self._listen()

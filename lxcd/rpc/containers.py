@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lxcd import errors
@@ -15,6 +14,7 @@ from lxcd.supervisor.definition import Definition, read_text
 from lxcd.supervisor.records import Request
 from lxcd.supervisor.state import State
 from lxcd.supervisor.stopping import Stopped
+from lxcd.threads import in_thread
 from lxcd.v1 import container_pb2 as pb
 from lxcd.v1 import container_pb2_grpc
 
@@ -49,7 +49,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         actor = self._registry.get(request.lxcpath, request.name)
         full = request.view != pb.VIEW_BASIC
         counters = await self._house.addresses.counters(actor)
-        message = await asyncio.to_thread(convert.container, actor, full=full)
+        message = await in_thread(convert.container, actor, full=full)
         convert.add_counters(message, counters)
         return message
 
@@ -72,9 +72,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
             if actor.name > after and (not wanted or actor.state in wanted)
         ]
         page = rest[:size]
-        messages = await asyncio.to_thread(
-            lambda: [convert.container(actor, full=full) for actor in page]
-        )
+        messages = await in_thread(lambda: [convert.container(actor, full=full) for actor in page])
         token = requests.write_token(page[-1].name) if len(rest) > size else ""
         return pb.ListContainersResponse(containers=messages, next_page_token=token)
 
@@ -118,7 +116,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         else:
             lxcpath = self._registry.lxcpath(request.lxcpath)
             wanted = [actor for actor in running if actor.lxcpath == lxcpath]
-        found = await asyncio.to_thread(
+        found = await in_thread(
             lambda: processes.list_processes(
                 self._house.trees, wanted, include_host=request.include_host, running=running
             )
@@ -133,7 +131,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         del context
         actor = self._registry.get(request.lxcpath, request.name)
         query = sockets.Query(self._house.trees, actor, socket_messages.kinds(request.kinds))
-        return await asyncio.to_thread(
+        return await in_thread(
             lambda: socket_messages.listing(query.answer(holders=request.with_holders))
         )
 
@@ -208,7 +206,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
         if isinstance(made, Definition):
             message = convert.definition_only(request.name, made)
         else:
-            message = await asyncio.to_thread(convert.container, made, full=True)
+            message = await in_thread(convert.container, made, full=True)
         yield pb.CreateContainerResponse(container=message)
 
     @unary
@@ -237,7 +235,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 )
             if request.validate_only:
                 return convert.definition_only(actor.name, after)
-            answer = await asyncio.to_thread(convert.container, actor, full=True)
+            answer = await in_thread(convert.container, actor, full=True)
             answer.problems.extend(convert.problem(one) for one in problems)
             return answer
 
@@ -287,7 +285,7 @@ class Containers(container_pb2_grpc.ContainerServiceServicer):
                 renamed = await self._registry.rename(
                     actor, request.new_name, validate_only=request.validate_only
                 )
-            return await asyncio.to_thread(convert.container, renamed, full=True)
+            return await in_thread(convert.container, renamed, full=True)
 
         return await self._replays.once(request, work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from lxcd import __version__
 from lxcd.rpc import convert
 from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import host
+from lxcd.threads import in_thread
 from lxcd.v1 import host_pb2 as pb
 from lxcd.v1 import host_pb2_grpc
 
@@ -45,7 +45,7 @@ class Hosts(host_pb2_grpc.HostServiceServicer):
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.GetHostResponse:
         """See host.proto."""
         del request, context
-        found = await asyncio.to_thread(host.probe)
+        found = await in_thread(host.probe)
         running = self._registry.running()
         known = {*await self._registry.containers(""), *running}
         paths = self._house.paths

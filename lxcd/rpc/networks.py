@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxcd import errors
@@ -14,6 +13,7 @@ from lxcd.rpc.status import Context, unary
 from lxcd.supervisor import hotplug
 from lxcd.supervisor.forwarding import Forwarding
 from lxcd.supervisor.network_changes import NetworkChanges
+from lxcd.threads import in_thread
 from lxcd.v1 import network_pb2 as pb
 from lxcd.v1 import network_pb2_grpc
 
@@ -187,7 +187,7 @@ class Networks(network_pb2_grpc.NetworkServiceServicer):
             actors = [self._registry.get(request.lxcpath, request.container)]
         else:
             actors = await self._registry.containers(request.lxcpath)
-        found = await asyncio.to_thread(
+        found = await in_thread(
             lambda: [one for actor in actors for one in self._forwarding.of(actor)]
         )
         found.sort(key=_place)

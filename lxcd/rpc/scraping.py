@@ -22,6 +22,7 @@ from lxcd.rpc import stats
 from lxcd.rpc.metrics import Facts, Snapshot
 from lxcd.rpc.server import GROUP, refuse_served
 from lxcd.supervisor.state import State
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -154,7 +155,7 @@ class Scraping:
             snapshot = Snapshot(await self._sample(), await self._facts())
             encode, kind = choose_encoder(headers.get("accept", ""))
             # Not in the loop: of 500 containers it takes a while.
-            return kind, await asyncio.to_thread(encode, snapshot)
+            return kind, await in_thread(encode, snapshot)
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

@@ -21,6 +21,7 @@ from lxcd.kernel import procfs
 from lxcd.supervisor import alarm_events
 from lxcd.supervisor.kills import NAME_SECONDS, Kills, Untold
 from lxcd.supervisor.pace import FIRST_SECONDS, LONGEST_SECONDS, Pace
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -165,7 +166,7 @@ class Alarms:
         while True:
             self._hear()
             read = self.sequence
-            counts = await asyncio.to_thread(counters.read, life.payload)
+            counts = await in_thread(counters.read, life.payload)
             self._hear()
             self._settle(life, counts, read)
             if not life.kills.waiting:
@@ -209,7 +210,7 @@ class Alarms:
             self._dirty.clear()
             if looked:
                 payloads, read = [life.payload for life in looked], self.sequence
-                found = await asyncio.to_thread(_read_all, payloads)
+                found = await in_thread(_read_all, payloads)
                 # After the counts: who was counted is in the log by now, or in a moment.
                 self._hear()
                 for life, counts in zip(looked, found, strict=True):

@@ -18,6 +18,7 @@ from lxcd.network import bridge, definition, firewall, reservations
 from lxcd.network import port as ports
 from lxcd.network.port import Port
 from lxcd.supervisor.definition import CONFIG_NAME, ConfigFile
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -274,7 +275,7 @@ class Connections:
             self._store.write_port(now)
 
     async def _publish(self, network: str) -> None:
-        await asyncio.to_thread(bridge.route_localhost, network)
+        await in_thread(bridge.route_localhost, network)
         await self._ruleset.publish(self.published)
 
     def published(self) -> tuple[firewall.Published, ...]:

@@ -33,6 +33,7 @@ from lxcd.supervisor.changes import Changes
 from lxcd.supervisor.definition import ConfigFile, Definition, from_texts, read_text, texts_of
 from lxcd.supervisor.records import STOPPED, Deed, Intent, Record, Request
 from lxcd.supervisor.state import TRANSITIONS, Exit, State
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -422,9 +423,7 @@ class Container(Changes):
         owner = self._house.paths.runtime_dir
         self.intend(Deed.DELETE, kept=tuple(kept))
         try:
-            await asyncio.to_thread(
-                lambda: removal.remove(directory, transient, owner=owner, keep=kept)
-            )
+            await in_thread(lambda: removal.remove(directory, transient, owner=owner, keep=kept))
         except errors.LxcdError:
             self.intend_nothing()
             raise

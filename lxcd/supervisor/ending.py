@@ -16,6 +16,7 @@ from lxcd.supervisor.definition import read_text
 from lxcd.supervisor.records import STOPPED, Deed, Intent
 from lxcd.supervisor.state import Cause, Exit, State, exit_of
 from lxcd.supervisor.stop import exit_words
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
@@ -76,7 +77,7 @@ async def _clean_up(house: House, container: Container, child: Held, *, ephemera
     )
     if not exited.known:
         how = Exit(0, 0, False, False, how.time_ns, how.generation, Cause.KEEPER_LOST)
-    left = await asyncio.to_thread(tree.remove, container.payload)
+    left = await in_thread(tree.remove, container.payload)
     if left:
         _log.error("cgroups could not be removed: %s", " ".join(left))
     follows = None

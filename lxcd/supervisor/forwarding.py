@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.config import forwards
 from lxcd.supervisor.definition import SETTINGS_NAME, ConfigFile
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.config.forwards import Forward
@@ -51,7 +52,7 @@ class Forwarding:
     ) -> Known:
         """Raises AlreadyExists if that port leads somewhere else already."""
         async with self._lock:
-            known = [one.forward for one in await asyncio.to_thread(self.of, container)]
+            known = [one.forward for one in await in_thread(self.of, container)]
             port = self._port(container)
             holder = self._connections.holder(forward)
             clash = next((one for one in known if one.clashes(forward) and one != forward), None)
@@ -73,7 +74,7 @@ class Forwarding:
             if port is not None and forward not in port.forwards:
                 await self._connections.set_forwards(port, (*port.forwards, forward))
             if container.defined and forward not in container.file.settings().forwards:
-                await asyncio.to_thread(_rewrite, container, forward, add=True)
+                await in_thread(_rewrite, container, forward, add=True)
         self._tell("network.forward_added", container, forward)
         return Known(container, forward, port is not None)
 
@@ -82,7 +83,7 @@ class Forwarding:
     ) -> None:
         """Connections that there are go on. Raises NotFound."""
         async with self._lock:
-            known = {one.forward: one for one in await asyncio.to_thread(self.of, container)}
+            known = {one.forward: one for one in await in_thread(self.of, container)}
             if forward not in known:
                 raise errors.NotFound(
                     f"container {container.name} has no forward {forward}",
@@ -92,7 +93,7 @@ class Forwarding:
             if validate_only:
                 return
             if forward in container.file.settings().forwards:
-                await asyncio.to_thread(_rewrite, container, forward, add=False)
+                await in_thread(_rewrite, container, forward, add=False)
             port = self._port(container)
             if port is not None and forward in port.forwards:
                 left = tuple(one for one in port.forwards if one != forward)

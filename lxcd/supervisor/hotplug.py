@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from lxcd import errors
@@ -13,6 +12,7 @@ from lxcd.network.device import fail, read_devices
 from lxcd.supervisor import nics
 from lxcd.supervisor.definition import read_text
 from lxcd.supervisor.records import write
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ async def attach(
     if len(config.nics) != 1 or config.nics[0].kind in ("none", "empty"):
         raise errors.InvalidArgument("no device of that type can be attached", "INVALID_DEVICE")
     try:
-        found = await asyncio.to_thread(wiring.there, pid)
+        found = await in_thread(wiring.there, pid)
     except OSError as error:
         raise errors.from_oserror(error, f"looking into {container.name}") from None
     seed = nics.seed_of(container.lxcpath, container.name)

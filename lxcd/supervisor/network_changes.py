@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lxcd import errors
 from lxcd.network import bridge, definition, namespace, reservations
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
@@ -59,7 +60,7 @@ class NetworkChanges:
         async with self._lock:
             if store.defined(name):
                 raise errors.AlreadyExists(f"network {name} exists", "NETWORK_EXISTS", network=name)
-            default = await asyncio.to_thread(store.default)
+            default = await in_thread(store.default)
             if default.network is not None and default.network.name == name:
                 made = definition.changed(default.network, values)
             else:
@@ -83,7 +84,7 @@ class NetworkChanges:
                 await self._networks.apply(made)
                 await self._networks.ensure(name)
             except BaseException:
-                await asyncio.to_thread(store.delete, name)
+                await in_thread(store.delete, name)
                 raise
             self._tell("network.created", name)
         return made
@@ -113,7 +114,7 @@ class NetworkChanges:
                 if was_defined:
                     self._networks.store.write(before)
                 else:
-                    await asyncio.to_thread(self._networks.store.delete, name)
+                    await in_thread(self._networks.store.delete, name)
                 with contextlib.suppress(errors.LxcdError):
                     await self._networks.apply(before)
                 raise
@@ -132,7 +133,7 @@ class NetworkChanges:
             if validate_only:
                 return
             await self._networks.go_down(name)
-            await asyncio.to_thread(self._networks.store.delete, name)
+            await in_thread(self._networks.store.delete, name)
             self._tell("network.deleted", name)
 
     def _in_use(self, name: str, what: str) -> errors.FailedPrecondition:
@@ -149,7 +150,7 @@ class NetworkChanges:
             with namespace.rtnetlink() as opened:
                 return bridge.used_ipv4(opened, name)
 
-        found = await asyncio.to_thread(look)
+        found = await in_thread(look)
         for other in await self._networks.all():
             if other.name != name and other.ipv4_interface is not None:
                 found.append(other.ipv4_interface.network)
@@ -175,8 +176,8 @@ class NetworkChanges:
         """Who has which address of a network. Raises NotFound."""
         await self._networks.get(name)
         store = self._networks.store
-        leases = await asyncio.to_thread(store.leases, name)
-        reserved = await asyncio.to_thread(store.reserved, name)
+        leases = await in_thread(store.leases, name)
+        reserved = await in_thread(store.reserved, name)
         ports = {port.hwaddr: port for port in self._networks.connected(name)}
         found: dict[str, Known] = {}
         for key, address in reserved.items():

@@ -23,6 +23,7 @@ from lxcd.supervisor.connecting import Connections, Device, Up
 from lxcd.supervisor.nameserver import Nameserver
 from lxcd.supervisor.network_store import Store, UpRecord
 from lxcd.supervisor.ruleset import Ruleset
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -56,7 +57,7 @@ class Networks:
 
     async def get(self, name: str) -> ManagedNetwork:
         """A network that is defined, or the default one. Raises NotFound."""
-        found = await asyncio.to_thread(self._defined, name)
+        found = await in_thread(self._defined, name)
         if found is None:
             raise errors.NotFound(f"no network {name}", "NETWORK_NOT_FOUND", network=name)
         return found
@@ -76,7 +77,7 @@ class Networks:
                         found[name] = one
             return [found[name] for name in sorted(found)]
 
-        return await asyncio.to_thread(read)
+        return await in_thread(read)
 
     def is_up(self, name: str) -> bool:
         """Its bridge is there."""
@@ -115,14 +116,14 @@ class Networks:
         if up is not None and not self._lock.locked() and _index(link) == up.index:
             return up.network
         async with self._lock:
-            network = await asyncio.to_thread(self._defined, link)
+            network = await in_thread(self._defined, link)
             if network is None:
                 return None
             await self._leave_to_others(link)
             up = self._up.get(link)
             if up is not None and _index(link) == up.index:
                 return up.network
-            if up is None and await asyncio.to_thread(_is_there, link):
+            if up is None and await in_thread(_is_there, link):
                 if self.store.defined(link):
                     raise errors.FailedPrecondition(
                         f"network {link}: a device of that name is there, and is not lxcd's",
@@ -139,7 +140,7 @@ class Networks:
         """
         up = self._up.get(name)
         try:
-            is_others = up is not None and await asyncio.to_thread(_is_others, up)
+            is_others = up is not None and await in_thread(_is_others, up)
         except OSError as error:
             raise errors.from_oserror(error, f"network {name}", network=name) from None
         if is_others:
@@ -149,7 +150,7 @@ class Networks:
     async def _go_up(self, network: ManagedNetwork) -> None:
         """The caller holds the lock. It may be up already, and have lost its bridge."""
         name = network.name
-        await asyncio.to_thread(self._require_possible, network)
+        await in_thread(self._require_possible, network)
         server = self._server(name)
         record = UpRecord(definition.to_toml(network))
         before = self._up.get(name)
@@ -158,8 +159,8 @@ class Networks:
         self.store.write_up(name, record)
         try:
             known = before.index if before is not None else 0
-            index = await asyncio.to_thread(_make, network, known)
-            reserved = await asyncio.to_thread(self.store.reserved, name)
+            index = await in_thread(_make, network, known)
+            reserved = await in_thread(self.store.reserved, name)
             self._up[name] = up = Up(network, index, record, server, reserved)
             await self._rebuild()
             await self._serve(up)
@@ -265,7 +266,7 @@ class Networks:
             _log.warning("rules of network %s: %s", name, error)
         try:
             if network is not None:
-                await asyncio.to_thread(_remove, network)
+                await in_thread(_remove, network)
         except OSError as error:
             raise errors.from_oserror(error, f"removing network {name}", network=name) from None
         self.store.delete_up(name)
@@ -374,7 +375,7 @@ class Networks:
             await self.connections.remove(self._gone.pop())
 
     async def _recover(self) -> None:
-        present = await asyncio.to_thread(_link_names)
+        present = await in_thread(_link_names)
         for port in self.store.ports():
             there = port.host_name in present and port.host_name not in self._gone
             if there and port.network in self._left:
@@ -387,13 +388,13 @@ class Networks:
             for up in [one for one in self._up.values() if one.record.going or not one.index]:
                 # Cut short on its way, or its bridge was removed: whoever needs it makes it.
                 await self._go_down(up.network.name)
-            await asyncio.to_thread(self.store.sweep, set(self._up), self.connected())
+            await in_thread(self.store.sweep, set(self._up), self.connected())
             if self._up:
                 # Once, with all of them: what is not said then is not there.
                 await self._rebuild()
             for up in self._up.values():
                 try:
-                    up.index = await asyncio.to_thread(_make, up.network, up.index)
+                    up.index = await in_thread(_make, up.network, up.index)
                     await self._serve(up)
                 except (errors.LxcdError, OSError) as error:
                     _log.error("network %s: %s", up.network.name, error)
@@ -404,9 +405,9 @@ class Networks:
         except errors.LxcdError:
             network = definition.ManagedNetwork(name)
             record = replace(record, going=True)
-        reserved = await asyncio.to_thread(self.store.reserved, name)
+        reserved = await in_thread(self.store.reserved, name)
         server = self._server(name)
-        index = await asyncio.to_thread(_index_of_ours, network)
+        index = await in_thread(_index_of_ours, network)
         self._up[name] = Up(network, index, record, server, reserved)
         child = self._house.keeper.children.get(record.child)
         if child is not None and child.exited is None:
@@ -414,7 +415,7 @@ class Networks:
             return
         if child is not None:
             self._house.keeper.forget(child)
-        await asyncio.to_thread(nameserver.end_orphan, record.pid, record.start_time_ticks)
+        await in_thread(nameserver.end_orphan, record.pid, record.start_time_ticks)
 
     def _server(self, name: str) -> Nameserver:
         return Nameserver(

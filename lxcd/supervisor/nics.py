@@ -24,6 +24,7 @@ from lxcd.network.device import Device, fail, read_devices, shares_host
 from lxcd.supervisor import programs
 from lxcd.supervisor.definition import ConfigFile
 from lxcd.supervisor.stop import exit_words
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,22 +130,22 @@ class Nics:
             for device, wired in zip(self._devices, record.nics, strict=True)
             if await self._is_managed(device)
         ]
-        wires = await asyncio.to_thread(self._prepare, record, inside)
+        wires = await in_thread(self._prepare, record, inside)
         try:
             if not managed:
                 # One trip to a thread.
-                await asyncio.to_thread(_make_and_connect, wires)
+                await in_thread(_make_and_connect, wires)
                 return
             # Rules are of names: they need not wait for what bears them.
             done = await asyncio.gather(
-                asyncio.to_thread(wires.make),
+                in_thread(wires.make),
                 *(self._connect(record, device, wired) for device, wired in managed),
                 return_exceptions=True,
             )
             for error in done:
                 if isinstance(error, BaseException):
                     raise error
-            await asyncio.to_thread(wires.connect)
+            await in_thread(wires.connect)
         finally:
             self._not_made = wires.not_made
             wires.close()
@@ -222,7 +223,7 @@ async def take_away(
             await house.networks.disconnect(wired.host_name)
     path = kept_namespace(house, record)
     try:
-        problems = await asyncio.to_thread(wiring.unwire, record.nics, path) if record.nics else []
+        problems = await in_thread(wiring.unwire, record.nics, path) if record.nics else []
     except OSError as error:
         # No descriptors, say: the end of a container does not stop at its devices.
         problems = [f"{libc.syscall_of(error)}: {error.strerror}"]

@@ -25,6 +25,7 @@ from lxcd.kernel import procfs
 from lxcd.supervisor import entering, reports
 from lxcd.supervisor.keeper import gone
 from lxcd.supervisor.records import write
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.cgroup.devices import Node, Policy
@@ -54,7 +55,7 @@ async def add(
     inside = _inside(inside or path)
     bits = _access(access)
     entering.require_enterable(container)
-    made, node = await asyncio.to_thread(_look, path, inside, bits)
+    made, node = await in_thread(_look, path, inside, bits)
     known = next((one for one in container.record.device_nodes if one.path == inside), None)
     if known is not None and known.there:
         raise _exists(container, inside)
@@ -63,7 +64,7 @@ async def add(
     if known is not None:
         # An earlier lxcd had no time to finish it.
         await _take(house, container, known)
-    base = await asyncio.to_thread(_base, container)
+    base = await in_thread(_base, container)
     # Meanwhile it may have ended, and others have changed the record.
     init = entering.require_enterable(container)
     before = container.record.device_nodes
@@ -183,7 +184,7 @@ async def _change(
 ) -> None:
     """Raises OSError, FailedPrecondition."""
     was, becomes = (base.but(node.rule for node in nodes) for nodes in (old, new))
-    await asyncio.to_thread(device_control.change, container.payload, was, becomes)
+    await in_thread(device_control.change, container.payload, was, becomes)
 
 
 async def _take(house: House, container: Container, node: Node) -> None:
@@ -193,7 +194,7 @@ async def _take(house: House, container: Container, node: Node) -> None:
     init = entering.require_enterable(container)
     nodes = container.record.device_nodes
     try:
-        base = await asyncio.to_thread(_base, container)
+        base = await in_thread(_base, container)
         await _change(container, base, nodes, tuple(one for one in nodes if one is not node))
         await _walk(house, container, init, (*_join(container), _unbind(node)))
     except (OSError, _ToldError) as error:
@@ -207,7 +208,7 @@ async def _undo(house: House, container: Container, node: Node, *, unbind: bool)
         return
     nodes = container.record.device_nodes
     try:
-        base = await asyncio.to_thread(_base, container)
+        base = await in_thread(_base, container)
         await _change(container, base, nodes, tuple(one for one in nodes if one is not node))
         if unbind:
             init = container.require_running()

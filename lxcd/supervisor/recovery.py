@@ -7,7 +7,6 @@ undone, and told if the earlier lxcd has not told it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -20,6 +19,7 @@ from lxcd.kernel.fd import Fd
 from lxcd.supervisor import consolelog, ending, making, nics, removal
 from lxcd.supervisor.held import Held, unseen
 from lxcd.supervisor.records import RUNNING, STOPPED, Deed, Intent, Record
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
@@ -44,9 +44,9 @@ class Recovery:
         """
         children = self._house.keeper.children
         held = {id_: child for id_, child in children.items() if id_ not in execs}
-        records = await asyncio.to_thread(self._house.records.read_all)
+        records = await in_thread(self._house.records.read_all)
         # First of all: what is swept must be an earlier lxcd's, and ends lead to deletes of ours.
-        for path in await asyncio.to_thread(self._sweep, {one.transient_dir for one in records}):
+        for path in await in_thread(self._sweep, {one.transient_dir for one in records}):
             self._house.events.add("daemon.swept", message=path, details={"path": path})
         for record in records:
             await self._container(record, held.pop(record.child, None))
@@ -117,8 +117,8 @@ class Recovery:
         kept = intent.kept if intent is not None else ()
         with contextlib.suppress(errors.LxcdError, OSError):
             if intent is not None:
-                await asyncio.to_thread(lambda: removal.finish(directory, owner=owner, keep=kept))
-            await asyncio.to_thread(lambda: removal.remove("", transient, owner=owner))
+                await in_thread(lambda: removal.finish(directory, owner=owner, keep=kept))
+            await in_thread(lambda: removal.remove("", transient, owner=owner))
         actor.forget(told=intent is not None and self._is_known_gone(actor, intent))
 
     async def _undo(self, actor: Container, child: Held | None) -> None:
@@ -134,7 +134,7 @@ class Recovery:
         with contextlib.suppress(errors.LxcdError):
             config = actor.definition().config
         await nics.take_away(self._house, config, record)
-        left = await asyncio.to_thread(tree.remove, actor.payload)
+        left = await in_thread(tree.remove, actor.payload)
         if left:
             _log.error("cgroups could not be removed: %s", " ".join(left))
         if child is not None:

@@ -17,6 +17,7 @@ from lxcd.supervisor.container import Container
 from lxcd.supervisor.definition import CONFIG_NAME, Definition, read_text
 from lxcd.supervisor.records import Deed
 from lxcd.supervisor.state import State
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.supervisor.house import House
@@ -89,7 +90,7 @@ class Registry:
         """Everything that is defined in an lxcpath, or runs, by name."""
         lxcpath = self.lxcpath(lxcpath)
         # Only the look at the disk is a thread's; actors are the loop's alone.
-        found = await asyncio.to_thread(_scan, lxcpath)
+        found = await in_thread(_scan, lxcpath)
         found |= {name for path, name in self._actors if path == lxcpath}
         actors: list[Container] = []
         for name in sorted(found):
@@ -187,7 +188,7 @@ class Registry:
             actor = Container(self._house, lxcpath, name, self._gone)
             actor.intend(Deed.CREATE)
             try:
-                await asyncio.to_thread(
+                await in_thread(
                     making.write_directory,
                     directory,
                     whole,
@@ -262,7 +263,7 @@ class Registry:
                 definition = read_text(whole, origin or "request")
                 definition.require_sound()
                 if not validate_only:
-                    await asyncio.to_thread(
+                    await in_thread(
                         making.write_transient, transient, skeleton, self._house.paths.runtime_dir
                     )
             actor = self.add(lxcpath, name)
@@ -284,7 +285,7 @@ class Registry:
         try:
             if transient:
                 owner = self._house.paths.runtime_dir
-                await asyncio.to_thread(lambda: removal.remove("", transient, owner=owner))
+                await in_thread(lambda: removal.remove("", transient, owner=owner))
         finally:
             actor.forget(told=not begun)
 
@@ -308,7 +309,7 @@ class Registry:
                 return actor
             actor.intend(Deed.RENAME, new_name=new_name)
             try:
-                await asyncio.to_thread(making.rename, actor, target, new_name)
+                await in_thread(making.rename, actor, target, new_name)
             except errors.LxcdError:
                 actor.intend_nothing()
                 raise

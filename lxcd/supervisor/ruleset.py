@@ -15,6 +15,7 @@ from lxcd import errors
 from lxcd.network import firewall
 from lxcd.supervisor import programs
 from lxcd.supervisor.stop import exit_words
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +201,7 @@ class Ruleset:
             return
         path = os.path.join(self._house.paths.private, "ruleset.nft")
         try:
-            await asyncio.to_thread(_write, path, text)
+            await in_thread(_write, path, text)
         except OSError as error:
             raise errors.from_oserror(error, f"writing {path}") from None
         await self._nft("-f", path)

@@ -29,6 +29,7 @@ from lxcd.supervisor import limiting, nics, reports, walking
 from lxcd.supervisor.patience import Patience
 from lxcd.supervisor.records import RUNNING, STARTING, Record, text_of, write
 from lxcd.supervisor.walking import failed
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +192,7 @@ class _Start:
         """Close what is for the child. Whoever closes a root file system last unmounts it: that
         writes back what is dirty, for as long as it takes.
         """
-        await asyncio.to_thread(self._close_here)
+        await in_thread(self._close_here)
 
     def _close_here(self) -> None:
         """The same where the container has it all, and no thread is needed for it."""
@@ -236,8 +237,8 @@ class _Start:
 
     async def _alone(self, own: str) -> Prepared:
         """A child that moves into the container's cgroups itself."""
-        payload = await asyncio.to_thread(self._claim, own, None)
-        self._undo.push_async_callback(_remove_cgroups, self._house, None, [payload])
+        self._undo.push_async_callback(_remove_cgroups, self._house, None, self._payloads)
+        payload = await in_thread(self._claim, own, None)
         try:
             prepared = await self._house.pool.alone(self._plan.flags, payload)
         except OSError as error:
@@ -252,7 +253,7 @@ class _Start:
         work = partial(self._furnish, prepared, own)
         while True:
             try:
-                return await asyncio.to_thread(work)
+                return await in_thread(work)
             except ImageBusyError:
                 # Without a thread meanwhile: there are few of them, and others have work for them.
                 await self._patience.pause()
@@ -289,11 +290,11 @@ class _Start:
             channel.send_fds(prepared.channel, self._fds)
 
     async def _restrict(self) -> None:
-        await asyncio.to_thread(limiting.restrict, self._payloads[-1], self._limits)
+        await in_thread(limiting.restrict, self._payloads[-1], self._limits)
 
     async def _identify_later(self, child: Held) -> None:
         """At the barrier: its namespaces are there."""
-        await asyncio.to_thread(self._identify, child)
+        await in_thread(self._identify, child)
         self._open_namespace(child)
         self._namespaced.set()
 
@@ -450,7 +451,7 @@ async def _remove_cgroups(
 ) -> None:
     left: list[str] = []
     for payload in payloads:
-        left += await asyncio.to_thread(tree.remove, payload)
+        left += await in_thread(tree.remove, payload)
     if left:
         _log.error("cgroups could not be removed: %s", " ".join(left))
     elif prepared is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lxcd import errors
 from lxcd.cgroup.reading import Reading
 from lxcd.network import counters
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -149,7 +150,7 @@ class Statistics:
             if life != record.generation:
                 earlier = None
             subjects.append(_Subject(record.cgroups, child.pid if own else 0, earlier))
-        found = await asyncio.to_thread(_look, self._house.trees, subjects, limits_now=limits_now)
+        found = await in_thread(_look, self._house.trees, subjects, limits_now=limits_now)
         samples: dict[Container, Sample] = {}
         for (actor, child, generation), one in zip(begun, found, strict=True):
             # Else its files were going, and its pid may have been somebody else's already.

@@ -14,6 +14,7 @@ from lxcd.cgroup import freezer, killing
 from lxcd.supervisor import ending
 from lxcd.supervisor.state import Exit, State
 from lxcd.supervisor.stop import Method, ask_runlevel, choose, signal_name
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from lxcd.supervisor.container import Container
@@ -84,7 +85,7 @@ async def _ask_and_wait(
     method = await _choose(container, child)
     was_frozen = _begin(container, child)
     try:
-        await asyncio.to_thread(_ask, child, method)
+        await in_thread(_ask, child, method)
         if was_frozen:
             await freezer.freeze(container.payload, frozen=False)
     except (OSError, ValueError) as error:
@@ -120,7 +121,7 @@ async def _choose(container: Container, child: Held) -> Method:
     # The reaping PID 1 forwards what it gets, or ends by it when it runs nothing.
     application = container.record.request.application or not container.record.command
     pidfd = child.pidfd.fileno() if not child.pidfd.closed else -1
-    return await asyncio.to_thread(
+    return await in_thread(
         lambda: choose(child.pid, pidfd, halt_signal=halt, application=application)
     )
 
@@ -144,7 +145,7 @@ async def _kill(container: Container, child: Held, method: str) -> Stopped:
                 await container.until(lambda: container.state is State.STOPPED)
     _send(child, signal.SIGKILL)
     # Whoever does not end with init; and the freezer of version 1 keeps even a killed process.
-    await asyncio.to_thread(killing.kill_once, container.payload.directories)
+    await in_thread(killing.kill_once, container.payload.directories)
     try:
         async with asyncio.timeout(_KILL_SECONDS):
             await container.until(lambda: container.state is State.STOPPED)

@@ -6,10 +6,9 @@ the file is not either.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lxcd import errors
 from lxcd.cgroup import devices
@@ -24,9 +23,10 @@ from lxcd.supervisor.definition import (
     read_text,
     texts_of,
 )
+from lxcd.threads import in_thread, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine
+    from collections.abc import Collection
 
     from lxcd.config.model import Problem
     from lxcd.supervisor.container import Container
@@ -95,7 +95,7 @@ async def update(
         raise errors.FailedPrecondition(
             f"container {container.name} has no configuration file", "CONTAINER_NOT_DEFINED"
         )
-    before = await asyncio.to_thread(container.definition)
+    before = await in_thread(container.definition)
     if change.etag and change.etag != before.etag:
         raise errors.Aborted(
             f"the configuration of {container.name} was changed meanwhile", "ETAG_MISMATCH"
@@ -104,24 +104,13 @@ async def update(
     if change.live:
         _require_live(container, change)
         running = container.running
-    wanted = await asyncio.to_thread(_work_out, container, change, before, running)
+    wanted = await in_thread(_work_out, container, change, before, running)
     problems: tuple[Problem, ...] = ()
     if not validate_only:
-        problems = await _to_the_end(_carry_out(house, container, change, wanted))
+        # What was done to it has to be written down before the end of lxcd is heeded.
+        problems = await to_its_end(_carry_out(house, container, change, wanted))
         container.tell_update(before, wanted.after, change.scope)
     return wanted.after, problems
-
-
-async def _to_the_end(work: Coroutine[Any, Any, Found]) -> Found:
-    """A thread does not stop where it is when lxcd ends, and the next one has to know what it did:
-    have that written down before the end is heeded.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
 
 
 def _require_live(container: Container, change: Change) -> None:
@@ -163,7 +152,7 @@ async def _carry_out(
         problems = await _change_running(house, container, wanted.live, keys)
     if change.saved:
         try:
-            await asyncio.to_thread(_save, container, wanted)
+            await in_thread(_save, container, wanted)
         except errors.LxcdError:
             if wanted.live is not None and running is not None:
                 # If it has ended meanwhile, there is nothing to be given back.
@@ -258,7 +247,7 @@ async def _change_running(
     was = container.running
     if was is None:
         raise errors.Internal("a change of what does not run")
-    found = await asyncio.to_thread(
+    found = await in_thread(
         limiting.change,
         house.trees,
         container.payload,

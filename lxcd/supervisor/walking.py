@@ -19,6 +19,7 @@ from lxcd.kernel import fd as kernel_fd
 from lxcd.kernel import libc
 from lxcd.supervisor import reports
 from lxcd.supervisor.stop import signal_name
+from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -203,7 +204,7 @@ class Walk:
         for setting in self._config.procs:
             self._origin = setting.origin
             path = f"/proc/{self._child.pid}/{setting.name}"
-            await asyncio.to_thread(kernel_fd.write_once, -1, path, setting.value.encode())
+            await in_thread(kernel_fd.write_once, -1, path, setting.value.encode())
 
     async def _networked(self) -> None:
         """Raises StartFailed if a device could not be made."""
@@ -226,7 +227,7 @@ class Walk:
                 self.known()
             if self._config.idmap and born:
                 root = host_root(self._config.idmap)
-                await asyncio.to_thread(tree.delegate, self._house.trees, payload, *root)
+                await in_thread(tree.delegate, self._house.trees, payload, *root)
         except OSError as error:
             self._delegated.set_exception(error)
             # A child that has failed does not ask.

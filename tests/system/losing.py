@@ -137,14 +137,23 @@ def halted(*pids: int) -> Iterator[None]:
 @contextmanager
 def dying_at(pid: int, call: str, when: int) -> Iterator[None]:
     """The process is killed as it begins this system call for the n-th time from now on, if it comes to that."""
-    tracer = subprocess.Popen(
-        [
-            *("strace", "-o", "/dev/null", "-p", str(pid), "-e", f"trace={call}"),
-            *("-e", f"inject={call}:signal=SIGKILL:when={when}"),
-        ],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    with _injected(pid, f"{call}:signal=SIGKILL:when={when}"):
+        yield
+
+
+@contextmanager
+def slow_at(pid: int, call: str, seconds: float) -> Iterator[None]:
+    """Each of its threads takes so long for each of these system calls."""
+    with _injected(pid, f"{call}:delay_enter={int(seconds * 1e6)}", "-f"):
+        yield
+
+
+@contextmanager
+def _injected(pid: int, what: str, *options: str) -> Iterator[None]:
+    call = what.partition(":")[0]
+    argv = ["strace", *options, "-o", "/dev/null", "-p", str(pid)]
+    argv += ["-e", f"trace={call}", "-e", f"inject={what}"]
+    tracer = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with tracer:
         assert tracer.stderr is not None
         assert b"attached" in tracer.stderr.readline()

@@ -19,7 +19,7 @@ from tests.system.boxes import Box, defined
 from tests.system.calls import IDLE, application, define, events, get, idle, state
 from tests.system.consistency import VERSION_1
 from tests.system.host import Host
-from tests.system.losing import halted
+from tests.system.losing import halted, slow_at
 from tests.system.machine import DEADLINE, until
 
 _LEAST = 4  # are kept of a kind that was asked for at all
@@ -190,6 +190,63 @@ def test_a_shutdown_leaves_none(host: Host, busybox_root: Path) -> None:
     host.shutdown()
     assert slots(host) == []
     assert not any(os.path.exists(path) for slot in directories for path in slot.values())
+
+
+def _begun(name: str) -> int:
+    """In how many trees of version 1 there is a cgroup of that name."""
+    return sum(os.path.exists(f"{top}/{name}") for top in trees())
+
+
+def _left(host: Host, pid: int) -> list[str]:
+    """Cgroups of an lxcd that has ended, and of containers of its host."""
+    names = (f"lxcd.slot.{pid}.", "lxc.payload.")
+    return [
+        f"{top}/{name}" for top in trees() for name in os.listdir(top) if name.startswith(names)
+    ]
+
+
+needs_slots = pytest.mark.skipif(not VERSION_1, reason="slots are cgroups of version 1")
+
+
+@needs_slots
+def test_whoever_leaves_takes_along_what_is_being_made(host: Host, busybox_root: Path) -> None:
+    daemon = host.daemon
+    assert daemon is not None
+    with idle(host, busybox_root, "first"):
+        has_stock(host, _LEAST)
+        with slow_at(daemon, "mkdir", 0.1), idle(host, busybox_root, "second"):
+
+            def one_is_begun() -> bool:
+                names = {os.path.basename(path) for slot in slots(host) for path in slot.values()}
+                return any(0 < _begun(name) < len(trees()) for name in names)
+
+            until(one_is_begun, "a slot has some of its directories")
+            host.stop_daemon()
+            assert not [path for path in _left(host, daemon) if "lxcd.slot." in path]
+            assert slots(host) == []
+            host.start_daemon()
+
+
+@needs_slots
+def test_whoever_leaves_undoes_a_start_that_has_not_all_its_cgroups(
+    host: Host, busybox_root: Path
+) -> None:
+    daemon = host.daemon
+    assert daemon is not None
+    config = application(host, busybox_root, "app")
+    with defined(host, config, "app") as made:
+        # In all, longer than a call is given to end by itself.
+        with slow_at(daemon, "rename", 0.6):
+            request = container_pb2.StartContainerRequest(name="app", command=IDLE)
+            call = made.api.container.StartContainer.future(request, timeout=DEADLINE)
+            until(lambda: 0 < _begun("lxc.payload.app") < len(trees()), "it has one of them")
+            host.stop_daemon()
+        assert call.exception() is not None
+        assert _left(host, daemon) == []
+        host.start_daemon()
+        assert state(made.info()) == "STOPPED"
+        made.start(*IDLE)
+        made.stop()
 
 
 _KEYS = """\
