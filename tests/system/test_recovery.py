@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,21 @@ def _share(host: Host, *fifos: str) -> str:
     return f"lxc.mount.entry = {share} mnt none bind 0 0"
 
 
+def _held(host: Host, fifo: str) -> int:
+    """Wait until a container reads from it, which then waits for this to be closed."""
+    found: list[int] = []
+
+    def opened() -> bool:
+        with suppress(OSError):  # ENXIO: nobody reads
+            found.append(os.open(host.root / "share" / fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    until(opened, f"a container has come as far as {fifo}")
+    return found[0]
+
+
 def _go(host: Host, fifo: str) -> None:
-    (host.root / "share" / fifo).write_bytes(b"")
+    os.close(_held(host, fifo))
 
 
 def _gone(pid: int) -> bool:
@@ -218,10 +232,11 @@ def test_a_stop_that_was_asked_for_is_told_so_after_a_kill(host: Host, busybox_r
         made.shows("ready")
         request = container_pb2.StopContainerRequest(name="slow")
         call = made.api.container.StopContainer.future(request, timeout=DEADLINE)
-        made.wait(types_pb2.STATE_STOPPING)
+        # It is not only STOPPING: the signal has come.
+        held = _held(host, "end")
         host.kill_daemon()
         assert call.exception() is not None
-        _go(host, "end")
+        os.close(held)
         until(lambda: _gone(pid), "it has ended")
         host.start_daemon()
         made.wait(generation=1)
