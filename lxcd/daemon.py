@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lxcd import __version__, errors
@@ -43,11 +44,14 @@ from lxcd.supervisor.statistics import Statistics
 from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lxcd.config.daemon import Settings
     from lxcd.rpc.scraping import Scraping
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2.0
+_LAST_SECONDS = 45.0
 _OOM_SCORE = -900
 _COLLECTED_OBJECTS = 20_000
 
@@ -62,14 +66,15 @@ async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
     for missing in host.missing_capabilities():
         _log.warning("%s is missing: what needs it is done without, or fails by name", missing)
     _make_directories(paths)
-    with contextlib.closing(_Lock(paths.lock)):
+    with contextlib.closing(_Lock(paths.lock)) as lock:
         _prepare_process()
         keeper = Keeper(paths, launch.own_build(), managed=settings.keeper == "service")
         events = _events(paths.events)
         try:
             refuse_served(settings.listen or (f"unix:{paths.socket}",))
             await keeper.connect()
-            await _serve(settings, paths, keeper, events, leave_at_once=leave_at_once)
+            late = partial(_end_here, keeper, lock)
+            await _serve(settings, paths, keeper, events, late, leave_at_once=leave_at_once)
         except* errors.LxcdError as group:
             # The first is the cause; a TaskGroup had it wrapped.
             raise _first(group) from None
@@ -79,8 +84,15 @@ async def run(settings: Settings, *, leave_at_once: bool = False) -> None:
 
 
 async def _serve(
-    settings: Settings, paths: Paths, keeper: Keeper, events: Events, *, leave_at_once: bool
+    settings: Settings,
+    paths: Paths,
+    keeper: Keeper,
+    events: Events,
+    late: Callable[[], None],
+    *,
+    leave_at_once: bool,
 ) -> None:
+    """`late` is called if what is under way does not end when lxcd leaves."""
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     trees = await in_thread(tree.find_trees)
@@ -137,29 +149,46 @@ async def _serve(
         await server.listen(settings.listen or (f"unix:{paths.socket}",))
         _tell_start(events, paths)
         staying = tasks.create_task(keeper.stay())
-        # What is there by now stays: a full collection, which may come at any moment, need not look
-        # at it again (12 ms).
-        gc.collect()
-        gc.freeze()
-        # Little of what a call makes goes round in circles: it is looked for in tens of calls' at
-        # once. By default that is done some five times in a start, and takes a twentieth of it.
-        gc.set_threshold(_COLLECTED_OBJECTS)
+        _collect_rarely()
         service.tell("READY=1")
         if leave_at_once:
             await drain(True)
         await leave.wait()
-        service.tell("STOPPING=1")
-        side.close()
         keeper.part()
-        await _stop_serving(server, scraping)
+        await _stop_serving(server, side, scraping)
         staying.cancel()
         house.end()
+        given_up = loop.call_later(_LAST_SECONDS, late)
         house.let_go()
         known.close()
         networks.close()
         registry.close()
         await pool.close()
     await pool.sweep()
+    given_up.cancel()
+
+
+def _collect_rarely() -> None:
+    """What is there by now stays: a full collection, which may come at any moment, need not look at
+    it again (12 ms).
+    """
+    gc.collect()
+    gc.freeze()
+    # Little of what a call makes goes round in circles: it is looked for in tens of calls' at once.
+    # By default that is done some five times in a start, and takes a twentieth of it.
+    gc.set_threshold(_COLLECTED_OBJECTS)
+
+
+def _end_here(keeper: Keeper, lock: _Lock) -> None:
+    """A thread waits for a file system that does not answer, or a child for a device. The next lxcd
+    goes on with what this one has written down, as after a crash.
+    """
+    _log.error("what is under way has not ended in %g s: left to the next lxcd", _LAST_SECONDS)
+    # A thread that hears no signal keeps all that is open.
+    keeper.close()
+    lock.close()
+    logging.shutdown()
+    os._exit(1)
 
 
 def _watching(house: House, settings: Settings) -> Networks:
@@ -188,7 +217,9 @@ def _tell_start(events: Events, paths: Paths) -> None:
     _log.info("lxcd %s serves %s", __version__, paths.socket)
 
 
-async def _stop_serving(server: Server, scraping: Scraping | None) -> None:
+async def _stop_serving(server: Server, side: Side, scraping: Scraping | None) -> None:
+    service.tell("STOPPING=1")
+    side.close()
     if scraping is not None:
         await scraping.close()
     await server.stop(_GRACE_SECONDS)

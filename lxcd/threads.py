@@ -8,8 +8,7 @@ the next one have what the thread still uses.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,7 +22,21 @@ async def in_thread(
 ) -> Found:
     """What `work` returns, or raises; one that is cancelled meanwhile hears of it afterwards."""
     loop = asyncio.get_running_loop()
-    return await to_its_end(loop.run_in_executor(None, partial(work, *args, **kwargs)))
+    given_up = False
+
+    def do() -> Found:
+        if given_up:
+            # While it waited for a thread.
+            raise asyncio.CancelledError
+        return work(*args, **kwargs)
+
+    future = loop.run_in_executor(None, do)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        given_up = True
+        await _over(future)
+        raise
 
 
 async def to_its_end(work: Awaitable[Found]) -> Found:
@@ -32,8 +45,12 @@ async def to_its_end(work: Awaitable[Found]) -> Found:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            # Nobody is left to be told what has gone wrong.
-            task.exception()
+        await _over(task)
         raise
+
+
+async def _over(task: asyncio.Future[Any]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        # Nobody is left to be told what has gone wrong.
+        task.exception()

@@ -1,17 +1,22 @@
-"""A process that cannot be frozen: it waits for a file system that does not answer, and hears no signal meanwhile."""
+"""File systems that do not answer, and processes that wait for one: those cannot be frozen, and hear no signal meanwhile."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lxcd.kernel import process
+from lxcd.kernel import mount, process
+from lxcd.kernel.fd import Fd
 from lxcd.kernel.mount import FsContext
 
+_CLONE_FS = 0x200  # linux/sched.h
+_AT_FDCWD = -100
 # linux/fuse.h
 _INIT, _LOOKUP = 26, 1
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
@@ -40,6 +45,33 @@ def stuck(cgroups: Iterable[str]) -> Iterator[int]:
         if pid:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+@contextmanager
+def silent(place: Path, namespaces: int) -> Iterator[Callable[[], bool]]:
+    """A file system there, in the mounts of that process, that answers nothing; tells whether somebody waits for it."""
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+
+    def attach() -> None:
+        # This thread alone goes there.
+        process.unshare(_CLONE_FS)
+        with Fd(os.open(f"/proc/{namespaces}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as there:
+            process.setns(there.fileno(), process.CLONE_NEWNS)
+        mount.move_mount(top, _AT_FDCWD, str(place))
+
+    try:
+        top = _mount(device)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(attach).result()
+        finally:
+            os.close(top)
+        poll = select.poll()
+        poll.register(device, select.POLLIN)
+        # What nobody has read can still be interrupted, by SIGKILL.
+        yield lambda: bool(poll.poll(0))
+    finally:
+        os.close(device)
 
 
 def _mount(device: int) -> int:

@@ -35,8 +35,26 @@ def is_frozen(payload: Payload) -> bool:
 async def freeze(payload: Payload, *, frozen: bool, deadline_seconds: float = 30.0) -> None:
     """Freeze or thaw, and wait until it is so.
 
-    A freeze that does not come about in time is taken back: a container is never left half frozen.
+    A freeze that does not come about in time, or is cancelled, is taken back: a container is never
+    left half frozen.
     """
+    try:
+        await _until(payload, frozen=frozen, deadline_seconds=deadline_seconds)
+    except BaseException:
+        if frozen:
+            with contextlib.suppress(OSError):
+                take_back(payload)
+        raise
+
+
+def take_back(payload: Payload) -> None:
+    """Thaw what was asked to freeze and has not. Raises OSError."""
+    path, unified = _files(payload)
+    if not is_frozen(payload) and _read(path).strip() in ("1", "FREEZING"):
+        _write(path, "0" if unified else "THAWED")
+
+
+async def _until(payload: Payload, *, frozen: bool, deadline_seconds: float) -> None:
     path, unified = _files(payload)
     word = ("1" if frozen else "0") if unified else ("FROZEN" if frozen else "THAWED")
     loop = asyncio.get_running_loop()
@@ -47,8 +65,6 @@ async def freeze(payload: Payload, *, frozen: bool, deadline_seconds: float = 30
         if is_frozen(payload) == frozen:
             return
         if loop.time() > end:
-            with contextlib.suppress(OSError):
-                _write(path, "0" if unified else "THAWED")
             raise DeadlineExceeded(
                 f"not {'frozen' if frozen else 'thawed'} in {deadline_seconds} s"
             )

@@ -291,6 +291,8 @@ class Container(Changes):
         else:
             text = definition.text.decode(errors="surrogateescape")
         before = self.record
+        # One in the pause of a reboot leaves that to go on, should lxcd not see the end of this.
+        intent = before.intent if self.rebooting else None
         record = before.but(
             generation=before.generation + 1,
             request=request,
@@ -298,7 +300,7 @@ class Container(Changes):
             config_origin=definition.origin if text is not None else "",
             transient_dir=transient_dir,
             exit=before.exit,
-            intent=None,
+            intent=intent,
             running=running,
             nics=(),
             device_nodes=(),
@@ -344,8 +346,7 @@ class Container(Changes):
         metadata = error.metadata if isinstance(error, errors.LxcdError) else {}
         self.set_state(State.ABORTING, reason)
         self.tell("container.start_failed", message=reason, details=metadata)
-        # The number was used: output and events of the attempt carry it. One in the pause of a
-        # reboot leaves that to go on.
+        # The number was used: output and events of the attempt carry it.
         intent = before.intent if self.rebooting else None
         self.record = before.but(generation=self.record.generation, phase=STOPPED, intent=intent)
         self.write_record()
@@ -390,6 +391,9 @@ class Container(Changes):
         with contextlib.suppress(OSError, errors.LxcdError):
             if freezer.is_frozen(self.payload):
                 self.state = State.FROZEN
+            else:
+                # An earlier lxcd was gone before it was.
+                freezer.take_back(self.payload)
         devices: tuple[Device, ...] = ()
         with contextlib.suppress(errors.LxcdError):
             texts = record.running
@@ -405,7 +409,8 @@ class Container(Changes):
             self._on_exit(child)
 
     def _on_exit(self, child: Held) -> None:
-        if self.child is child and self.state.alive:
+        # Where lxcd leaves, the next one hears of it: nobody has acknowledged it.
+        if self.child is child and self.state.alive and not self._house.ended:
             child.on_exit = None
             self._house.addresses.end(self)
             self._house.begin(ending.finish(self._house, self, child))

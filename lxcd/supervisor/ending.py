@@ -135,7 +135,6 @@ async def _start_again(container: Container) -> None:
     async with container.lock:
         if container.state is not State.STOPPED or container.deleted or not container.rebooting:
             return
-        container.rebooting = False
         try:
             request, transient = container.record.request, container.record.transient_dir
             await container.start(_next_definition(container), request, transient_dir=transient)

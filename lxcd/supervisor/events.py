@@ -170,6 +170,7 @@ class Events:
         try:
             if os.write(fd, text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+            os.rename(f"{self._path}.new", self._path)
         except OSError as error:
             _log.warning("events are not on disk: %s", error)
             os.close(fd)
@@ -179,7 +180,6 @@ class Events:
             if self._file < 0:
                 self._file = os.open(self._path, flags & ~os.O_TRUNC, 0o600)
             return
-        os.rename(f"{self._path}.new", self._path)
         if self._file >= 0:
             os.close(self._file)
         self._file = fd

@@ -44,6 +44,7 @@ class House:
     tasks: asyncio.TaskGroup
     errands: Errands
     lull: Lull = field(default_factory=Lull)
+    ended: bool = False  # lxcd leaves: what happens from now on is the next one's
     drains: int = 0  # under way, or with which lxcd leaves: nothing is started
     # Pid of a container's init by lxcpath and name; 0 if it does not run.
     init_of: Callable[[str, str], int] = lambda _lxcpath, _name: 0
@@ -61,10 +62,15 @@ class House:
         self._under_way.add(task := self.tasks.create_task(work))
         task.add_done_callback(self._under_way.discard)
 
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """The same for what `end` does not stop."""
+        self.tasks.create_task(work)
+
     def end(self) -> None:
         """Have what is under way stop where it is: a start undoes itself, all else is gone on with
         by the next lxcd, as after a crash.
         """
+        self.ended = True
         for task in list(self._under_way):
             task.cancel()
 

@@ -79,6 +79,8 @@ class NetworkChanges:
                     )
             if validate_only:
                 return made
+            if self._house.drains:
+                raise errors.Unavailable("lxcd is taking all networks down", "DRAINING")
             store.write(made)
             try:
                 await self._networks.apply(made)

@@ -164,6 +164,7 @@ class Networks:
             self._up[name] = up = Up(network, index, record, server, reserved)
             await self._rebuild()
             await self._serve(up)
+            await self._warn_of_others(name)
         except BaseException as error:
             if before is None:
                 await asyncio.shield(self._go_down(name, network))
@@ -171,7 +172,6 @@ class Networks:
                 raise errors.from_oserror(error, f"network {name}", network=name) from None
             raise
         self._tell("network.up", name, f"{network.ipv4} {network.ipv6}".strip())
-        await self._warn_of_others(name)
 
     async def _warn_of_others(self, name: str) -> None:
         """Nobody else's tables are touched: whoever has made them is told."""
@@ -244,7 +244,9 @@ class Networks:
     async def shut_down(self) -> None:
         """The same of all: `lxcd shutdown`. What cannot be removed is told, not raised."""
         await self._recovered.wait()
-        for name in list(self._up):
+        async with self._lock:
+            names = list(self._up)
+        for name in names:
             try:
                 await self.go_down(name)
             except errors.LxcdError as error:

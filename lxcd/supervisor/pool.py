@@ -27,7 +27,7 @@ from lxcd.container import channel
 from lxcd.kernel import fd as kernel_fd
 from lxcd.supervisor import limiting, reports
 from lxcd.supervisor.keeper import gone
-from lxcd.supervisor.records import DAMAGED, plain
+from lxcd.supervisor.records import DAMAGED, plain, write_whole
 from lxcd.threads import in_thread
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Pool:
         self._maximum = 0
         if self._look is not None:
             self._look.cancel()
-        for kind in self._kinds.values():
+        for kind in list(self._kinds.values()):
             while kind.stock:
                 await self._discard(kind.stock.popleft())
         async with self._planning:
@@ -366,11 +366,7 @@ class Pool:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             return
-        text = json.dumps(slots, default=plain).encode()
-        new = f"{self._path}.new"
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(text)
-        os.rename(new, self._path)
+        write_whole(self._path, json.dumps(slots, default=plain).encode())
 
     def recover(self) -> None:
         """Remove what an earlier lxcd has left; its children have ended with it."""

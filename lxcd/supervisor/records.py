@@ -172,25 +172,26 @@ def write(records: Records, record: Record, text: bytes | None = None) -> None:
 
 
 def write_whole(path: str, text: bytes) -> None:
-    """Replace a file, or make it. Raises OSError; the old one is whole then."""
-    fd = os.open(
-        f"{path}.new",
-        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-        0o600,
-    )
+    """Replace a file, or make it. Raises OSError; the old one is whole then, and nothing is left
+    beside it.
+    """
+    new = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(new, flags, 0o600)
     try:
-        view = memoryview(text)
-        while view:
-            # A full disk gives a short write first, and the error with the next.
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        try:
+            view = memoryview(text)
+            while view:
+                # A full disk gives a short write first, and the error with the next.
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(new, path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(f"{path}.new")
+            os.unlink(new)
         raise
-    finally:
-        os.close(fd)
-    os.rename(f"{path}.new", path)
 
 
 def plain(value: object) -> object:

@@ -141,7 +141,11 @@ class Recovery:
             self._house.keeper.forget(child)
         actor.tell("container.start_failed", message=_CUT_SHORT)
         actor.record = record.but(phase=STOPPED, cgroups={}, cgroups_made=(), nics=(), pid=0)
-        if actor.defined:
+        if actor.record.intent is not None:
+            # It was to be its next life.
+            actor.write_record()
+            self._house.begin(ending.follow_up(actor))
+        elif actor.defined:
             actor.write_record()
         else:
             await self._forget(actor, None)

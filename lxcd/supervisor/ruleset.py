@@ -104,7 +104,7 @@ class Ruleset:
         self._waiting.append(change)
         if not self._busy:
             self._busy = True
-            self._house.begin(self._work())
+            self._house.finish(self._work())
         # What was begun is finished, whoever waits for it.
         await asyncio.shield(change.done)
 

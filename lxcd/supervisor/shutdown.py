@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lxcd.supervisor.registry import Registry
 
 _log = logging.getLogger(__name__)
+_LATE_SECONDS = 30.0  # a kill takes that long before it is given up
 
 
 async def drain(
@@ -43,17 +44,31 @@ async def _stop_all(registry: Registry, patience: float) -> tuple[list[str], lis
     """Those of one `lxc.start.order` at once, higher orders first."""
     stopped: list[str] = []
     killed: list[str] = []
+    loop = asyncio.get_running_loop()
 
     async def stop(container: Container) -> None:
+        # A stop that somebody has asked for may be meant to take hours.
+        hurry = loop.call_later(patience, container.hurry)
         try:
-            async with container.lock:
+            # Whoever has it now may wait for what never comes: the others shall not.
+            async with asyncio.timeout(patience + _LATE_SECONDS):
+                await container.lock.acquire()
+            try:
+                hurry.cancel()
                 await container.settled()
                 if container.state is State.STOPPED and not container.rebooting:
                     return
                 result = await container.stop(patience or None)
+            finally:
+                container.lock.release()
+        except TimeoutError:
+            _log.error("%s could not be stopped: what is done to it does not end", container.name)
+            return
         except errors.LxcdError as error:
             _log.error("%s could not be stopped: %s", container.name, error)
             return
+        finally:
+            hurry.cancel()
         stopped.append(container.name)
         if result.killed:
             killed.append(container.name)

@@ -29,7 +29,7 @@ from lxcd.supervisor import limiting, nics, reports, walking
 from lxcd.supervisor.patience import Patience
 from lxcd.supervisor.records import RUNNING, STARTING, Record, text_of, write
 from lxcd.supervisor.walking import failed
-from lxcd.threads import in_thread
+from lxcd.threads import in_thread, to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,15 +79,19 @@ async def start(
     Raises StartFailed, or another LxcdError for what is no step of the plan. Nothing is left then
     but the record, which the caller replaces.
     """
+    undo = AsyncExitStack()
     with house.pool.start():
-        async with AsyncExitStack() as undo:
-            this = _Start(house, definition, made, devices, record, given, undo)
-            try:
-                return await this.to_the_end()
-            except OSError as error:
+        this = _Start(house, definition, made, devices, record, given, undo)
+        try:
+            return await this.to_the_end()
+        except BaseException as error:
+            # Nobody would know of what is left if lxcd's end cut this short.
+            await to_its_end(undo.aclose())
+            if isinstance(error, OSError):
                 # No step of the child's, but something that lxcd needs for it: no descriptors left,
                 # for one.
                 raise failed(this.phase, error, -1, "default") from None
+            raise
 
 
 class _Start:
@@ -185,7 +189,9 @@ class _Start:
     def _note_running(self, child: Held) -> None:
         """What is to be written down at the end, while it walks: then somebody waits for it."""
         ticks = procfs_start_time(child.pid)
-        self._record = self._record.but(phase=RUNNING, pid=child.pid, start_time_ticks=ticks)
+        self._record = self._record.but(
+            phase=RUNNING, pid=child.pid, start_time_ticks=ticks, intent=None
+        )
         self._text = text_of(self._record)
 
     async def _close(self) -> None:

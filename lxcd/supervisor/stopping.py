@@ -52,8 +52,8 @@ async def stop(container: Container, patience: float | None, *, no_kill: bool) -
         if patience is None:
             return await _kill(container, child, "SIGKILL")
         return await _ask_and_wait(container, child, patience, no_kill=no_kill)
-    except BaseException:
-        # It goes on: nobody asks it to stop any more.
+    except Exception:
+        # It goes on: nobody asks it to stop any more. Where lxcd leaves, the next one sees to that.
         if child.exited is None:
             container.note_stop(requested=False)
             if container.state is State.STOPPING:

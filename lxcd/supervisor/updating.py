@@ -107,9 +107,14 @@ async def update(
     wanted = await in_thread(_work_out, container, change, before, running)
     problems: tuple[Problem, ...] = ()
     if not validate_only:
-        # What was done to it has to be written down before the end of lxcd is heeded.
-        problems = await to_its_end(_carry_out(house, container, change, wanted))
-        container.tell_update(before, wanted.after, change.scope)
+
+        async def do() -> tuple[Problem, ...]:
+            problems = await _carry_out(house, container, change, wanted)
+            container.tell_update(before, wanted.after, change.scope)
+            return problems
+
+        # What was done to it has to be known before the end of lxcd is heeded.
+        problems = await to_its_end(do())
     return wanted.after, problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,4 +45,44 @@ def test_a_freeze_that_does_not_come_about_is_taken_back(payload: Payload) -> No
         # Nobody is told to freeze any more, either.
         asyncio.run(freezer.freeze(one, frozen=False, deadline_seconds=0.2))
         asyncio.run(freezer.freeze(one, frozen=True))
+        asyncio.run(freezer.freeze(one, frozen=False))
+
+
+def _told(payload: Payload) -> str:
+    """What its processes have been told to do."""
+    for key, name in (("freezer", "freezer.state"), ("", "cgroup.freeze")):
+        if key in payload.directories:
+            return Path(payload.directories[key], name).read_text().strip()
+    pytest.fail("nothing freezes it")
+
+
+async def _cancelled(payload: Payload) -> None:
+    task = asyncio.ensure_future(freezer.freeze(payload, frozen=True))
+    await asyncio.sleep(0)
+    assert _told(payload) in ("1", "FREEZING")
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def test_a_freeze_that_is_cancelled_is_taken_back(payload: Payload) -> None:
+    for one in _versions(payload):
+        with stuck(map(payload.home, payload.directories)):
+            asyncio.run(_cancelled(one))
+            assert _told(one) in ("0", "THAWED")
+
+
+def test_a_freeze_that_nobody_has_seen_the_end_of_is_taken_back(payload: Payload) -> None:
+    for one in _versions(payload):
+        with stuck(map(payload.home, payload.directories)):
+            with pytest.raises(DeadlineExceeded), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(freezer, "take_back", lambda _: None)  # as if its lxcd had died
+                asyncio.run(freezer.freeze(one, frozen=True, deadline_seconds=0.0))
+            assert _told(one) in ("1", "FREEZING")
+            freezer.take_back(one)
+            assert _told(one) in ("0", "THAWED")
+        # One that has come about stays.
+        asyncio.run(freezer.freeze(one, frozen=True))
+        freezer.take_back(one)
+        assert freezer.is_frozen(one)
         asyncio.run(freezer.freeze(one, frozen=False))

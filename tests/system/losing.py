@@ -301,20 +301,25 @@ def share(host: Host, *fifos: str) -> str:
     return f"lxc.mount.entry = {host.root}/share mnt none bind 0 0"
 
 
-def go(host: Host, fifo: str) -> None:
-    """Let whoever reads it go on, once there is somebody."""
-    path = host.root / "share" / fifo
+def held(host: Host, fifo: str) -> int:
+    """Wait until somebody reads from it, who then waits for this to be closed."""
+    found: list[int] = []
 
     def opened() -> bool:
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            found.append(os.open(host.root / "share" / fifo, os.O_WRONLY | os.O_NONBLOCK))
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-            return False
-        return True
+        return bool(found)
 
     until(opened, f"somebody reads {fifo}")
+    return found[0]
+
+
+def go(host: Host, fifo: str) -> None:
+    """Let whoever reads it go on, once there is somebody."""
+    os.close(held(host, fifo))
 
 
 def running(host: Host, command: str) -> list[int]:

@@ -224,7 +224,10 @@ def test_a_frozen_container_is_still_frozen_afterwards(host: Host, busybox_root:
         assert made.sh("echo on") == "on"
 
 
-def test_a_stop_that_was_asked_for_is_told_so_after_a_kill(host: Host, busybox_root: Path) -> None:
+@either_ending
+def test_a_stop_that_was_asked_for_is_told_so_by_the_next_daemon(
+    host: Host, busybox_root: Path, end: Callable[[Host], Any]
+) -> None:
     line = _share(host, "end")
     script = "trap 'cat /mnt/end; exit 3' TERM; echo ready; while :; do sleep 1; done"
     with defined(host, application(host, busybox_root, "slow", line), "slow") as made:
@@ -234,7 +237,7 @@ def test_a_stop_that_was_asked_for_is_told_so_after_a_kill(host: Host, busybox_r
         call = made.api.container.StopContainer.future(request, timeout=DEADLINE)
         # It is not only STOPPING: the signal has come.
         held = _held(host, "end")
-        host.kill_daemon()
+        end(host)
         assert call.exception() is not None
         os.close(held)
         until(lambda: _gone(pid), "it has ended")
