@@ -71,6 +71,16 @@ def kill_keeper(host: Host, pid: int) -> None:
     until(lambda: gone(pid), "the keeper is gone")
 
 
+def kill_waiting_keeper(host: Host, pid: int) -> None:
+    """SIGKILL to the keeper alone as it turns to wait for events: it has said of all that it has read. What it reads of
+    a terminal just now would be lost, which is all that may be lost of a console.
+    """
+    host.machine.poll(0)
+    assert procfs.status(pid).comm == "lxcd-keeper"
+    with dying_at(pid, "?epoll_wait,?epoll_pwait", 1):
+        until(lambda: gone(pid), "the keeper is gone")
+
+
 def trustees(host: Host) -> list[int]:
     """Who holds what the keeper would leave behind: one, but for a moment."""
     found: list[int] = []

@@ -35,6 +35,7 @@ from tests.system.losing import (
     kill_both,
     kill_keeper,
     kill_trustee,
+    kill_waiting_keeper,
     next_keeper,
     replace_keeper,
     running,
@@ -232,11 +233,12 @@ def test_not_a_line_of_a_console_is_missing(host: Host, busybox_root: Path) -> N
             first.until(first.last() + 20)
             keeper = host.keeper_pid
             if number:
-                replace_keeper(host)
+                kill_waiting_keeper(host, keeper)
+                next_keeper(host, keeper)
             else:
                 # A while without any: its terminal is full, so it waits.
                 with halted(host.daemon or 0):
-                    kill_keeper(host, keeper)
+                    kill_waiting_keeper(host, keeper)
                     time.sleep(0.2)
             first.until(first.last() + 20)
         second.until(first.last())

@@ -27,6 +27,7 @@ from tests.system.losing import (
     how,
     in_order,
     kill_keeper,
+    kill_waiting_keeper,
     mostly_long,
     package,
     running,
@@ -162,7 +163,7 @@ def test_a_keeper_that_cannot_be_started(cold_host: Host, busybox_root: Path, ki
         in_order(host, keeper)
         repair = BREAKS[kind](top)
         try:
-            kill_keeper(host, keeper)
+            kill_waiting_keeper(host, keeper)
             until(lambda: bool(events(host.channel(), "daemon.keeper_lost")), "lxcd has noticed it")
             # lxcd itself tells how one ends.
             go(host, "end")
