@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.system import losing
 from tests.system.boxes import Box, defined
 from tests.system.calls import application, events
 from tests.system.host import Host
@@ -57,7 +58,7 @@ def waiting(
 
 def go(host: Host, name: str, number: int = 0) -> None:
     """Let it."""
-    (host.root / "share" / name / str(number)).write_bytes(b"")
+    losing.go(host, f"{name}/{number}")
 
 
 def told(host: Host, type_: str, name: str, count: int) -> list[Any]:

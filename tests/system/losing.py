@@ -311,17 +311,19 @@ def share(host: Host, *fifos: str) -> str:
     return f"lxc.mount.entry = {host.root}/share mnt none bind 0 0"
 
 
-def held(host: Host, fifo: str) -> int:
-    """Wait until somebody reads from it, who then waits for this to be closed."""
+def writing_end(host: Host, fifo: str) -> int:
+    """A descriptor to write to whoever reads it, once there is somebody."""
+    path = host.root / "share" / fifo
     found: list[int] = []
 
     def opened() -> bool:
         try:
-            found.append(os.open(host.root / "share" / fifo, os.O_WRONLY | os.O_NONBLOCK))
+            found.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-        return bool(found)
+            return False
+        return True
 
     until(opened, f"somebody reads {fifo}")
     return found[0]
@@ -329,7 +331,7 @@ def held(host: Host, fifo: str) -> int:
 
 def go(host: Host, fifo: str) -> None:
     """Let whoever reads it go on, once there is somebody."""
-    os.close(held(host, fifo))
+    os.close(writing_end(host, fifo))
 
 
 def running(host: Host, command: str) -> list[int]:

@@ -27,6 +27,7 @@ from tests.system.host import Host
 from tests.system.losing import (
     TAG,
     ends_with,
+    go,
     gone,
     in_order,
     kernel_tells,
@@ -174,16 +175,7 @@ class Soak:
 
     def tell(self, life: Life) -> None:
         """Have a worker end by itself: it reads from its pipe once it has got so far."""
-        path = self.host.root / "share" / life.name
-
-        def told() -> bool:
-            try:
-                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-            except OSError:
-                return False
-            return True
-
-        until(told, f"{life.name} waits to be told")
+        go(self.host, life.name)
 
     def kill(self, life: Life) -> None:
         """Have lxcd end a worker."""

@@ -16,7 +16,7 @@ from tests.system.boxes import Box, busybox_up, defined, generation_runs, over
 from tests.system.calls import IDLE, application, events, idle, seconds, state
 from tests.system.consistency import VERSION_1
 from tests.system.host import Host
-from tests.system.losing import held, share, slow_at
+from tests.system.losing import share, slow_at, writing_end
 from tests.system.machine import DEADLINE, until
 from tests.system.wires import kept, links, nic, pair, script
 
@@ -95,7 +95,7 @@ def test_what_is_being_undone_is_undone_whole(host: Host, busybox_root: Path) ->
         lines += nic(f"script.down = {waits}") + nic(f"script.up = {fails}", number=2)
         with defined(host, over(host, busybox_root, "box") + lines, "box") as made:
             call = _start(made)
-            fifo = held(host, "down")
+            fifo = writing_end(host, "down")
             assert set(links(host)) != before
             assert host.daemon is not None
             os.kill(host.daemon, signal.SIGTERM)

@@ -16,6 +16,7 @@ from lxcd.v1 import console_pb2, container_pb2, stream_pb2, types_pb2
 from tests.system.boxes import Box, defined
 from tests.system.calls import application, refused, seconds
 from tests.system.host import Api, Host
+from tests.system.losing import go, writing_end
 from tests.system.machine import DEADLINE, until
 
 RING = 256 * 1024
@@ -135,8 +136,7 @@ def test_no_line_begun_is_lost_to_who_follows_from_now_on(
     shared_host: Host, busybox_root: Path
 ) -> None:
     (shared_host.root / "share").mkdir(exist_ok=True)
-    fifo = shared_host.root / "share/go"
-    os.mkfifo(fifo)
+    os.mkfifo(shared_host.root / "share/go")
     with writer(shared_host, busybox_root, "printf abc; cat /mnt/go; printf def") as made:
         made.shows("abc", stream="stdout")
         request = console_pb2.ReadConsoleLogRequest(
@@ -145,7 +145,7 @@ def test_no_line_begun_is_lost_to_who_follows_from_now_on(
         call = made.api.console.ReadConsoleLog(request, timeout=DEADLINE)
         # Headers come with the first message only; GetContainer on the same channel comes behind the request.
         made.info()
-        fifo.write_bytes(b"")
+        go(shared_host, "go")
         until(lambda: made.info().state == types_pb2.STATE_STOPPED, "it has ended")
         pieces = list(call)
     # What was there is wanted or not; what came is wanted.
@@ -181,8 +181,7 @@ def test_a_reader_that_is_stuck_holds_neither_container_nor_readers(
     shared_host: Host, busybox_root: Path
 ) -> None:
     (shared_host.root / "share").mkdir(exist_ok=True)
-    fifo = shared_host.root / "share/begin"
-    os.mkfifo(fifo)
+    os.mkfifo(shared_host.root / "share/begin")
     script = "cat /mnt/begin; i=0; while [ $i -lt 20 ]; do seq 1000001 1100000; i=$((i+1)); done"
     whole = stamped(1, 100_000) * 20
     with writer(shared_host, busybox_root, script) as made:
@@ -197,7 +196,7 @@ def test_a_reader_that_is_stuck_holds_neither_container_nor_readers(
         threads = [threading.Thread(target=follow) for _ in range(8)]
         for thread in threads:
             thread.start()
-        fifo.write_bytes(b"")
+        go(shared_host, "begin")
         ended(made)
         for thread in threads:
             thread.join(DEADLINE)
@@ -210,7 +209,7 @@ def test_a_reader_that_is_stuck_holds_neither_container_nor_readers(
             assert pieces[-1].HasField("exit")
         for call in stuck:
             call.cancel()
-    fifo.unlink()
+    (shared_host.root / "share/begin").unlink()
 
 
 def test_a_lossless_reader_gets_every_byte_however_slow(
@@ -260,11 +259,13 @@ def test_a_reader_resumes_after_the_daemon_with_no_byte_lost_or_repeated(
     host: Host, busybox_root: Path, signal_number: str
 ) -> None:
     (host.root / "share").mkdir()
-    fifo = host.root / "share/steps"
-    os.mkfifo(fifo)
+    os.mkfifo(host.root / "share/steps")
     # A line of the fifo is a step; each writes 1000 lines.
     script = "while read a b; do seq $a $b; done < /mnt/steps"
-    with writer(host, busybox_root, script) as made, open(fifo, "w") as steps:
+    with (
+        writer(host, busybox_root, script) as made,
+        open(writing_end(host, "steps"), "w") as steps,
+    ):
 
         def step(number: int) -> None:
             steps.write(f"{1_000_001 + number * 1000} {1_001_000 + number * 1000}\n")
@@ -309,15 +310,14 @@ def test_a_writer_does_not_wait_for_a_lossless_reader_that_died_with_the_daemon(
     host: Host, busybox_root: Path
 ) -> None:
     (host.root / "share").mkdir()
-    fifo = host.root / "share/begin"
-    os.mkfifo(fifo)
+    os.mkfifo(host.root / "share/begin")
     with writer(host, busybox_root, "echo on; cat /mnt/begin; seq 1000001 1200000") as made:
         with lossless(made.api) as (frames, _):
             assert next(frames).HasField("started")
             assert next(frames).output.data == b"on\n"
             host.kill_daemon()
         host.start_daemon()
-        fifo.write_bytes(b"")
+        go(host, "begin")
         wait = container_pb2.WaitContainerRequest(name="writer", generation=1, timeout=seconds(20))
         assert made.api.container.WaitContainer(wait, timeout=DEADLINE).reached, (
             "it waits for a reader that is gone"
