@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -249,7 +249,11 @@ class Soak:
         until(begun, "a call is under way")
         for _ in islice(as_completed(calls), self.chance.randrange(len(calls) // 2)):
             pass
-        time.sleep(self.chance.uniform(0, self.call_seconds))
+        # Not past the last of them: the first ones, by which the time was taken, may have been slow.
+        end = time.monotonic() + self.chance.uniform(0, self.call_seconds)
+        left = {call for call in calls if not call.done()}
+        while len(left) > 1 and (span := end - time.monotonic()) > 0:
+            left = wait(left, span, FIRST_COMPLETED).not_done
 
     def _strike(self, target: str, keeper: int) -> None:
         self.counts[target] += 1
