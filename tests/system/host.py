@@ -41,6 +41,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 ]
+_CONNECTED = "03"  # in /proc/net/unix: SS_CONNECTED
 
 
 class Api:
@@ -235,6 +236,13 @@ class Host:
         api = Api(self.address)
         self._apis.append(api)
         return api
+
+    def connections(self) -> set[str]:
+        """Those of tests and of lxcctl that lxcd has accepted and not closed yet, by inode."""
+        # The kernel counts an accepted socket among those of the network that it was called from.
+        lines = Path("/proc/self/net/unix").read_text().splitlines()
+        rows = [line.split() for line in lines if str(self.socket) in line]
+        return {row[6] for row in rows if row[5] == _CONNECTED}
 
     def log_text(self) -> str:
         """What lxcd wrote to stdout and stderr so far; after `close` all it ever wrote."""

@@ -17,7 +17,6 @@ from typing import Any
 import grpc
 import pytest
 
-from lxcd.kernel import procfs
 from lxcd.v1 import container_pb2, exec_pb2, types_pb2
 from tests.system import ledger
 from tests.system.boxes import Refused, over
@@ -46,7 +45,6 @@ _CUT = {"UNAVAILABLE", "CANCELLED"}
 _WORKERS = 6
 _TARGETS = ("lxcd", "keeper", "both")
 _Act = Callable[[], None]
-_CONNECTED = "03"  # in /proc/net/unix: SS_CONNECTED
 _OUTPUT = b"".join(b"%d\n" % number for number in range(1, 3001))
 
 
@@ -329,17 +327,11 @@ class Soak:
 
     def take_stock(self, keeper: int) -> dict[str, dict[str, int]]:
         """What lxcd, its keeper and its trustee have open while nobody is connected."""
-        until(lambda: not self._is_asked(), "nobody is connected to lxcd")
+        until(lambda: not self.host.connections(), "nobody is connected to lxcd")
         (trustee,) = trustees(self.host)
         assert self.host.daemon is not None
         found = {"lxcd": self.host.daemon, "keeper": keeper, "trustee": trustee}
         return {name: ledger.descriptors(pid) for name, pid in found.items()}
-
-    def _is_asked(self) -> bool:
-        """Somebody is connected, or was, and lxcd has not closed its end yet."""
-        text = procfs.read(self.host.daemon or 0, "net/unix").decode()
-        lines = [line.split() for line in text.splitlines() if str(self.host.socket) in line]
-        return any(words[5] == _CONNECTED for words in lines)
 
     def _has_hit(self) -> None:
         """The kills came in the middle of something. What lxcd's end finds under way it cuts off; through a keeper's most
