@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.patience import PATIENCE
 from tests.system import ledger
@@ -23,7 +23,11 @@ from tests.system import ledger
 # How long anything may take before a test gives up. Only a hang reaches it: no test measures time with it.
 DEADLINE = 60.0 * PATIENCE
 
+_QUIET = 40  # looks in a row
+
 _INIT = Path(__file__).with_name("init.py")
+
+Seen = TypeVar("Seen")
 
 # sysfs shows the network devices of the namespace it was mounted in, hence a new one. What is mounted below the old one
 # goes along: cgroups, and what lxcd reads of LSMs and bpf.
@@ -63,6 +67,21 @@ def until(condition: Callable[[], bool], what: str, deadline: float | None = Non
     while not condition():
         assert time.monotonic() < end, f"after {deadline:.0f} s still not so: {what}"
         time.sleep(0.005)
+
+
+def unchanging(look: Callable[[], Seen], what: str) -> Seen:
+    """What is seen once it is the same for a while: so many looks in a row."""
+    seen: list[Seen] = []
+
+    def quiet() -> bool:
+        now = look()
+        if seen and seen[-1] != now:
+            seen.clear()
+        seen.append(now)
+        return len(seen) > _QUIET
+
+    until(quiet, what)
+    return seen[-1]
 
 
 class Machine:

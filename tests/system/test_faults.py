@@ -25,7 +25,7 @@ from tests.system.calls import events, idle, state
 from tests.system.consistency import FEW_PREPARED, VERSION_1, Watch, told
 from tests.system.fault_cases import CASES, FAULTS, NAME, OF_NODES, TRIALS, Case
 from tests.system.host import Host
-from tests.system.machine import DEADLINE, until
+from tests.system.machine import DEADLINE, unchanging, until
 from tests.system.tracer import at_call, strike
 
 # What lines of a configuration ask for which step. Those of other steps come from no line.
@@ -52,7 +52,6 @@ _KEYS = {
 }
 # Execs alone join; they take no fault from the file, and have a test of their own.
 _OF_EXECS = {"join": "setns", "open_terminal": "open"}  # and a call that each makes
-_QUIET = 40  # looks in a row
 _ROOMS = (credentials, devices, join, mounts, namespaces, nodes, rootfs)
 
 
@@ -271,17 +270,7 @@ class Trial:
         if self.case.stocked and VERSION_1:
             until(lambda: self.watch.stock() == 1, "a child is prepared")
         self.watch.is_clean()
-        seen: list[dict[str, int]] = []
-
-        def quiet() -> bool:
-            counts = self._counts()
-            if seen and seen[-1] != counts:
-                seen.clear()
-            seen.append(counts)
-            return len(seen) > _QUIET
-
-        until(quiet, "descriptors come and go no more")
-        return seen[-1]
+        return unchanging(self._counts, "descriptors come and go no more")
 
     def _counts(self) -> dict[str, int]:
         pids = {"lxcd": self.host.daemon, "keeper": self.keeper}

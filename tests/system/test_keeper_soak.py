@@ -38,7 +38,7 @@ from tests.system.losing import (
     share,
     trustees,
 )
-from tests.system.machine import DEADLINE, until
+from tests.system.machine import DEADLINE, unchanging, until
 
 # What a call may say whose lxcd or keeper was killed. Nothing else went wrong.
 _CUT = {"UNAVAILABLE", "CANCELLED"}
@@ -415,7 +415,8 @@ def soak(host: Host, root: Path, seed: int, kills: int) -> None:
     host.start_daemon()
     keeper = host.keeper_pid
     in_order(host, keeper)
-    made.held = made.take_stock(keeper)
+    # Sockets of what this lxcd has found are opened by and by.
+    made.held = unchanging(lambda: made.take_stock(keeper), "descriptors come and go no more")
     targets = [_TARGETS[number % len(_TARGETS)] for number in range(kills)]
     targets += ["trustee"] * (kills // 4)
     made.chance.shuffle(targets)
