@@ -158,7 +158,8 @@ def test_a_reboot_that_init_does_not_hear_of(shared_host: Host, busybox_root: Pa
         done = shared_host.ctl("restart", "--no-kill", "--timeout", "1", "box", check=False)
         assert done.returncode != 0
         assert "box did not reboot in 1 s after SIGUSR1 (lxc.signal.reboot)" in done.stderr
-        assert "asked" in shared_host.ctl("logs", "box").stdout
+        # Its shell says so once its `sleep` is over.
+        until(lambda: "asked" in shared_host.ctl("logs", "box").stdout, "it has heard it")
         # Only to ask for it.
         answer = made.restart(no_kill=True, timeout=seconds(0))
         after = made.info()
@@ -218,6 +219,7 @@ def test_wait_ends_with_the_state_or_the_exit_it_was_told(running: Box) -> None:
     assert (
         host.ctl("wait", "box", "--for", "STOPPED", "--timeout", "0", check=False).returncode == 1
     )
+    before = host.connections()
     waiters = [
         subprocess.Popen(
             host.ctl_argv("--format", "json", "wait", "box", "--for", goal),
@@ -227,6 +229,8 @@ def test_wait_ends_with_the_state_or_the_exit_it_was_told(running: Box) -> None:
         )
         for goal in ("exit", "STOPPED|FROZEN")
     ]
+    # An end that is over when they look is not what they wait for.
+    until(lambda: len(host.connections() - before) >= 2, "both have come to lxcd")
     host.ctl("stop", "box")
     replies = [json.loads(waiter.communicate(timeout=DEADLINE)[0]) for waiter in waiters]
     assert [waiter.returncode for waiter in waiters] == [0, 0]
@@ -288,7 +292,14 @@ def stopped_twin(shared_host: Host, busybox_root: Path) -> Iterator[Box]:
 def test_ps_shows_both_pids_of_every_process_and_whose_it_is(running: Box) -> None:
     host = running.host
     running.sh("sleep 4321 >/dev/null 2>&1 &")
-    processes = _rows(host, "ps", "box")
+    processes: list[dict[str, Any]] = []
+
+    def sleeps() -> bool:
+        # Until then it is another shell.
+        processes[:] = _rows(host, "ps", "box")
+        return any(process["command"] == ["sleep", "4321"] for process in processes)
+
+    until(sleeps, "it sleeps")
     (init,) = [p for p in processes if p["container_pid"] == 1]
     assert init["pid"] == running.info().pid
     (sleeper,) = [p for p in processes if p["command"] == ["sleep", "4321"]]
