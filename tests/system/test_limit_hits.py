@@ -34,7 +34,7 @@ def test_a_limit_of_processes(host: Host, busybox_root: Path) -> None:
     with idle(host, busybox_root, "many") as made:
         limit_processes(made, 5)
         made.run("/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done")
-        (event,) = hits(host, "many", "pids")
+        event, *_ = hits(host, "many", "pids")
         assert event.details["limit_processes"] == "5"
         assert int(event.details["count"]) >= 1
         assert "limit of processes met (5)" in event.message
@@ -45,7 +45,7 @@ def test_a_limit_of_memory(host: Host, busybox_root: Path) -> None:
         limit_memory(made, 16 << 20)
         # Nobody is killed for what can be written out.
         made.sh("dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null; rm /big")
-        (event,) = hits(host, "full", "memory")
+        event, *_ = hits(host, "full", "memory")
         assert int(event.details["limit_bytes"]) == 16 << 20
         assert not events(host.channel(), "container.oom_killed")
 
