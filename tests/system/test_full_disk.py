@@ -32,6 +32,8 @@ def _small(host: Host, directory: Path) -> Iterator[Path]:
     finally:
         (Path(f"/proc/{host.machine.pid}/root{directory}") / "filler").unlink(missing_ok=True)
         host.shutdown()
+        # Its keeper and the trustee leave by themselves, and have files open there.
+        until(lambda: not host.machine.processes(), "all have left")
         run("umount", str(directory))
 
 
@@ -236,6 +238,7 @@ def test_a_read_only_lxcpath_can_be_looked_at(cold_host: Host) -> None:
             assert "Read-only file system" in error.text
         assert list(everything(api)) == ["old"]
         host.shutdown()
+        until(lambda: not host.machine.processes(), "all have left")
     finally:
         run("umount", path)
     assert (host.lxcpath / "old/config").is_file()

@@ -310,6 +310,8 @@ def small(host: Host) -> Iterator[Path]:
         if host.daemon is None:
             host.start_daemon()
         host.shutdown()
+        # Its keeper and the trustee leave by themselves, and have files open there.
+        until(lambda: not host.machine.processes(), "all have left")
         run("umount", str(private))
 
 
