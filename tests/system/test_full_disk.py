@@ -244,6 +244,7 @@ def test_a_read_only_lxcpath_can_be_looked_at(cold_host: Host) -> None:
     assert (host.lxcpath / "old/config").is_file()
 
 
+@pytest.mark.timeout(600)
 def test_a_first_start_without_room_says_so(cold_host: Host) -> None:
     """At each file that it makes: how many there may be is what the disk limits."""
     refused_with = []
