@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -265,7 +266,7 @@ class Host:
             problems.append(str(error))
             problems += [f"still running: {line}" for line in self.machine.processes()]
         else:
-            problems += self.machine.traces()
+            problems += self._traces()
             problems += [f"left in TMPDIR: {name}" for name in os.listdir(self.temporary)]
         self.machine.halt()
         self._final_log = self.log_text()
@@ -278,6 +279,18 @@ class Host:
         else:
             shutil.rmtree(self.root)
         assert not problems, "\n  ".join(["the host did not end well:", *problems])
+
+    def _traces(self) -> list[str]:
+        """Of the machine, once all has ended. Devices go some time after the last process of their network."""
+        left: list[str] = []
+
+        def none() -> bool:
+            left[:] = self.machine.traces()
+            return not left
+
+        with suppress(AssertionError):
+            until(none, "nothing is left on the machine", 30)
+        return left
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
