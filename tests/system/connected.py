@@ -22,9 +22,10 @@ from lxcd import errors
 from lxcd.network import namespace
 from lxcd.supervisor.networks import Networks
 from tests.system.host import Host
-from tests.system.machine import until
+from tests.system.machine import DEADLINE, until
 
 DOOR = "networks.sock"
+_FORWARDING = "3\n"  # BR_STATE_FORWARDING
 SCRIPT = """#!/bin/sh
 # What udhcpc calls: configure, and tell.
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
@@ -92,7 +93,7 @@ class RefusedError(Exception):
 def call(run_dir: Path, method: str, *args: Any, **kwargs: Any) -> Any:
     """A method of the daemon's Networks."""
     with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(60)
+        door.settimeout(DEADLINE)
         door.connect(str(run_dir / DOOR))
         door.sendall(
             json.dumps({"method": method, "args": args, "kwargs": kwargs}).encode() + b"\n"
@@ -163,6 +164,9 @@ class Box:
         run(*made, "address", self.hwaddr, "netns", str(self.pid))
         run("ip", "link", "set", self.end, "master", self.link, "up")
         self.run("ip", "link", "set", "eth0", "up")
+        # The bridge learns of that some time later, and drops what comes before.
+        state = ("cat", f"/sys/class/net/{self.end}/brport/state")
+        until(lambda: run(*state).stdout == _FORWARDING, f"the port of {self.name} forwards")
 
     def disconnect(self) -> None:
         """As an end does."""
@@ -175,12 +179,18 @@ class Box:
             "nsenter", f"--target={self.pid}", "--net", "--", *argv, check=check
         )
 
+    def ping(self, address: str) -> None:
+        """Be answered."""
+        self.run("busybox", "ping", "-c1", f"-W{DEADLINE * 0.8:.0f}", address)
+
     def dhcp(self) -> str:
         """Be given an address by DHCP, and have it; what there was to know."""
         script = self.host.root / "udhcpc.sh"
         script.write_text(SCRIPT)
         script.chmod(0o755)
-        client = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-t", "20", "-T", "1"]
+        # It asks once in a second, and gives up before `run` does.
+        tries = ("-t", f"{DEADLINE * 0.8:.0f}", "-T", "1")
+        client = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", *tries]
         done = self.run(*client, "-s", str(script), check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return next(line for line in done.stdout.splitlines() if line.startswith("bound "))
@@ -188,7 +198,7 @@ class Box:
     def open(self, *kind: int) -> socket.socket:
         """A socket within."""
         opened: socket.socket = inside(self.pid, lambda: socket.socket(*kind))
-        opened.settimeout(10)
+        opened.settimeout(DEADLINE)
         return opened
 
     def packets(self) -> socket.socket:

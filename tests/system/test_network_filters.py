@@ -28,6 +28,7 @@ from tests.system.connected import (
     udp,
 )
 from tests.system.host import Host
+from tests.system.machine import DEADLINE
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 ANY6, ALL6 = "::", "ff02::1"
@@ -239,7 +240,7 @@ def test_what_the_bridge_leaves_alone_does_not_get_in(
         filtered.packets() as mouth,
     ):
         heard.bind(("0.0.0.0", 0))
-        heard.settimeout(10)
+        heard.settimeout(DEADLINE)
         port = heard.getsockname()[1]
         packet = ipv4("10.0.3.77", "10.0.3.1", UDP, udp(9, port, b"as another"))
         mouth.send(ethernet(f"01:80:c2:00:00:{last}", nobody, IP, packet))

@@ -24,7 +24,7 @@ from tests.system.connected import (
     udp,
 )
 from tests.system.host import Host
-from tests.system.machine import until
+from tests.system.machine import DEADLINE, until
 
 
 def events(host: Host) -> list[str]:
@@ -37,7 +37,7 @@ def reachable(source: Box | Host, address: str, port: int) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     pid = source.pid if isinstance(source, Box) else source.machine.pid
     with inside(pid, lambda: socket.socket(family, socket.SOCK_STREAM)) as asking:
-        asking.settimeout(10)
+        asking.settimeout(DEADLINE)
         asking.connect((address, port))
         seen: bytes = asking.recv(100)
         return seen.decode()
@@ -197,8 +197,8 @@ def test_containers_have_addresses_and_names(wired: Host) -> None:
     bound = web.dhcp()
     assert bound == f"bound {web.port['ipv4']} router 10.0.3.1 dns 10.0.3.1 domain lxc"
     assert db.dhcp().startswith(f"bound {db.port['ipv4']} ")
-    assert web.run("busybox", "ping", "-c1", "-W5", db.port["ipv4"]).returncode == 0
-    assert web.run("busybox", "ping", "-c1", "-W5", "10.0.3.1").returncode == 0
+    web.ping(db.port["ipv4"])
+    web.ping("10.0.3.1")
     assert web.ask("db") == web.ask("db.lxc") == [db.port["ipv4"]]
     (address6,) = web.ask("db", 28)
 
@@ -244,7 +244,7 @@ def test_an_address_stays_that_of_a_container(wired: Host) -> None:
     web.connect()
     assert web.port["ipv4"] == first
     assert web.dhcp().startswith(f"bound {first} ")
-    assert web.run("busybox", "ping", "-c1", "-W5", "10.0.3.1").returncode == 0
+    web.ping("10.0.3.1")
 
 
 def test_a_static_address_is_kept_from_others(wired: Host) -> None:
@@ -257,7 +257,7 @@ def test_a_static_address_is_kept_from_others(wired: Host) -> None:
         Box(wired, "db2", number=3, addresses=["10.0.3.1/24"])
     assert refused.value.reason == "ADDRESS_IN_USE"
     web.run("ip", "addr", "add", "10.0.3.200/24", "dev", "eth0")
-    assert web.run("busybox", "ping", "-c1", "-W5", "10.0.3.1").returncode == 0
+    web.ping("10.0.3.1")
     assert len(network(wired)["ports"]) == 1
 
 
@@ -455,7 +455,7 @@ def test_without_nft_there_is_a_network_but_no_filter(wired: Host) -> None:
     try:
         open_ = Box(wired, "open", filters=[])
         open_.dhcp()
-        assert open_.run("busybox", "ping", "-c1", "-W5", "10.0.3.1").returncode == 0
+        open_.ping("10.0.3.1")
         assert "network.firewall_unavailable" in events(wired)
         with pytest.raises(RefusedError) as refused:
             Box(wired, "web", number=2)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.connected import Box, RefusedError, call, inside, network, start, tables
 from tests.system.host import Host
-from tests.system.machine import until
+from tests.system.machine import DEADLINE, until
 from tests.system.wires import script
 
 
@@ -127,7 +127,7 @@ def test_a_port_of_the_host_is_not_that_of_its_own_ipv6(wired: Host) -> None:
     # Whoever tries all that `localhost` is comes to the next at once.
     for family, address in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")):
         with inside(wired.machine.pid, lambda: socket.socket(family, socket.SOCK_STREAM)) as asking:  # noqa: B023
-            asking.settimeout(10)
+            asking.settimeout(DEADLINE)
             with web.serve(80):
                 code = asking.connect_ex((address, 8080))
         assert code == (errno.ECONNREFUSED if family == socket.AF_INET6 else 0), address
