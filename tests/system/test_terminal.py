@@ -192,7 +192,8 @@ def test_an_application_on_a_terminal(shared_host: Host, seat: Seat) -> None:
     seat.type("stty size; echo $TERM $((6 * 7))\r")
     seat.shows("24 80").shows("linux 42")
     seat.resize(33, 99)
-    seat.type("sleep 0.1; stty size\r")
+    # What is typed may overtake the size.
+    seat.type("until stty size | grep '33'' 99'; do sleep 0.1; done\r")
     seat.shows("33 99")
     seat.type("exit 5\r")
     seat.prompts()
