@@ -12,6 +12,7 @@ from lxcd.v1 import container_pb2
 from tests.system import roots
 from tests.system.boxes import Box, Refused, box, busybox_up, defined, tree_hash
 from tests.system.host import Host
+from tests.system.machine import DEADLINE
 from tests.system.wires import addresses_inside, device
 
 # As LXC 0.7 was used: every key by its name of then, mount targets absolute below the rootfs.
@@ -230,7 +231,7 @@ def test_a_container_without_any_definition_runs_from_a_text(
         config_text=f"lxc.utsname = 001\nlxc.rootfs = {root}\n",
         config_origin="001.conf",
     )
-    api.container.StartContainer(request, timeout=60)
+    api.container.StartContainer(request, timeout=DEADLINE)
     assert "001" in host.ctl("list", "-1").stdout.split()
     assert "Defined:" in host.ctl("info", "001").stdout
     assert host.ctl("exec", "001", "--", "hostname").stdout == "001\n"

@@ -10,7 +10,7 @@ from lxcd.v1 import container_pb2, types_pb2
 from tests.system import roots
 from tests.system.boxes import Box, Refused, box, defined, tree_hash
 from tests.system.host import Host
-from tests.system.machine import until
+from tests.system.machine import DEADLINE, until
 
 pytestmark = pytest.mark.vm
 
@@ -260,8 +260,8 @@ def test_an_undefined_ephemeral_container_from_a_text_leaves_its_rootfs(
         name="text", config_text=f"lxc.rootfs.path = {outside}\n", command=["/bin/true"]
     )
     with host.channel() as api:
-        api.container.StartContainer(request, timeout=60)
+        api.container.StartContainer(request, timeout=DEADLINE)
         wait = container_pb2.WaitContainerRequest(name="text", generation=1)
-        assert api.container.WaitContainer(wait, timeout=60).exit.code == 0
+        assert api.container.WaitContainer(wait, timeout=DEADLINE).exit.code == 0
     until(lambda: "text" not in host.ctl("list", "-1").stdout.split(), "it is gone")
     assert tree_hash(outside) == before

@@ -464,6 +464,7 @@ def test_what_cannot_be_asked_for(shared_host: Host, busybox_root: Path) -> None
         )
 
 
+@pytest.mark.timeout(300)
 def test_who_stops_while_asked_for_is_no_error(shared_host: Host, busybox_root: Path) -> None:
     api = shared_host.channel()
     with idle(shared_host, busybox_root, "coming") as made:
