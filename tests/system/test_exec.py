@@ -169,8 +169,15 @@ def test_a_command_that_is_none_is_refused(app: Box, command: tuple[str, ...]) -
 def test_a_background_child_does_not_hold_the_exec(app: Box) -> None:
     done = app.run("/bin/sh", "-c", "sleep 99999 & echo begun")
     assert (done.stdout, done.exit.code) == (b"begun\n", 0)
-    (left,) = [pid for pid, words in _processes(app).items() if words == ["sleep", "99999"]]
-    os.kill(left, signal.SIGKILL)
+    left: list[int] = []
+
+    def there() -> bool:
+        left[:] = [pid for pid, words in _processes(app).items() if words == ["sleep", "99999"]]
+        return bool(left)
+
+    # The shell has not waited for its exec, either.
+    until(there, "it goes on in the background")
+    os.kill(left[0], signal.SIGKILL)
 
 
 # Where and who

@@ -25,8 +25,8 @@ class Tables(Ruleset):
         self.failing = ""
         self.turns = asyncio.Semaphore(0)
         self.tasks: list[asyncio.Task[None]] = []
-        begin = lambda work: self.tasks.append(asyncio.ensure_future(work))  # noqa: E731
-        house: Any = SimpleNamespace(paths=SimpleNamespace(runtime_dir="/run/lxcd"), begin=begin)
+        finish = lambda work: self.tasks.append(asyncio.ensure_future(work))  # noqa: E731
+        house: Any = SimpleNamespace(paths=SimpleNamespace(runtime_dir="/run/lxcd"), finish=finish)
         super().__init__(house, lambda: Rules(self.networks, (), ()))
 
     async def _claim(self) -> str:
