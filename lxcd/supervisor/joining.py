@@ -40,7 +40,14 @@ class Joining:
         self._managed = managed
         self._said = Fd(-1)  # what whoever was to become the keeper has to say
         self._logged = 0  # bytes of its log that are of others
-        self.started = False  # one here; for whoever connects to look at, and to set back
+        self._started = False  # one here
+
+    def forget(self) -> None:
+        """There is a keeper, or the search for one begins anew: what the last one said is of no
+        interest.
+        """
+        self._started = False
+        self._said.close()
 
     async def reach(self) -> socket.socket:
         """A connection to the keeper; the caller owns it. Raises Unavailable."""
@@ -62,7 +69,7 @@ class Joining:
             if not self._managed and launched == 0:
                 try:
                     launched = self._launch()
-                    self.started = True
+                    self._started = True
                 except OSError as error:
                     raise errors.Unavailable(
                         f"no keeper can be started: {error.strerror}", "KEEPER_LOST"
@@ -85,7 +92,7 @@ class Joining:
 
     def hung_up(self, why: object) -> errors.Unavailable:
         """The error of connections that did not last, each for such a reason."""
-        if self.started:
+        if self._started:
             # Its socket is there before it is.
             return self._not_started()
         return errors.Unavailable(

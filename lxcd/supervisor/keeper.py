@@ -90,7 +90,7 @@ class Keeper:
         """Find the keeper of this runtime directory or start one, bring it up to date, learn what
         it holds. Raises Unavailable.
         """
-        self._joining.started = False
+        self._joining.forget()
         for tries in range(_CONNECTS, 0, -1):
             try:
                 await self._connect()
@@ -102,6 +102,7 @@ class Keeper:
                 self._hang_up("connecting has failed")
                 raise
             else:
+                self._joining.forget()
                 return
 
     async def stay(self) -> None:
