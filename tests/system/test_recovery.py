@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,45 +28,12 @@ from tests.system.calls import (
     state,
 )
 from tests.system.host import Host
+from tests.system.losing import go, gone, share, writing_end
 from tests.system.machine import DEADLINE, until
 from tests.system.wires import nic, script
 
 ENDINGS: dict[str, Callable[[Host], Any]] = {"kill": Host.kill_daemon, "term": Host.stop_daemon}
 either_ending = pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS.keys())
-
-
-def _share(host: Host, *fifos: str) -> str:
-    """A directory of the host at /mnt, with pipes by which the test tells containers to go on."""
-    share = host.root / "share"
-    share.mkdir(exist_ok=True)
-    for name in fifos:
-        os.mkfifo(share / name)
-    return f"lxc.mount.entry = {share} mnt none bind 0 0"
-
-
-def _held(host: Host, fifo: str) -> int:
-    """Wait until a container reads from it, which then waits for this to be closed."""
-    found: list[int] = []
-
-    def opened() -> bool:
-        with suppress(OSError):  # ENXIO: nobody reads
-            found.append(os.open(host.root / "share" / fifo, os.O_WRONLY | os.O_NONBLOCK))
-        return bool(found)
-
-    until(opened, f"a container has come as far as {fifo}")
-    return found[0]
-
-
-def _go(host: Host, fifo: str) -> None:
-    os.close(_held(host, fifo))
-
-
-def _gone(pid: int) -> bool:
-    """The process is no more, or a zombie whose keeper has yet to look."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def _start(host: Host, name: str, root: Path, line: str, *command: str) -> int:
@@ -81,7 +47,7 @@ def _start(host: Host, name: str, root: Path, line: str, *command: str) -> int:
 def test_twenty_containers_go_on_without_the_daemon(
     host: Host, busybox_root: Path, end: Callable[[Host], Any]
 ) -> None:
-    line = _share(host, "end")
+    line = share(host, "end")
     script = "echo before; cat /mnt/end; exit 37"
     names = [f"{number:03}" for number in range(20)]
     pids = {name: _start(host, name, busybox_root, line, *IDLE) for name in names[2:]}
@@ -94,11 +60,11 @@ def test_twenty_containers_go_on_without_the_daemon(
 
         end(host)
         killed = time.time()
-        _go(host, "end")
+        go(host, "end")
         # Not before it is reaped: as a zombie it waits for the keeper, which takes the time then.
         until(lambda: not os.path.exists(f"/proc/{ending}"), "the one has ended")
         restarted = time.time()
-        assert not any(_gone(pid) for pid in pids.values())
+        assert not any(gone(pid) for pid in pids.values())
         host.start_daemon()
 
         api = host.channel()
@@ -131,7 +97,7 @@ def test_twenty_containers_go_on_without_the_daemon(
 def test_the_end_that_came_meanwhile_is_told_as_it_was(
     host: Host, busybox_root: Path, end: Callable[[Host], Any]
 ) -> None:
-    line = _share(host, "self")
+    line = share(host, "self")
     pid = _start(host, "signalled", busybox_root, line, *IDLE)
     with (
         defined(host, over(host, busybox_root, "off"), "off") as off,
@@ -147,7 +113,7 @@ def test_the_end_that_came_meanwhile_is_told_as_it_was(
         # What busybox's own `poweroff` and `reboot` send to its init.
         os.kill(off_pid, signal.SIGUSR2)
         os.kill(again_pid, signal.SIGTERM)
-        until(lambda: all(map(_gone, (pid, off_pid, again_pid))), "all three have ended")
+        until(lambda: all(map(gone, (pid, off_pid, again_pid))), "all three have ended")
         host.start_daemon()
         generation_runs(again, 2)
         assert again.info().exit.cause == types_pb2.CAUSE_REBOOT
@@ -190,7 +156,7 @@ def test_the_kernels_want_of_memory_is_named(
     system: bool,  # noqa: FBT001
     away: bool,  # noqa: FBT001
 ) -> None:
-    line = _share(host, "eat")
+    line = share(host, "eat")
     with defined(host, application(host, busybox_root, "eater", line), "eater") as made:
         # All of a block is in memory at once.
         pid = made.start(
@@ -207,8 +173,8 @@ def test_the_kernels_want_of_memory_is_named(
             Path(cgroups["unified"], "memory.max").write_text("32M")
         if away:
             host.kill_daemon()
-        _go(host, "eat")
-        until(lambda: _gone(pid), "it has eaten all")
+        go(host, "eat")
+        until(lambda: gone(pid), "it has eaten all")
         if away:
             host.start_daemon()
         made.wait(generation=1)
@@ -231,7 +197,7 @@ def test_a_frozen_container_is_still_frozen_afterwards(host: Host, busybox_root:
 def test_a_stop_that_was_asked_for_is_told_so_by_the_next_daemon(
     host: Host, busybox_root: Path, end: Callable[[Host], Any]
 ) -> None:
-    line = _share(host, "end")
+    line = share(host, "end")
     script = "trap 'cat /mnt/end; exit 3' TERM; echo ready; while :; do sleep 1; done"
     with defined(host, application(host, busybox_root, "slow", line), "slow") as made:
         pid = made.start("/bin/sh", "-c", script).pid
@@ -239,11 +205,11 @@ def test_a_stop_that_was_asked_for_is_told_so_by_the_next_daemon(
         request = container_pb2.StopContainerRequest(name="slow")
         call = made.api.container.StopContainer.future(request, timeout=DEADLINE)
         # It is not only STOPPING: the signal has come.
-        held = _held(host, "end")
+        held = writing_end(host, "end")
         end(host)
         assert call.exception() is not None
         os.close(held)
-        until(lambda: _gone(pid), "it has ended")
+        until(lambda: gone(pid), "it has ended")
         host.start_daemon()
         made.wait(generation=1)
         assert made.info().exit.cause == types_pb2.CAUSE_REQUESTED
@@ -252,7 +218,7 @@ def test_a_stop_that_was_asked_for_is_told_so_by_the_next_daemon(
 def test_an_exec_whose_daemon_died_neither_holds_the_keeper_nor_itself(
     host: Host, busybox_root: Path
 ) -> None:
-    line = _share(host, "begin", "end")
+    line = share(host, "begin", "end")
     with idle(host, busybox_root, "app", line) as made:
         # What is left in the background writes for ever, faster than anybody reads.
         words = ["/bin/sh", "-c", "cat /mnt/begin; yes & cat /mnt/end"]
@@ -261,9 +227,9 @@ def test_an_exec_whose_daemon_died_neither_holds_the_keeper_nor_itself(
         until(lambda: any("/mnt/begin" in p.command for p in _processes(made)), "it has begun")
         host.kill_daemon()
         assert call.exception() is not None
-        _go(host, "begin")
+        go(host, "begin")
         host.start_daemon()
-        _go(host, "end")
+        go(host, "end")
         assert made.run("/bin/echo", "in").stdout == b"in\n"
 
 
